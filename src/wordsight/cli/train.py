@@ -1,0 +1,51 @@
+"""`wordsight train`: a recipe and shards in, a run out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A TOML file, or a name of 'wordsight recipes'.")],
+    data: Annotated[list[str], typer.Option(help="Shards, or a folder that holds the recipe's shards; repeatable.")],
+    out: Annotated[Path, typer.Option(help="The run's folder.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on exactly where the run in OUT stopped.")] = False,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a key, as optimizer.learning_rate=1e-3; repeatable.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Threads that prepare batches.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute; default: all cores.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: an accelerator if there is one.")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard's files.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one line of JSON.")] = False,
+) -> None:
+    """Train a model from shards of pictures and texts.
+
+    Ctrl-C saves and ends; --resume goes on, bit for bit.
+
+    Example: wordsight train flickr8k --data shards --out runs/first
+    """
+    import msgspec
+    import torch
+
+    from wordsight.train import load_recipe
+    from wordsight.train import train as run_recipe
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    run = run_recipe(
+        load_recipe(recipe, tuple(change or ())),
+        [*data],
+        out,
+        resume=resume,
+        workers=workers,
+        tensorboard=tensorboard,
+        device=device,
+    )
+    if as_json:
+        outcome = {"folder": str(run.folder), "steps": run.steps, "best_step": run.best_step, "scores": run.best_scores}
+        typer.echo(msgspec.json.encode(outcome).decode())
+    else:
+        typer.echo(f"{run.folder}: {run.steps} steps; best after {run.best_step}")
+        typer.echo(f"try: wordsight classify PICTURES --labels cat,dog --model {run.folder}")

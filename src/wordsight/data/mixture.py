@@ -1,0 +1,138 @@
+"""Several shard sets in one batch, each with its share of the places.
+
+The shares are constant: every global batch has the same number of places for each source, by largest remainders of
+weight times batch size (Hamilton's method), the source that stands first winning ties. A source's places lie side by
+side, sources in the order of the recipe. Each source walks through its own epochs: place k of its c places of step s is
+its position p = s * c + k, which is place p mod n of epoch p div n, n being its number of samples.
+"""
+
+import functools
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from wordsight.config import Config
+from wordsight.data.order import Purpose, permutation, stream_of, windowed_permutation
+from wordsight.data.reader import ShardSet, open_shards
+from wordsight.data.remote import is_remote
+from wordsight.errors import ConfigError
+
+NAME_PLACE = "{}"
+
+
+class SourceConfig(Config):
+    """One source of a mixture, as a recipe tells it.
+
+    Attributes:
+        shards: path or address, as for `open_shards`; a relative path starts at the folder of the data.
+        weight: its share of the batch is weight over the sum of weights.
+        templates: of captions for labelled samples, each with one `{}` for the name; empty for the bare name.
+    """
+
+    shards: str
+    weight: float = 1.0
+    templates: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.weight) and self.weight > 0):
+            raise ConfigError(f"{self.shards}: weight {self.weight}: expected a number above 0")
+        for template in self.templates:
+            if template.count(NAME_PLACE) != 1:
+                raise ConfigError(f"{self.shards}: template {template!r}: expected one {{}} where the name goes")
+
+
+class MixtureSource(msgspec.Struct, frozen=True):
+    """A source that is open: its samples, weight and templates; see `SourceConfig`."""
+
+    shards: ShardSet
+    weight: float = 1.0
+    templates: tuple[str, ...] = ()
+
+
+class Mixture:
+    """Open sources in their order.
+
+    Args:
+        sources: at least one.
+    """
+
+    def __init__(self, sources: Sequence[MixtureSource]) -> None:
+        if not sources:
+            raise ConfigError("a mixture without sources; name at least one set of shards")
+        self.sources = tuple(sources)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the sources' data, weights and templates."""
+        parts = [(source.shards.fingerprint, source.weight, source.templates) for source in self.sources]
+        return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+    def places(self, batch_size: int) -> tuple[int, ...]:
+        """How many places of every global batch belong to each source; they add up to `batch_size`.
+
+        Raises:
+            ConfigError: a source would get none.
+        """
+        total = sum(source.weight for source in self.sources)
+        quotas = [batch_size * source.weight / total for source in self.sources]
+        counts = [math.floor(quota) for quota in quotas]
+        by_remainder = sorted(range(len(quotas)), key=lambda source: counts[source] - quotas[source])
+        for source in by_remainder[: batch_size - sum(counts)]:
+            counts[source] += 1
+        for count, source in zip(counts, self.sources, strict=True):
+            if not count:
+                name = source.shards.shards[0].name
+                raise ConfigError(
+                    f"{name}: weight {source.weight} of {total} gives no place in a batch of {batch_size}; "
+                    "raise its weight or the batch size"
+                )
+        return tuple(counts)
+
+
+def open_mixture(configs: Sequence[SourceConfig], root: Path | None = None) -> Mixture:
+    """Open the sources of a recipe.
+
+    Args:
+        configs: at least one.
+        root: where relative paths start; the working folder if None.
+
+    Raises:
+        ConfigError: no sources.
+        DataError: as `open_shards`.
+    """
+    sources = []
+    for config in configs:
+        where = config.shards if root is None or is_remote(config.shards) else str(root / config.shards)
+        sources.append(MixtureSource(open_shards(where), config.weight, config.templates))
+    return Mixture(sources)
+
+
+class Walk:
+    """The order in which one source of a mixture is visited, epoch after epoch.
+
+    Args:
+        shards: the source's samples.
+        seed: of the run.
+        source: its number in the mixture.
+    """
+
+    def __init__(self, shards: ShardSet, seed: int, source: int) -> None:
+        self._shards = shards
+        self._seed = seed
+        self._stream = stream_of(Purpose.ORDER, source)
+        self._epoch = functools.lru_cache(maxsize=2)(self._order_of)
+
+    def sample_at(self, position: int) -> int:
+        """The number of the sample at a position, counted from the start of training."""
+        epoch, place = divmod(position, len(self._shards))
+        return int(self._epoch(epoch)[place])
+
+    def _order_of(self, epoch: int) -> NDArray[np.int64]:
+        if self._shards.window is None:
+            return permutation(self._seed, self._stream, epoch, len(self._shards))
+        return windowed_permutation(self._seed, self._stream, epoch, self._shards.counts, self._shards.window)

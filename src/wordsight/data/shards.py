@@ -1,0 +1,215 @@
+"""Writing shards: WebDataset tar files of bounded size, a manifest, and nothing half-made.
+
+A sample is two members that follow one another, `KEY.jpg` (or another suffix, by what the bytes are) and `KEY.json`:
+`{"captions": [...]}`, or `{"label": "Egyptian cat", "names": ["Egyptian cat", ...]}`. Headers carry no time, owner or
+machine, so equal samples in equal order give equal bytes.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import msgspec
+
+from wordsight.data.manifest import MANIFEST_NAME, Manifest, ManifestShard, read_manifest
+from wordsight.data.sample import BrokenSample, Sample
+from wordsight.data.tar import END_OF_ARCHIVE, header_of, padding_of
+from wordsight.errors import DataError, OutputError
+from wordsight.files import folder_whole, open_whole, write_whole
+
+SKIPPED_NAME = "skipped.jsonl"
+MAX_SAMPLES = 10_000
+MAX_BYTES = 1 << 28
+_SIGNATURES = {
+    b"\xff\xd8\xff": "jpg",
+    b"\x89PNG": "png",
+    b"GIF8": "gif",
+    b"II*\0": "tif",
+    b"MM\0*": "tif",
+    b"BM": "bmp",
+}
+
+
+class _OpenShard:
+    """A shard while it is written."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.name = f"{number:06d}.tar"
+        self.samples = 0
+        self.bytes = 0
+        self._digest = hashlib.sha256()
+        self._stack = contextlib.ExitStack()
+        self._file: BinaryIO = self._stack.enter_context(open_whole(folder / self.name))
+
+    def add(self, block: bytes) -> None:
+        self._file.write(block)
+        self._digest.update(block)
+        self.bytes += len(block)
+
+    def close(self) -> ManifestShard:
+        self.add(END_OF_ARCHIVE)
+        self._stack.close()
+        return ManifestShard(self.name, self._digest.hexdigest(), self.samples, self.bytes)
+
+    def abandon(self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        self._stack.__exit__(kind, error, traceback)
+
+
+class ShardWriter:
+    """Writes samples into a folder that exists already; see `writing_shards` for one that appears whole.
+
+    Args:
+        folder: where the shards go.
+        max_samples: a shard holds no more samples.
+        max_bytes: a shard holds no more bytes, unless a single sample has more.
+    """
+
+    def __init__(self, folder: Path, max_samples: int = MAX_SAMPLES, max_bytes: int = MAX_BYTES) -> None:
+        if max_samples < 1 or max_bytes < 1:
+            raise DataError(f"a shard of at most {max_samples} samples and {max_bytes} bytes holds nothing; raise them")
+        self._folder = folder
+        self._max_samples = max_samples
+        self._max_bytes = max_bytes
+        self._open: _OpenShard | None = None
+        self._done: list[ManifestShard] = []
+        self._keys: set[str] = set()
+        self._skipped: list[BrokenSample] = []
+
+    def add(self, sample: Sample) -> None:
+        """Append a sample; what it says of its shard is not looked at.
+
+        Raises:
+            DataError: the key was used before, or cannot be a member's name.
+            OutputError: the disk is full.
+        """
+        check_key(sample.key)
+        if sample.key in self._keys:
+            raise DataError(f"{sample.key}: the key is used twice; rename one of the two")
+        parts = [
+            (f"{sample.key}.{suffix_of(sample.picture)}", sample.picture),
+            (f"{sample.key}.json", _to_json(sample)),
+        ]
+        block = b"".join(header_of(name, len(part)) + part + padding_of(len(part)) for name, part in parts)
+        shard = self._room_for(len(block))
+        shard.add(block)
+        shard.samples += 1
+        self._keys.add(sample.key)
+
+    def skip(self, broken: BrokenSample) -> None:
+        """Note what did not pack; listed in `skipped.jsonl`."""
+        self._skipped.append(broken)
+
+    def finish(self) -> Manifest:
+        """Close the last shard, write the list of skipped samples and the manifest.
+
+        Raises:
+            DataError: nothing was added.
+            OutputError: the disk is full.
+        """
+        if self._open is not None:
+            self._done.append(self._open.close())
+            self._open = None
+        if not self._done:
+            reason = f"; the first: {self._skipped[0].key}: {self._skipped[0].reason}" if self._skipped else ""
+            raise DataError(f"no sample could be packed, {len(self._skipped)} were skipped{reason}")
+        lines = [msgspec.json.encode(broken) + b"\n" for broken in self._skipped]
+        write_whole(self._folder / SKIPPED_NAME, b"".join(lines))
+        manifest = Manifest(
+            format="wordsight-shards-1",
+            samples=len(self._keys),
+            skipped=len(self._skipped),
+            shards=tuple(self._done),
+        )
+        write_whole(self._folder / MANIFEST_NAME, manifest.to_bytes())
+        return manifest
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._open is not None:
+            shard, self._open = self._open, None
+            with contextlib.suppress(BaseException):
+                stop = error or DataError("the writer was left without finish()")
+                shard.abandon(type(stop), stop, traceback)
+
+    def _room_for(self, size: int) -> _OpenShard:
+        shard = self._open
+        if shard is not None and (
+            shard.samples >= self._max_samples or shard.bytes + size + len(END_OF_ARCHIVE) > self._max_bytes
+        ):
+            self._done.append(shard.close())
+            shard = self._open = None
+        if shard is None:
+            shard = self._open = _OpenShard(self._folder, len(self._done))
+        return shard
+
+
+@contextlib.contextmanager
+def writing_shards(out: Path, max_samples: int = MAX_SAMPLES, max_bytes: int = MAX_BYTES) -> Iterator[ShardWriter]:
+    """A writer whose folder appears, whole, when the block ends well; call `finish` in the block.
+
+    Shards that we wrote there earlier are replaced; anything else in the folder is refused.
+
+    Raises:
+        OutputError: `out` is not a folder of our shards, or cannot be written.
+    """
+    refuse_foreign(out)
+    with folder_whole(out) as folder, ShardWriter(folder, max_samples, max_bytes) as writer:
+        yield writer
+
+
+def refuse_foreign(out: Path) -> None:
+    """Check that a folder is absent, empty, or holds nothing but shards that we wrote.
+
+    Raises:
+        OutputError: it is a file, cannot be read, or holds something else.
+    """
+    try:
+        if not out.is_dir():
+            if out.exists():
+                raise OutputError(f"{out}: a file, not a folder; choose another place")
+            return
+        names = {path.name for path in out.iterdir()}
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be read: {error.strerror or error}") from error
+    manifest = read_manifest(out / MANIFEST_NAME)
+    ours = {MANIFEST_NAME, SKIPPED_NAME}
+    for shard in manifest.shards if manifest else ():
+        ours |= {shard.name, f"{shard.name}.index"}
+    foreign = sorted(names - ours) if manifest else sorted(names)
+    if foreign:
+        raise OutputError(f"{out}: holds {foreign[0]!r}, which is not a shard of ours; choose an empty folder")
+
+
+def check_key(key: str) -> None:
+    """Refuse a key that cannot be a member's name: empty, with a dot in its last part, or leading out of its folder.
+
+    Raises:
+        DataError: as said.
+    """
+    parts = key.split("/")
+    is_clean = all(part not in ("", ".", "..") for part in parts) and key.isprintable()
+    if not is_clean or "." in parts[-1] or len(key) > 1000:
+        raise DataError(f"{key[:80]!r}: not a usable key; letters, digits and '/' between folders")
+
+
+def suffix_of(picture: bytes) -> str:
+    """The suffix that a picture's first bytes ask for; `jpg` where they say nothing."""
+    for signature, suffix in _SIGNATURES.items():
+        if picture.startswith(signature):
+            return suffix
+    return "webp" if picture[:4] == b"RIFF" and picture[8:12] == b"WEBP" else "jpg"
+
+
+def _to_json(sample: Sample) -> bytes:
+    if sample.captions:
+        return msgspec.json.encode({"captions": sample.captions})
+    if sample.names:
+        return msgspec.json.encode({"label": sample.names[0], "names": sample.names})
+    raise DataError(f"{sample.key}: neither captions nor names; give it one of them")

@@ -1,0 +1,158 @@
+"""Where the members of a tar file lie, found by walking its headers.
+
+The standard library's reader seeks and builds an object of many fields for each member, follows sizes that point
+backwards, and stops without a word where a file was cut. A shard from a stranger needs less and stricter: name,
+kind, offset and size, each checked against the length of the file. Nothing here writes to the file system.
+
+Source: POSIX.1-2017 pax, "ustar Interchange Format" and "pax Extended Header"; GNU tar manual, "Basic Tar Format".
+"""
+
+import tarfile
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from wordsight.errors import DataError
+
+BLOCK_BYTES = 512
+END_OF_ARCHIVE = bytes(2 * BLOCK_BYTES)
+_MAX_HEADER_BYTES = 1 << 20
+_EMPTY = bytes(BLOCK_BYTES)
+_FILES = (b"0", b"\0", b"7")
+_NO_CONTENT = {b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"6": "a pipe"}
+
+
+class Member(NamedTuple):
+    """A member of a tar file.
+
+    Attributes:
+        name: as stored, bytes that are not UTF-8 written with backslashes.
+        offset: of the content, in bytes from the start of the file.
+        size: of the content, in bytes.
+        kind: empty for a plain file, else what it is instead, as `a symbolic link`.
+    """
+
+    name: str
+    offset: int
+    size: int
+    kind: str
+
+
+def walk(read_at: Callable[[int, int], bytes], total: int, where: str) -> Iterator[Member]:
+    """Yield the members of a tar file in their order; folders are left out.
+
+    Args:
+        read_at: returns `size` bytes at `offset`, or fewer at the end of the file.
+        total: length of the file in bytes.
+        where: path of the file, for errors.
+
+    Raises:
+        DataError: cut short, not a tar file, or a header that lies; the message names file and byte.
+    """
+    at = 0
+    name, size_told = "", -1
+    while True:
+        header = read_at(at, BLOCK_BYTES)
+        if len(header) < BLOCK_BYTES:
+            raise DataError(
+                f"{where}: truncated: no end-of-archive mark, it ends at byte {at + len(header)}; fetch it again"
+            )
+        if header == _EMPTY:
+            return
+        kind, size = _check(header, at, where)
+        size = size_told if size_told >= 0 and kind not in (b"x", b"g", b"L", b"K") else size
+        content = at + BLOCK_BYTES
+        if kind in _NO_CONTENT or kind == b"5":
+            size = 0
+        if content + size > total:
+            raise DataError(
+                f"{where}: truncated: the member at byte {at} claims {size} bytes, the file ends at byte {total}; "
+                "fetch it again"
+            )
+        at = content + -(-size // BLOCK_BYTES) * BLOCK_BYTES
+        if kind in (b"x", b"L"):
+            if size > _MAX_HEADER_BYTES:
+                raise DataError(
+                    f"{where}: the header at byte {content - BLOCK_BYTES} has {size} bytes; not a usable shard"
+                )
+            text = read_at(content, size)
+            name, size_told = (_text(text), size_told) if kind == b"L" else _pax(text, name, size_told, where)
+            continue
+        if kind in (b"g", b"K"):
+            continue
+        member = Member(
+            name or _name(header), content, size, _NO_CONTENT.get(kind, "" if kind in _FILES else "not a file")
+        )
+        name, size_told = "", -1
+        if kind != b"5" and not member.name.endswith("/"):
+            yield member
+
+
+def _check(header: bytes, at: int, where: str) -> tuple[bytes, int]:
+    """The kind and size of a header whose checksum is right."""
+    told = _number(header[148:156])
+    found = sum(header) - sum(header[148:156]) + 8 * 32
+    if told != found:
+        raise DataError(f"{where}: no tar header at byte {at}; not a tar file, or damaged")
+    size = _number(header[124:136])
+    if size is None or size < 0:
+        raise DataError(f"{where}: the header at byte {at} has an impossible size; not a usable shard")
+    if header[156:157] == b"S":
+        raise DataError(f"{where}: the member at byte {at} is sparse, which shards never are; pack it again")
+    return header[156:157], size
+
+
+def _number(field: bytes) -> int | None:
+    """A number as ustar (octal digits) or GNU tar (base 256) writes it; None where it is neither."""
+    if field[0] & 0x80:
+        value = int.from_bytes(field, "big", signed=False) - (0x80 << 8 * (len(field) - 1))
+        return value if field[0] == 0x80 else -1
+    digits = field.strip(b"\0 ").partition(b"\0")[0].strip()
+    try:
+        return int(digits or b"0", 8)
+    except ValueError:
+        return None
+
+
+def _name(header: bytes) -> str:
+    name = _text(header[:100])
+    prefix = _text(header[345:500]) if header[257:263] == b"ustar\0" else ""
+    return f"{prefix}/{name}" if prefix else name
+
+
+def _text(field: bytes) -> str:
+    return field.partition(b"\0")[0].decode("utf-8", "backslashreplace")
+
+
+def _pax(records: bytes, name: str, size: int, where: str) -> tuple[str, int]:
+    """The path and size in a pax extended header: records of `length key=value`, each ended by a line feed."""
+    at = 0
+    while at < len(records):
+        digits, space, _ = records[at : at + 20].partition(b" ")
+        length = int(digits) if digits.isdigit() else 0
+        record = records[at + len(digits) + 1 : at + length - 1]
+        key, equals, value = record.partition(b"=")
+        if not (space and equals) or at + length > len(records):
+            raise DataError(f"{where}: damaged extended header before {name or 'a member'!r}; fetch or pack it again")
+        if key.startswith(b"GNU.sparse."):
+            raise DataError(f"{where}: a sparse member, which shards never are; pack it again")
+        if key == b"path":
+            name = _text(value)
+        if key == b"size":
+            if not value.isdigit() or len(value) > 20:
+                raise DataError(f"{where}: an extended header has an impossible size; not a usable shard")
+            size = int(value)
+        at += length
+    return name, size
+
+
+def header_of(name: str, size: int) -> bytes:
+    """The header blocks of a plain file, equal for equal arguments: no time, owner or machine in it."""
+    information = tarfile.TarInfo(name)
+    information.size = size
+    information.mode = 0o644
+    return information.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def padding_of(size: int) -> bytes:
+    """The zero bytes that fill a content of `size` bytes to whole blocks."""
+    return bytes(-size % BLOCK_BYTES)

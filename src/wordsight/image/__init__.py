@@ -1,0 +1,20 @@
+"""Bytes to pixels: decoding, the published preprocessing, and training crops. Pillow and NumPy alone, no torch."""
+
+from wordsight.image.augment import Augmentation, augment
+from wordsight.image.decode import MAX_PIXELS, PictureSource, Policy, decode
+from wordsight.image.preprocess import CLIP_MEAN, CLIP_STD, Preprocessing, normalise, preprocess, to_square
+
+__all__ = [
+    "CLIP_MEAN",
+    "CLIP_STD",
+    "MAX_PIXELS",
+    "Augmentation",
+    "PictureSource",
+    "Policy",
+    "Preprocessing",
+    "augment",
+    "decode",
+    "normalise",
+    "preprocess",
+    "to_square",
+]

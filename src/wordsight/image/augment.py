@@ -1,0 +1,89 @@
+"""The training view of an image: a random crop, resized to a square, perhaps mirrored.
+
+Randomness is an argument. One call takes the same number of draws whatever the image and the settings, so that
+what is drawn afterwards from the same generator does not depend on the size of a picture.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from wordsight.config import Config
+from wordsight.errors import ConfigError
+
+_NUM_TRIES = 10
+
+
+class Augmentation(Config, frozen=True, kw_only=True):
+    """How training crops are drawn.
+
+    Attributes:
+        scale: least and greatest share of the image's area.
+        ratio: least and greatest width over height of the crop, before it is resized to a square.
+        flip: mirror left and right with probability 1/2; off, because captions say left and right.
+    """
+
+    scale: tuple[float, float] = (0.9, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ConfigError(f"augmentation scale {self.scale}: expected 0 < least <= greatest <= 1")
+        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
+            raise ConfigError(f"augmentation ratio {self.ratio}: expected 0 < least <= greatest")
+
+
+def augment(
+    image: npt.NDArray[np.uint8], size_px: int, augmentation: Augmentation, generator: np.random.Generator
+) -> npt.NDArray[np.uint8]:
+    """Cut a random box out of an image and resize it to a square, bicubic.
+
+    Args:
+        image: (H, W, 3) uint8; not changed.
+        generator: the only source of randomness; 23 numbers are taken from it.
+
+    Returns:
+        (size_px, size_px, 3) uint8, contiguous, a new array.
+
+    Source: torchvision's `RandomResizedCrop` (Szegedy et al. 2014, arXiv 1409.4842, section 6) and
+        `RandomHorizontalFlip`; distributions and rounding are theirs, the stream of draws is not.
+    """
+    draws = generator.random(2 * _NUM_TRIES + 3)
+    left, top, width, height = _draw_box(image.shape[1], image.shape[0], augmentation, draws)
+    crop = Image.fromarray(image[top : top + height, left : left + width])
+    square = np.asarray(crop.resize((size_px, size_px), Image.Resampling.BICUBIC))
+    if augmentation.flip and draws[-1] < 0.5:
+        square = square[:, ::-1]
+    return square.copy()
+
+
+def _draw_box(
+    image_width: int, image_height: int, augmentation: Augmentation, draws: npt.NDArray[np.float64]
+) -> tuple[int, int, int, int]:
+    """Left, top, width and height of the first of ten drawn boxes that fits, or else the centre."""
+    least, greatest = augmentation.scale
+    log_low, log_high = (math.log(ratio) for ratio in augmentation.ratio)
+    numbers: list[float] = draws.tolist()
+    for area_draw, ratio_draw in zip(numbers[0:-3:2], numbers[1:-3:2], strict=True):
+        area = image_width * image_height * (least + (greatest - least) * area_draw)
+        ratio = math.exp(log_low + (log_high - log_low) * ratio_draw)
+        width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < width <= image_width and 0 < height <= image_height:
+            left = int(numbers[-3] * (image_width - width + 1))
+            top = int(numbers[-2] * (image_height - height + 1))
+            return left, top, width, height
+    return _centre_box(image_width, image_height, augmentation)
+
+
+def _centre_box(image_width: int, image_height: int, augmentation: Augmentation) -> tuple[int, int, int, int]:
+    """The largest centred box whose ratio is allowed."""
+    low, high = augmentation.ratio
+    width, height = image_width, image_height
+    if image_width / image_height < low:
+        height = round(image_width / low)
+    elif image_width / image_height > high:
+        width = round(image_height * high)
+    return (image_width - width) // 2, (image_height - height) // 2, width, height

@@ -1,0 +1,346 @@
+"""A picture from anywhere becomes an RGB array, safely, and looked at in one of two named ways.
+
+Pictures come from strangers. Only six formats are opened, by their first bytes and never by their name; the size
+that the header claims is compared with a bound before pixels are decoded; whatever goes wrong is one
+`PictureError`. Pillow decodes. Its format classes are called directly, because `Image.open` answers large pictures
+with a warning of its own and `warnings` cannot be silenced for one thread alone; no global of Pillow is touched.
+
+The two ways to look (`Policy`):
+
+- `published`, what the published evaluations did: Pillow's `convert("RGB")` and nothing else. Alpha is dropped,
+  the EXIF orientation ignored (Pillow itself turns TIFF files as it loads them), 16-bit gray clipped at 255.
+- `viewer`, what a person sees: turned by the EXIF orientation, alpha laid over white, 16-bit gray scaled to 8 bits.
+
+Of an animation both see the first frame; CMYK goes through Pillow's conversion in both, Adobe's inversion undone.
+"""
+
+import contextlib
+import io
+import stat
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from wordsight.errors import ConfigError, PictureError, nearest
+
+Policy: TypeAlias = Literal["published", "viewer"]
+PictureSource: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[Any]
+"""A path, the bytes of a file, a Pillow image, or an array: (H, W, 3), (H, W) or (H, W, 4) uint8."""
+
+MAX_PIXELS = 178_956_970
+"""The number of pixels at which Pillow itself refuses a picture: half a gigabyte as RGB."""
+
+_MAX_FILE_BYTES = 1 << 30
+_SIGNATURES = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+    b"BM": "BMP",
+}
+# What Pillow's readers raise on bytes that are not what their header says; found by changing bytes at random.
+_BROKEN = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+_TURNS = {  # EXIF orientation -> what brings the picture upright (EXIF 2.32, section 4.6.4, tag 0x0112)
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION_TAG, _SHORT = 0x0112, 3
+_quiet_lock = threading.Lock()
+
+
+def decode(
+    source: PictureSource, policy: Policy = "viewer", max_pixels: int = MAX_PIXELS, name: str | None = None
+) -> npt.NDArray[np.uint8]:
+    """Decode a picture to RGB.
+
+    Args:
+        source: path, bytes of a file, Pillow image, or array ((H, W, 3), (H, W) gray or (H, W, 4) RGBA, uint8).
+        policy: `viewer`, as a person sees it, or `published`, as the published pipelines see it (module docstring).
+        max_pixels: bound on width times height, compared with the header before anything is decoded.
+        name: what errors call the picture; by default `name_of(source)`.
+
+    Returns:
+        (H, W, 3) uint8, contiguous. An RGB array comes back as it is, sharing its memory; all else is new.
+
+    Raises:
+        PictureError: missing, not a picture, broken, cut short, or above a bound.
+        ConfigError: no such policy.
+    """
+    if policy not in get_args(Policy):
+        raise ConfigError(f"picture policy {policy!r}: expected published or viewer{nearest(policy, get_args(Policy))}")
+    name = name_of(source, name)
+    if isinstance(source, np.ndarray):
+        return _from_array(source, policy, max_pixels, name)
+    if isinstance(source, Image.Image):
+        return _from_image(source, policy, max_pixels, name)
+    if isinstance(source, bytes):
+        return _from_bytes(source, policy, max_pixels, name)
+    if isinstance(source, str | Path):
+        return _from_bytes(_read(Path(source), name), policy, max_pixels, name)
+    raise PictureError(f"{name}: a picture is a path, bytes, a Pillow image or a uint8 array, not {_type_name(source)}")
+
+
+def name_of(source: PictureSource, name: str | None = None) -> str:
+    """What errors call a picture: the name given, its path, or else `<bytes>`, `<image>` or `<array>`."""
+    if name:
+        return name
+    if isinstance(source, np.ndarray):
+        return "<array>"
+    if isinstance(source, Image.Image):
+        return str(getattr(source, "filename", "") or "<image>")
+    return str(source) if isinstance(source, str | Path) else f"<{_type_name(source)}>"
+
+
+def _type_name(source: object) -> str:
+    return type(source).__name__
+
+
+def _from_array(array: npt.NDArray[Any], policy: Policy, max_pixels: int, name: str) -> npt.NDArray[np.uint8]:
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and channels not in (3, 4)):
+        raise PictureError(
+            f"{name}: array of shape {array.shape} and type {array.dtype}; "
+            "expected (H, W, 3), (H, W) or (H, W, 4) uint8"
+        )
+    _check_size(array.shape[1], array.shape[0], max_pixels, name)
+    if channels == 3:
+        return np.ascontiguousarray(array)
+    if channels == 4:
+        return _from_image(Image.fromarray(array), policy, max_pixels, name)
+    return np.repeat(array[:, :, None], 3, axis=2)
+
+
+def _from_image(image: Image.Image, policy: Policy, max_pixels: int, name: str) -> npt.NDArray[np.uint8]:
+    _check_size(image.width, image.height, max_pixels, name)
+    try:
+        image.load()
+        return _rgb(image, policy, name)
+    except _BROKEN as error:
+        raise _broken(name, image.format or image.mode, error) from error
+
+
+def _from_bytes(content: bytes, policy: Policy, max_pixels: int, name: str) -> npt.NDArray[np.uint8]:
+    kind = _kind(content, name)
+    early_size = _claimed_size(content, kind)
+    if early_size is not None and min(early_size) > 0:  # a GIF without a size takes that of its frame
+        _check_size(*early_size, max_pixels, name)
+    try:
+        with io.BytesIO(content) as file, _warnings_of(content, kind):
+            image = _open(file, kind)
+            _check_size(image.width, image.height, max_pixels, name)
+            image.load()
+        return _rgb(image, policy, name)
+    except _BROKEN as error:
+        raise _broken(name, kind, error) from error
+
+
+def _read(path: Path, name: str) -> bytes:
+    """The bytes of a regular file that is not too large to be a picture."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise PictureError(f"{name}: a folder, not a picture; name the pictures in it")
+        if not stat.S_ISREG(status.st_mode):  # a pipe could keep us waiting, a device never end
+            raise PictureError(f"{name}: not an ordinary file; save the picture first")
+        if status.st_size > _MAX_FILE_BYTES:
+            raise PictureError(f"{name}: {status.st_size} bytes, a picture may have {_MAX_FILE_BYTES}; make it smaller")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise PictureError(f"{name}: no such file; look at the path") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise PictureError(f"{name!r}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _kind(content: bytes, name: str) -> str:
+    """The format that the first bytes tell."""
+    for signature, kind in _SIGNATURES.items():
+        if content.startswith(signature):
+            return kind
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return "WebP"
+    if not content:
+        raise PictureError(f"{name}: empty, not a picture; fetch or save it again")
+    raise PictureError(f"{name}: not a picture (JPEG, PNG, WebP, GIF, TIFF or BMP by its first bytes)")
+
+
+def _claimed_size(content: bytes, kind: str) -> tuple[int, int] | None:
+    """Width and height of a WebP or GIF canvas, for which Pillow takes memory as it opens the file; else None.
+
+    Source: RFC 9649 (WebP container), RFC 6386 (VP8), WebP Lossless section 3, GIF89a section 18.
+    """
+    if kind == "GIF" and len(content) >= 10:
+        width, height = struct.unpack_from("<HH", content, 6)
+        return width, height
+    if kind != "WebP" or len(content) < 30:
+        return None
+    if content[12:16] == b"VP8X":
+        return int.from_bytes(content[24:27], "little") + 1, int.from_bytes(content[27:30], "little") + 1
+    if content[12:16] == b"VP8L":
+        bits = int.from_bytes(content[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = struct.unpack_from("<HH", content, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _check_size(width: int, height: int, max_pixels: int, name: str) -> None:
+    if width < 1 or height < 1:
+        raise PictureError(f"{name}: {width} x {height} pixels, an empty picture; leave it out")
+    if width * height > max_pixels:
+        raise PictureError(
+            f"{name}: {width} x {height} pixels, more than the bound of {max_pixels}; "
+            "make it smaller, or raise max_pixels if you trust it"
+        )
+
+
+class _Jpeg(JpegImagePlugin.JpegImageFile):
+    """A JPEG file that is quiet about broken EXIF blocks and never silent about a missing end."""
+
+    def getexif(self) -> Image.Exif:
+        """Nothing: Pillow asks for it as it opens the file, for the resolution, and warns of a broken block."""
+        return Image.Exif()
+
+    def load_read(self, read_bytes: int) -> bytes:
+        """The next bytes; at the end an error, even where somebody set Pillow's LOAD_TRUNCATED_IMAGES."""
+        block = self.fp.read(read_bytes) if self.fp else b""
+        if not block:
+            raise OSError("the file is cut short")
+        return block
+
+
+def _open(file: io.BytesIO, kind: str) -> ImageFile.ImageFile:
+    """Read the header with Pillow; no pixels yet."""
+    readers: dict[str, type[ImageFile.ImageFile]] = {
+        "JPEG": _Jpeg,
+        "PNG": PngImagePlugin.PngImageFile,
+        "WebP": WebPImagePlugin.WebPImageFile,
+        "GIF": GifImagePlugin.GifImageFile,
+        "TIFF": TiffImagePlugin.TiffImageFile,
+        "BMP": BmpImagePlugin.BmpImageFile,
+    }
+    return readers[kind](file)
+
+
+@contextlib.contextmanager
+def _warnings_of(content: bytes, kind: str) -> Iterator[None]:
+    """Silence Pillow where it can warn while it reads: TIFF tags, large GIFs, animated PNGs.
+
+    Warning filters belong to the whole process, so this is one thread at a time, hides Pillow's warnings only,
+    and is not entered for the formats that fill training sets.
+    """
+    if kind not in ("TIFF", "GIF") and not (kind == "PNG" and b"acTL" in content):
+        yield
+        return
+    with _quiet_lock, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
+
+
+def _broken(name: str, kind: str, error: BaseException) -> PictureError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, Image.DecompressionBombError):
+        return PictureError(f"{name}: more pixels than Pillow reads of {kind} ({reason}); make it smaller")
+    return PictureError(f"{name}: cannot be decoded as {kind}: {reason}; fetch it again or save it anew")
+
+
+def _rgb(image: Image.Image, policy: Policy, name: str) -> npt.NDArray[np.uint8]:
+    """A loaded image as (H, W, 3) uint8 by the policy."""
+    seen = _as_published(image) if policy == "published" else _as_seen(image, name)
+    return np.array(seen, dtype=np.uint8)
+
+
+def _as_published(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if "transparency" in image.info:  # changes no pixel of the result, but Pillow warns of some kinds
+        image = image.copy()
+        del image.info["transparency"]
+    return image.convert("RGB")
+
+
+def _as_seen(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "F":
+        raise PictureError(f"{name}: floating-point samples have no agreed range; save it with 8-bit samples")
+    if image.mode.startswith("I"):
+        rgb = _from_16_bits(image, name).convert("RGB")
+    elif image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        rgb = Image.new("RGB", image.size, "white")
+        rgb.paste(rgba, mask=rgba.getchannel("A"))
+    else:
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+    turn = _TURNS.get(_orientation(image.info.get("exif", b"")))
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _from_16_bits(image: Image.Image, name: str) -> Image.Image:
+    """Gray samples of 0 to 65535 as 0 to 255, rounded; the transparent sample, if there is one, as white."""
+    samples = np.asarray(image)
+    if image.mode == "I" and (samples.min() < 0 or samples.max() > 65535):
+        raise PictureError(f"{name}: 32-bit samples have no agreed range; save it with 8-bit or 16-bit samples")
+    gray = ((samples.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    if "transparency" in image.info:
+        gray[samples == image.info["transparency"]] = 255
+    return Image.fromarray(gray)
+
+
+def _orientation(exif: Any) -> int:
+    """The orientation, 1 to 8, of an EXIF block; 1 where it is absent or broken.
+
+    Read here and not by Pillow, which warns of broken blocks, and they are common.
+    Source: EXIF 2.32, section 4.6; TIFF 6.0, section 2.
+    """
+    block = exif.removeprefix(b"Exif\0\0") if isinstance(exif, bytes) else b""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
+    if order is None:
+        return 1
+    try:
+        (start,) = struct.unpack_from(order + "I", block, 4)
+        (num_entries,) = struct.unpack_from(order + "H", block, start)
+        for entry in range(num_entries):
+            tag, kind, _, value = struct.unpack_from(order + "HHIH", block, start + 2 + 12 * entry)
+            if tag == _ORIENTATION_TAG and kind == _SHORT:
+                return int(value)
+    except struct.error:
+        return 1
+    return 1

@@ -1,0 +1,239 @@
+"""The loop: batches in, a trained run out. `train` opens everything, `_go_on` is the loop itself.
+
+A run's folder holds
+
+    recipe.toml     the recipe, with its changes applied
+    metrics.jsonl   figures of steps and validations
+    checkpoint.pt   everything that `--resume` needs
+    best/, last/    models that `wordsight.load` opens; `best` has the highest validation score
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from wordsight.config import plain, to_toml
+from wordsight.data import Loader, Mixture
+from wordsight.errors import OutputError
+from wordsight.files import lock, make_folder, settle_folder, write_whole
+from wordsight.infer import DualEncoder
+from wordsight.model import build, build_empty
+from wordsight.text import clip_tokenizer
+from wordsight.train.checkpoint import load_checkpoint, save_checkpoint
+from wordsight.train.log import RunLog
+from wordsight.train.optimizer import adamw
+from wordsight.train.recipe import Recipe, load_recipe
+from wordsight.train.sources import open_evaluators, open_sources
+from wordsight.train.state import Average, Learner, State
+from wordsight.train.step import train_step
+from wordsight.train.validation import Evaluator, headline
+from wordsight.train.words import CaptionWords
+from wordsight.weights import Card, TokenizerConfig
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: what `wordsight.load` opens.
+        steps: how many were taken.
+        best_step: where the validation score was highest; `best_scores` are the scores there.
+    """
+
+    folder: Path
+    steps: int
+    best_step: int
+    best_scores: dict[str, float]
+
+
+def train(
+    recipe: str | Path | Recipe,
+    data: Sequence[str | Path] | str | Path,
+    out: str | Path,
+    resume: bool = False,
+    workers: int = 1,
+    evaluators: Sequence[Evaluator] = (),
+    tensorboard: bool = False,
+    device: str | None = None,
+) -> Run:
+    """Train a model as a recipe says.
+
+    Args:
+        recipe: a file, a name of `wordsight recipes`, or a `Recipe`.
+        data: folders of shards, or a folder of such folders.
+        out: the run's folder.
+        resume: go on from the checkpoint in `out`, exactly; without one there, start.
+        workers: threads that prepare batches; they change nothing but speed.
+        evaluators: more validation, beside the recipe's own.
+        tensorboard: also write TensorBoard's files (extra `log`).
+        device: `cpu`, `cuda`, ...; by default the first accelerator, or else the CPU.
+
+    Raises:
+        ConfigError: recipe and data do not fit, or a resumed run had another configuration.
+        DataError: shards are missing, or too many samples are broken.
+        OutputError: `out` holds a run and `resume` is False, or cannot be written.
+        TrainingError: the loss is not finite.
+        KeyboardInterrupt: asked to stop by SIGINT or SIGTERM; everything is saved.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    places = [data] if isinstance(data, str | Path) else list(data)
+    mixture = open_sources(recipe, places)
+    judges = [*open_evaluators(recipe, places), *evaluators]
+    folder = make_folder(Path(out))
+    with lock(folder / ".lock"):
+        state = _prepare(recipe, mixture, folder, resume, torch.device(device or _best_device()))
+        log = RunLog(folder, state.steps, recipe.schedule.steps, tensorboard)
+        try:
+            with _stop_requests() as stop:
+                _go_on(state, recipe, _loader(recipe, mixture, state, workers), judges, folder, log, stop)
+        finally:
+            log.close()
+    return Run(folder, state.steps, state.best_step, state.best_scores)
+
+
+def _go_on(
+    state: State, recipe: Recipe, loader: Loader, judges: Sequence[Evaluator], folder: Path, log: RunLog, stop: "_Stop"
+) -> None:
+    """Take the steps that are left, validating and saving as the recipe says."""
+    with loader:
+        batches = iter(loader)
+        while state.steps < recipe.schedule.steps:
+            begin = time.perf_counter()
+            batch = next(batches).to(state.device)
+            waited_s = time.perf_counter() - begin
+            figures = train_step(state, batch, recipe)
+            log.step(state.steps, figures, recipe.batch_size, waited_s)
+            done = state.steps == recipe.schedule.steps
+            if done or state.steps % recipe.validation.every_steps == 0:
+                _validate(state, recipe, judges, folder, log)
+            if done or stop.requested or state.steps % recipe.checkpoint_every_steps == 0:
+                save_checkpoint(folder / CHECKPOINT, state)
+            if stop.requested and not done:
+                log.say(f"stopped after step {state.steps}; everything is saved, go on with --resume")
+                raise KeyboardInterrupt
+        for broken in loader.broken:
+            log.say(f"left out {broken.shard}: {broken.key}: {broken.reason}")
+
+
+def _validate(state: State, recipe: Recipe, judges: Sequence[Evaluator], folder: Path, log: RunLog) -> None:
+    """Measure the model, save it as `last`, and as `best` too if it is."""
+    encoder = _encoder(state, recipe)
+    scores = {name: value for judge in judges for name, value in judge(encoder, state.steps).items()}
+    log.scores(state.steps, scores)
+    names = ("last",)
+    if headline(scores) >= state.best_score:
+        state.best_score, state.best_step, state.best_scores = headline(scores), state.steps, scores
+        names = ("best", "last")
+    for name in names:
+        encoder.save(folder / name)
+    for line in _score_lines(scores):
+        log.say(f"step {state.steps}: {line}")
+
+
+def _score_lines(scores: dict[str, float]) -> Iterator[str]:
+    for name, value in scores.items():
+        if f"{name}.low" in scores:
+            low, high, chance = (scores[f"{name}.{part}"] for part in ("low", "high", "chance"))
+            yield f"{name} {value:.1%} [{low:.1%}, {high:.1%}], chance {chance:.1%}"
+
+
+def _prepare(recipe: Recipe, mixture: Mixture, folder: Path, resume: bool, device: torch.device) -> State:
+    """The state to start from: new, or that of the checkpoint."""
+    checkpoint = folder / CHECKPOINT
+    if not resume and (checkpoint.exists() or (folder / "recipe.toml").exists()):
+        raise OutputError(f"{folder}: holds a run already; go on with --resume, or choose another --out")
+    words = None
+    if recipe.loss.caption_words:
+        words = CaptionWords.count(mixture, clip_tokenizer(recipe.architecture.text.context_length))
+    generator = torch.Generator().manual_seed(recipe.seed)
+    clip = build(recipe.architecture, generator)
+    head = words.build_head(recipe.architecture.embed_dim, generator) if words else None
+    learner = Learner(clip, head).to(device, memory_format=torch.channels_last).train()
+    identity = plain(recipe) | {"data": mixture.fingerprint}
+    identity.pop("about")
+    state = State(
+        learner=learner,
+        optimizer=adamw(learner, recipe.optimizer),
+        average=Average(learner, recipe.averaging) if recipe.averaging else None,
+        words=words.to(device) if words else None,
+        identity=identity,
+        device=device,
+    )
+    if resume:
+        for name in ("best", "last"):
+            settle_folder(folder / name)
+        if checkpoint.exists():
+            load_checkpoint(checkpoint, state)
+    write_whole(folder / "recipe.toml", to_toml(recipe).encode())
+    return state
+
+
+def _loader(recipe: Recipe, mixture: Mixture, state: State, workers: int) -> Loader:
+    return Loader(
+        mixture,
+        batch_size=recipe.batch_size,
+        tokenizer=clip_tokenizer(recipe.architecture.text.context_length),
+        augmentation=recipe.augmentation,
+        size_px=recipe.architecture.image.image_size_px,
+        seed=recipe.seed,
+        workers=workers,
+        first_step=state.steps,
+    )
+
+
+def _encoder(state: State, recipe: Recipe) -> DualEncoder:
+    """The state's model as people use it, sharing its tensors."""
+    model = build_empty(recipe.architecture)
+    model.load_state_dict(state.weights(), assign=True)
+    scores = {name: value for name, value in state.best_scores.items() if "." not in name}
+    card = Card(
+        name=recipe.about.title,
+        model=recipe.architecture,
+        preprocessing=recipe.preprocessing,
+        tokenizer=TokenizerConfig(family="clip", context_length=recipe.architecture.text.context_length),
+        training={"recipe": recipe.about.title, "data": state.identity["data"], "steps": state.steps}
+        | {"seed": recipe.seed, "scores": scores},
+    )
+    return DualEncoder(model.eval().requires_grad_(False), card)
+
+
+def _best_device() -> str:
+    return str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
+
+
+class _Stop:
+    """Whether a signal asked for the end."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+@contextmanager
+def _stop_requests() -> Iterator[_Stop]:
+    """Turn SIGINT and SIGTERM into a request that the loop answers after its step; a second one ends at once."""
+    stop = _Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    former: dict[int, Any] = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

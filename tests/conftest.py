@@ -1,0 +1,34 @@
+"""Warnings are errors (pyproject), algorithms deterministic, the network closed except loopback."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any connection that leaves the machine fails the test that makes it."""
+    connect = socket.socket.connect
+
+    def connect_near(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test reaches for the network: {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_near)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real archives beside the checkout, or a skip that says so."""
+    folder = ROOT.parent / "shared" / "data"
+    if not (folder / "flickr8k-val.tar").exists():
+        pytest.skip(f"needs the real data in {folder}")
+    return folder

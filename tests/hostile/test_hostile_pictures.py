@@ -1,0 +1,271 @@
+"""Pictures that lie, break off, or are not pictures: one `PictureError` each, and no warning of Pillow's."""
+
+import io
+import os
+import resource
+import struct
+import threading
+import time
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from wordsight.errors import PictureError
+from wordsight.image import MAX_PIXELS, decode
+
+IMAGE = Image.fromarray(np.random.default_rng(3).integers(0, 256, (23, 31, 3), dtype=np.uint8))
+TURNED = [IMAGE.rotate(90), IMAGE.rotate(180)]
+
+
+def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+FILES = {
+    "jpeg": encode(IMAGE, "JPEG"),
+    "jpeg-progressive": encode(IMAGE, "JPEG", progressive=True),
+    "jpeg-cmyk": encode(IMAGE.convert("CMYK"), "JPEG"),
+    "png": encode(IMAGE, "PNG"),
+    "png-palette": encode(IMAGE.quantize(17), "PNG", transparency=bytes(range(17))),
+    "png-animated": encode(IMAGE, "PNG", save_all=True, append_images=TURNED),
+    "webp": encode(IMAGE, "WEBP"),
+    "webp-lossless": encode(IMAGE.convert("RGBA"), "WEBP", lossless=True),
+    "webp-animated": encode(IMAGE, "WEBP", save_all=True, append_images=TURNED),
+    "gif": encode(IMAGE, "GIF"),
+    "gif-animated": encode(IMAGE, "GIF", save_all=True, append_images=TURNED, disposal=2),
+    "tiff": encode(IMAGE, "TIFF"),
+    "tiff-lzw": encode(IMAGE, "TIFF", compression="tiff_lzw"),
+    "bmp": encode(IMAGE, "BMP"),
+}
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def bombs() -> dict[str, bytes]:
+    """Small files whose headers claim billions of pixels."""
+    side = 60000
+    start_of_frame = FILES["jpeg"].index(b"\xff\xc0") + 5
+    tiff_tags = [(256, side), (257, side), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, side), (279, side)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tiff_tags)
+    canvas = (side - 1).to_bytes(3, "little") * 2
+    lossless = struct.pack("<BI", 0x2F, 16382 | 16382 << 14)
+    return {
+        "png": b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b""),
+        "jpeg": FILES["jpeg"][:start_of_frame] + struct.pack(">HH", side, side) + FILES["jpeg"][start_of_frame + 4 :],
+        "gif": b"GIF89a" + struct.pack("<HH", side, side) + FILES["gif"][10:],
+        "gif-frame": FILES["gif"][:10] + b"\0\0\0," + struct.pack("<4HB", 0, 0, side, side, 0) + b"\x02\x02L\x01\0;",
+        "webp": b"RIFF" + struct.pack("<I", 40) + b"WEBPVP8X" + struct.pack("<II", 10, 0) + canvas + bytes(20),
+        "webp-lossless": b"RIFF" + struct.pack("<I", 40) + b"WEBPVP8L" + struct.pack("<I", 20) + lossless + bytes(15),
+        "bmp": FILES["bmp"][:18] + struct.pack("<ii", side, side) + FILES["bmp"][26:],
+        "tiff": b"II*\0\x08\0\0\0" + struct.pack("<H", len(tiff_tags)) + entries + bytes(4),
+    }
+
+
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@pytest.mark.parametrize("form", bombs())
+def test_a_bomb_is_refused_quickly_and_without_its_memory(form: str) -> None:
+    before, start_s = peak_bytes(), time.perf_counter()
+    with pytest.raises(PictureError, match=r"^bomb: (60000 x 60000|16383 x 16383) pixels, more than|more pixels than"):
+        decode(bombs()[form], name="bomb")
+    assert time.perf_counter() - start_s < 1
+    assert peak_bytes() - before < 50e6
+
+
+def test_the_bound_is_pillows_and_its_globals_stay() -> None:
+    before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+    assert Image.MAX_IMAGE_PIXELS is not None
+    assert MAX_PIXELS in (2 * Image.MAX_IMAGE_PIXELS, 2 * Image.MAX_IMAGE_PIXELS + 1)
+    decode(FILES["png"])
+    assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
+
+
+@pytest.mark.parametrize("form", FILES)
+def test_a_bound_of_ones_own_is_kept_to_the_pixel(form: str) -> None:
+    assert decode(FILES[form], max_pixels=23 * 31).shape == (23, 31, 3)
+    with pytest.raises(PictureError, match=r"^a\.jpg: 31 x 23 pixels, more than the bound of 712; "):
+        decode(FILES[form], max_pixels=23 * 31 - 1, name="a.jpg")
+    with pytest.raises(PictureError, match=r"31 x 23 pixels, more than the bound of 712; "):
+        decode(Image.open(io.BytesIO(FILES[form])), max_pixels=23 * 31 - 1)
+
+
+@pytest.mark.parametrize("form", FILES)
+def test_pillows_own_warning_of_large_pictures_does_not_leak(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 23 * 31 - 1)
+    if not form.startswith("tiff"):  # not even with warnings as errors, which pyproject.toml asks for
+        with pytest.raises(Image.DecompressionBombWarning):
+            Image.open(io.BytesIO(FILES[form]))
+    assert decode(FILES[form]).shape == (23, 31, 3)
+
+
+def test_pillows_own_refusal_of_large_pictures_is_told_in_our_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(PictureError, match=r"^<bytes>: more pixels than Pillow reads of TIFF .*; make it smaller$"):
+        decode(FILES["tiff"])
+
+
+@pytest.mark.parametrize("form", FILES)
+@pytest.mark.parametrize("policy", ["viewer", "published"])
+def test_a_file_cut_anywhere_is_an_error_or_the_whole_picture(form: str, policy: Any) -> None:
+    content = FILES[form]
+    whole = decode(content, policy)
+    cuts = sorted({*range(0, len(content), 37), *range(len(content) - 30, len(content))})
+    for cut in cuts:
+        try:
+            decoded = decode(content[:cut], policy, name="cut.jpg")
+        except PictureError as error:
+            assert str(error).startswith("cut.jpg: ")  # noqa: PT017
+            assert "\n" not in str(error)  # noqa: PT017
+        else:  # what is missing are check sums, padding or later frames
+            assert np.array_equal(decoded, whole)
+            assert cut > len(content) / 4, "a quarter of the file cannot hold it"
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.6, 0.99])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_half_a_photograph_is_an_error_even_if_pillow_was_told_to_bear_it(
+    keep: float, progressive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = encode(IMAGE.resize((700, 500)), "JPEG", quality=95, progressive=progressive)
+    assert len(content) > 1 << 16  # more than one block of Pillow's reading
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    assert decode(content).shape == (500, 700, 3)
+    with pytest.raises(PictureError, match="cut short"):
+        decode(content[: int(len(content) * keep)])
+
+
+@pytest.mark.parametrize("form", FILES)
+def test_changed_bytes_never_escape_as_anything_but_a_picture_error(form: str, capfd: pytest.CaptureFixture) -> None:
+    generator = np.random.default_rng(11)
+    for trial in range(60):
+        content = bytearray(FILES[form])
+        for place in generator.integers(0, 200 if trial % 2 else len(content), 3):
+            content[place] = generator.choice([0, 255, generator.integers(256)])
+        try:
+            assert decode(bytes(content), max_pixels=1 << 20).ndim == 3
+        except PictureError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+    capfd.readouterr()  # libtiff itself writes to the error stream
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty, not a picture"),
+        (b"a cat sat on the mat\n", "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+        (b"%PDF-1.7\n", "not a picture"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture"),
+        (b"P6 1 1 255 abc", "not a picture"),
+        (b"\xff\xd8\xff", "cannot be decoded as JPEG"),
+        (b"\x89PNG\r\n\x1a\n", "cannot be decoded as PNG"),
+        (b"RIFF\0\0\0\0WEBP", "cannot be decoded as WebP"),
+        (b"GIF89a", "cannot be decoded as GIF"),
+        (b"II*\0\xff\xff\xff\xff", "cannot be decoded as TIFF"),
+        (b"BM" + bytes(60), "cannot be decoded as BMP"),
+        (FILES["gif"][:6] + bytes(20), "cannot be decoded as GIF"),
+    ],
+)
+def test_what_is_not_a_picture_is_named(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "cat.jpg"
+    path.write_bytes(content)
+    for source, name in ((path, str(path)), (content, "<bytes>")):
+        with pytest.raises(PictureError) as caught:
+            decode(source)
+        assert str(caught.value).startswith(f"{name}: {message}")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(PictureError, match=r"^shard\.tar: 0001\.jpg: "):
+        decode(content, name="shard.tar: 0001.jpg")
+
+
+def test_missing_files_folders_and_pipes_are_named(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path, message in (
+        (tmp_path / "none.jpg", "no such file"),
+        (tmp_path, "a folder, not a picture"),
+        (pipe, "not an ordinary file"),
+    ):
+        with pytest.raises(PictureError) as caught:
+            decode(path)
+        assert str(caught.value).startswith(f"{path}: {message}")
+    with pytest.raises(PictureError, match="cannot be read"):
+        decode("a\0b.jpg")
+    with pytest.raises(PictureError, match="cannot be read"):
+        decode("a" * 5000)
+
+
+def test_a_file_too_large_for_a_picture_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "film.jpg"
+    with path.open("wb") as file:
+        file.write(FILES["jpeg"])
+        file.truncate((1 << 30) + 1)  # sparse: takes no room on disk
+    before = peak_bytes()
+    with pytest.raises(PictureError, match=r"film\.jpg: 1073741825 bytes, a picture may have 1073741824"):
+        decode(path)
+    assert peak_bytes() - before < 50e6
+
+
+def broken_exif_blocks() -> dict[str, bytes]:
+    entry = struct.pack("<HHII", 0x010F, 2, 5000, 9000)
+    return {
+        "no bytes": b"Exif\0\0",
+        "half a header": b"Exif\0\0II*",
+        "directory outside": b"Exif\0\0II*\0" + struct.pack("<I", 1 << 31),
+        "more entries than bytes": b"Exif\0\0II*\0" + struct.pack("<IH", 8, 65535) + entry,
+        "value outside": b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry,
+        "not EXIF": b"Exif\0\0" + bytes(range(100)),
+    }
+
+
+@pytest.mark.parametrize("form", broken_exif_blocks())
+@pytest.mark.parametrize("policy", ["viewer", "published"])
+def test_a_broken_exif_block_turns_nothing_and_warns_of_nothing(form: str, policy: Any) -> None:
+    plain = encode(IMAGE, "JPEG")
+    block = broken_exif_blocks()[form]
+    segment = b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block
+    without_resolution = plain[:2] + segment + plain[20:]  # no JFIF segment, so that Pillow would ask EXIF
+    assert np.array_equal(decode(without_resolution, policy), decode(plain, policy))
+
+
+def test_an_invalid_animation_warns_of_nothing() -> None:
+    png = encode(IMAGE, "PNG")
+    content = png[:33] + chunk(b"acTL", struct.pack(">II", 0, 0)) + png[33:]
+    with pytest.raises(UserWarning, match="Invalid APNG"):
+        Image.open(io.BytesIO(content))
+    assert np.array_equal(decode(content), np.asarray(IMAGE))
+
+
+def test_many_threads_leave_the_warning_filters_as_they_were() -> None:
+    before = list(warnings.filters)
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(20):
+                for form in ("tiff", "gif", "png-animated", "jpeg"):
+                    decode(FILES[form])
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert warnings.filters == before

@@ -1,0 +1,267 @@
+"""What the two policies see, format by format, on pictures small enough to write down."""
+
+import io
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wordsight.errors import ConfigError, PictureError
+from wordsight.image import decode
+
+PIXELS = np.random.default_rng(7).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+# Where the first stored row and column lie on an upright picture (EXIF 2.32, tag 0x0112), as array operations.
+UPRIGHT = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.transpose(1, 0, 2),
+    6: lambda stored: stored.transpose(1, 0, 2)[:, ::-1],
+    7: lambda stored: stored.transpose(1, 0, 2)[::-1, ::-1],
+    8: lambda stored: stored.transpose(1, 0, 2)[::-1],
+}
+
+
+def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def over_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """The closed form of alpha over white, rounded half up."""
+    mixed = rgb.astype(int) * alpha[..., None] + 255 * (255 - alpha[..., None].astype(int))
+    return ((2 * mixed + 255) // 510).astype(np.uint8)
+
+
+def test_every_kind_of_source_gives_the_same_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    content = encode(Image.fromarray(PIXELS), "PNG")
+    path.write_bytes(content)
+    for source in (path, str(path), content, Image.open(path), Image.fromarray(PIXELS), PIXELS):
+        decoded = decode(source)
+        assert decoded.dtype == np.uint8
+        assert decoded.flags.c_contiguous
+        assert np.array_equal(decoded, PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}), ("BMP", {})],
+)
+@pytest.mark.parametrize("policy", ["viewer", "published"])
+def test_lossless_formats_come_back_exactly(kind: str, options: dict[str, Any], policy: Any) -> None:
+    assert np.array_equal(decode(encode(Image.fromarray(PIXELS), kind, **options), policy), PIXELS)
+
+
+def test_decoded_pixels_can_be_written() -> None:
+    assert decode(encode(Image.fromarray(PIXELS), "PNG")).flags.writeable
+
+
+def test_policies_agree_with_pillow_on_photographs(shared_data: Path) -> None:
+    num_pictures = 0
+    for name in ("flickr8k-val", "flowers102", "illus-noto"):
+        with tarfile.open(shared_data / f"{name}.tar") as archive:
+            for member in archive:
+                if not member.name.endswith((".jpg", ".png")):
+                    continue
+                content = archive.extractfile(member).read()
+                with Image.open(io.BytesIO(content)) as image:
+                    if image.mode != "RGB":
+                        continue
+                    expected = np.asarray(image)
+                assert np.array_equal(decode(content, "viewer"), expected), member.name
+                assert np.array_equal(decode(content, "published"), expected), member.name
+                num_pictures += 1
+                if num_pictures % 40 == 0:
+                    break
+    assert num_pictures >= 80
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True})])
+def test_viewer_turns_by_exif_and_published_does_not(orientation: int, kind: str, options: dict[str, Any]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encode(Image.fromarray(PIXELS), kind, exif=exif, **options)
+    assert np.array_equal(decode(content, "viewer"), UPRIGHT[orientation](PIXELS))
+    assert np.array_equal(decode(content, "published"), PIXELS)
+    assert np.array_equal(decode(Image.open(io.BytesIO(content)), "viewer"), UPRIGHT[orientation](PIXELS))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_jpeg_turns_by_exif_of_either_byte_order(orientation: int, order: str) -> None:
+    exif = Image.Exif()
+    exif.endian = order
+    exif[0x010E] = "an entry before"
+    exif[0x0112] = orientation
+    content = encode(Image.fromarray(PIXELS), "JPEG", exif=exif)
+    stored = decode(content, "published")
+    assert stored.shape == PIXELS.shape
+    assert np.array_equal(decode(content, "viewer"), UPRIGHT[orientation](stored))
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_orientations_that_do_not_exist_turn_nothing(value: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    assert np.array_equal(decode(encode(Image.fromarray(PIXELS), "PNG", exif=exif)), PIXELS)
+
+
+def test_alpha_lies_over_white_for_viewer_and_is_dropped_for_published() -> None:
+    alpha = np.arange(35, dtype=np.uint8).reshape(5, 7) * 7
+    rgba = np.dstack([PIXELS, alpha])
+    for source in (encode(Image.fromarray(rgba), "PNG"), Image.fromarray(rgba), rgba):
+        assert np.array_equal(decode(source, "viewer"), over_white(PIXELS, alpha))
+        assert np.array_equal(decode(source, "published"), PIXELS)
+
+
+def test_gray_with_alpha_follows_the_same_rule() -> None:
+    gray, alpha = PIXELS[..., 0], PIXELS[..., 1]
+    content = encode(Image.fromarray(np.dstack([gray, alpha])), "PNG")
+    repeated = np.repeat(gray[..., None], 3, axis=2)
+    assert np.array_equal(decode(content, "viewer"), over_white(repeated, alpha))
+    assert np.array_equal(decode(content, "published"), repeated)
+
+
+def palette_picture() -> Image.Image:
+    image = Image.new("P", (2, 2))
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    image.putdata([0, 1, 2, 1])
+    return image
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_a_transparent_palette_entry_is_white_for_viewer_and_its_colour_for_published(kind: str) -> None:
+    content = encode(palette_picture(), kind, transparency=1)
+    red, green, blue, white = [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]
+    assert decode(content, "published").tolist() == [[red, green], [blue, green]]
+    assert decode(content, "viewer").tolist() == [[red, white], [blue, white]]
+
+
+def test_palette_entries_with_their_own_alpha_mix_with_white() -> None:
+    content = encode(palette_picture(), "PNG", transparency=bytes([255, 0, 51]))  # 51 of 255 is one fifth
+    assert decode(content, "viewer").tolist() == [[[255, 0, 0], [255] * 3], [[204, 204, 255], [255] * 3]]
+    assert decode(content, "published").tolist()[1] == [[0, 0, 255], [0, 255, 0]]
+    with Image.open(io.BytesIO(content)) as image:
+        image.load()
+        assert "transparency" in image.info
+        decode(image, "published")
+        assert "transparency" in image.info, "what is given is not changed"
+
+
+def test_gray_and_rgb_with_a_transparent_colour() -> None:
+    gray = encode(Image.fromarray(np.array([[10, 20]], dtype=np.uint8)), "PNG", transparency=20)
+    assert decode(gray, "viewer")[0, :, 0].tolist() == [10, 255]
+    assert decode(gray, "published")[0, :, 0].tolist() == [10, 20]
+    rgb = encode(Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], dtype=np.uint8)), "PNG", transparency=(4, 5, 6))
+    assert decode(rgb, "viewer").tolist() == [[[1, 2, 3], [255, 255, 255]]]
+    assert decode(rgb, "published").tolist() == [[[1, 2, 3], [4, 5, 6]]]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk_is_ink_on_white_paper(kind: str) -> None:
+    inks = {(0, 0, 0, 0): (255, 255, 255), (255, 0, 0, 0): (0, 255, 255), (0, 0, 0, 255): (0, 0, 0)}
+    for ink, seen in inks.items():
+        content = encode(Image.new("CMYK", (16, 16), ink), kind)
+        for policy in ("viewer", "published"):
+            assert np.abs(decode(content, policy).astype(int) - np.array(seen)).max() <= 2  # JPEG rounds
+
+
+def test_cmyk_is_as_pillow_converts_it() -> None:
+    content = encode(Image.fromarray(PIXELS).convert("CMYK"), "JPEG")
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.mode == "CMYK"
+        assert "adobe" in image.info
+        expected = np.asarray(image.convert("RGB"))
+    assert np.array_equal(decode(content, "viewer"), expected)
+    assert np.array_equal(decode(content, "published"), expected)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_gray_is_scaled_for_viewer_and_clipped_for_published(kind: str) -> None:
+    samples = np.array([[0, 128, 129, 255, 256], [257, 1000, 32768, 65406, 65535]], dtype=np.uint16)
+    content = encode(Image.fromarray(samples), kind)
+    exact = np.round(samples / 65535 * 255).astype(np.uint8)  # no sample lies half-way
+    assert exact.tolist() == [[0, 0, 1, 1, 1], [1, 4, 128, 254, 255]]
+    assert np.array_equal(decode(content, "viewer"), np.repeat(exact[..., None], 3, axis=2))
+    assert decode(content, "published")[..., 0].tolist() == np.minimum(samples, 255).tolist()
+
+
+def test_a_transparent_16_bit_sample_is_white() -> None:
+    image = Image.fromarray(np.array([[257, 514]], dtype=np.uint16))
+    image.info["transparency"] = 257
+    assert decode(image, "viewer")[0, :, 0].tolist() == [255, 2]
+
+
+def test_32_bit_gray_within_16_bits_is_scaled_and_beyond_is_refused() -> None:
+    assert decode(Image.fromarray(np.array([[0, 65535]], dtype=np.int32)))[0, :, 0].tolist() == [0, 255]
+    for samples in (np.array([[0, 65536]], dtype=np.int32), np.array([[0.5]], dtype=np.float32)):
+        with pytest.raises(PictureError, match=r"^<image>: .* samples have no agreed range; save it with 8-bit"):
+            decode(Image.fromarray(samples), "viewer")
+
+
+def test_gray_and_bilevel_pictures_become_rgb() -> None:
+    gray = PIXELS[..., 0]
+    for source in (encode(Image.fromarray(gray), "PNG"), gray):
+        assert np.array_equal(decode(source), np.repeat(gray[..., None], 3, axis=2))
+    bilevel = encode(Image.fromarray(gray > 99), "PNG")
+    assert np.array_equal(decode(bilevel)[..., 1], np.where(gray > 99, 255, 0))
+
+
+@pytest.mark.parametrize(("kind", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {})])
+@pytest.mark.parametrize("policy", ["viewer", "published"])
+def test_an_animation_is_its_first_frame(kind: str, options: dict[str, Any], policy: Any) -> None:
+    frames = [Image.new("RGB", (4, 3), colour) for colour in ("red", "lime", "blue")]
+    content = encode(frames[0], kind, save_all=True, append_images=frames[1:], duration=50, **options)
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.n_frames == 3
+    assert np.array_equal(decode(content, policy), np.asarray(frames[0]))
+
+
+def test_a_gif_without_a_canvas_size_has_that_of_its_frame() -> None:
+    content = encode(Image.new("RGB", (4, 3), "red"), "GIF")
+    assert np.array_equal(decode(content[:6] + bytes(4) + content[10:]), decode(content))
+
+
+def test_a_multi_page_tiff_is_its_first_page() -> None:
+    pages = [Image.new("RGB", (4, 3), colour) for colour in ("red", "lime")]
+    content = encode(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    assert np.array_equal(decode(content), np.asarray(pages[0]))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((2, 2, 3)),
+        np.zeros((2, 2, 2), np.uint8),
+        np.zeros((1, 2, 2, 3), np.uint8),
+        np.zeros(4, np.uint8),
+        np.zeros((0, 2, 3), np.uint8),
+    ],
+)
+def test_arrays_of_another_form_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(PictureError, match=r"^<array>: "):
+        decode(array)
+
+
+def test_another_kind_of_object_is_refused() -> None:
+    with pytest.raises(PictureError, match=r"^row 3: a picture is .* not int$"):
+        decode(3, name="row 3")  # type: ignore[arg-type]
+
+
+def test_a_misspelt_policy_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'published'"):
+        decode(PIXELS, "publishd")  # type: ignore[arg-type]
+
+
+def test_pictures_load_no_torch() -> None:
+    code = "import sys, wordsight.image; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

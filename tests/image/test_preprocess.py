@@ -1,0 +1,94 @@
+"""Hand cases of the square, its bounds, and the configuration."""
+
+import numpy as np
+import pytest
+
+from wordsight import config
+from wordsight.errors import ConfigError, PictureError
+from wordsight.image import CLIP_MEAN, CLIP_STD, Preprocessing, normalise, preprocess, to_square
+
+
+def columns(width: int, height: int) -> np.ndarray:
+    """An image whose red sample is its column and whose green sample is its row."""
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    image[..., 0] = np.arange(width)
+    image[..., 1] = np.arange(height)[:, None]
+    return image
+
+
+@pytest.mark.parametrize(
+    ("width", "first_column"),
+    [(64, 0), (65, 0), (66, 1), (67, 2), (68, 2), (69, 2), (71, 4), (164, 50)],  # halves go to the even neighbour
+)
+def test_the_centre_crop_starts_where_the_published_rounding_says(width: int, first_column: int) -> None:
+    image = columns(width, 64)  # the shorter side already has its size: nothing is resampled
+    square = to_square(image, Preprocessing(size_px=64))
+    assert np.array_equal(square, image[:, first_column : first_column + 64])
+    upright = to_square(image.transpose(1, 0, 2), Preprocessing(size_px=64))
+    assert np.array_equal(upright, image[:, first_column : first_column + 64].transpose(1, 0, 2))
+
+
+def test_an_image_of_the_right_size_passes_unchanged_and_copied() -> None:
+    image = columns(32, 32)
+    square = to_square(image, Preprocessing(size_px=32))
+    assert np.array_equal(square, image)
+    assert not np.shares_memory(square, image)
+    assert square.flags.writeable
+
+
+def test_one_pixel_fills_the_square() -> None:
+    assert np.array_equal(
+        to_square(np.full((1, 1, 3), 77, np.uint8), Preprocessing(size_px=224)), np.full((224, 224, 3), 77)
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 5000, 3), (5000, 1, 3)])
+def test_a_very_thin_image_works_at_small_sizes_and_is_refused_beyond_the_bound(shape: tuple[int, ...]) -> None:
+    image = np.full(shape, 200, np.uint8)
+    assert np.array_equal(to_square(image, Preprocessing(size_px=16)), np.full((16, 16, 3), 200))
+    with pytest.raises(PictureError, match=r"would be (1120000 x 224|224 x 1120000) before the centre is cropped"):
+        to_square(image, Preprocessing(size_px=224))
+    with pytest.raises(PictureError, match=r"^thin\.png: "):
+        preprocess(image, Preprocessing(size_px=224), name="thin.png")
+    squashed = Preprocessing(size_px=224, resize="squash")
+    assert to_square(image, squashed).shape == (224, 224, 3)
+
+
+def test_normalise_by_hand() -> None:
+    preprocessing = Preprocessing(size_px=1, mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
+    assert normalise(np.array([[[0, 255, 255]]], np.uint8), preprocessing).ravel().tolist() == [0.0, 1.0, 0.0]
+    assert normalise(np.array([[[255, 0, 0]]], np.uint8), preprocessing).ravel().tolist() == [1.0, -1.0, -4.0]
+
+
+def test_a_batch_is_its_images() -> None:
+    batch = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    before = batch.copy()
+    pixels = normalise(batch, Preprocessing(size_px=8))
+    assert pixels.shape == (3, 3, 8, 8)
+    assert pixels.flags.c_contiguous
+    for image, expected in zip(batch, pixels, strict=True):
+        assert np.array_equal(normalise(image, Preprocessing(size_px=8)), expected)
+    assert np.array_equal(batch, before)
+
+
+def test_the_defaults_are_those_of_openais_clip() -> None:
+    preprocessing = Preprocessing(size_px=224)
+    assert (preprocessing.mean, preprocessing.std) == (CLIP_MEAN, CLIP_STD)
+    assert (preprocessing.resize, preprocessing.interpolation) == ("shortest", "bicubic")
+
+
+def test_a_card_comes_back_from_its_plain_form_and_misspelt_keys_are_named() -> None:
+    preprocessing = Preprocessing(size_px=64, resize="squash")
+    assert config.decode(config.plain(preprocessing), Preprocessing, "card") == preprocessing
+    with pytest.raises(ConfigError, match=r"card: unknown key 'sizepx'; did you mean 'size_px'"):
+        config.decode({"sizepx": 64}, Preprocessing, "card")
+    with pytest.raises(ConfigError, match="card: "):
+        config.decode({"size_px": 64, "interpolation": "nearest"}, Preprocessing, "card")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"size_px": 0}, {"size_px": -5}, {"size_px": 9000}, {"size_px": 8, "std": (1, 0, 1)}]
+)
+def test_impossible_numbers_are_refused(wrong: dict) -> None:
+    with pytest.raises(ConfigError, match="expected"):
+        Preprocessing(**wrong)

@@ -1,0 +1,218 @@
+"""One file, complete, inert and the same each time, whatever the texts contain."""
+
+import builtins
+import html.parser
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+
+from wordsight.errors import MissingExtra, OutputError, PictureError
+from wordsight.metrics import Figure
+from wordsight.report import (
+    Answer,
+    Card,
+    Commands,
+    Curve,
+    Gallery,
+    Matrix,
+    Page,
+    Plot,
+    Section,
+    Table,
+    Tiles,
+    plots,
+    tile,
+)
+
+pytest.importorskip("jinja2")
+pytest.importorskip("matplotlib")
+
+HOSTILE = "<script>alert('x')</script> \"><img src=x onerror=alert(1)> {{ 7 * 7 }} $\\frac{ & </style></svg>"
+
+
+def _picture(kind: str = "PNG") -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(content, kind)
+    return content.getvalue()
+
+
+def _page(text: str) -> Page:
+    """A page with every kind of block, with the text wherever a text can be."""
+    picture = _picture()
+    curve = Curve(text, [0, 1, 2], [0.1, float("nan"), 0.3])
+    return Page(
+        text,
+        text,
+        [
+            Section(
+                text,
+                text,
+                [
+                    Tiles([tile(Figure(text, 0.12, 0.1, 0.14, 1000, 0.01, text))]),
+                    Table([text, text], [[text, 1234567], [text, float("nan")]], text),
+                    Plot([curve], text, text, text, level=0.05, level_name=text, is_share=True),
+                ],
+            ),
+            Section(
+                text,
+                "one\n\ntwo",
+                [
+                    Plot([curve], text, text),
+                    Matrix([[0.1, float("nan")], [0.3, 0.2]], [picture, picture], [text, text], [0, 1], text),
+                    Gallery([Card(text, picture, [Answer(text, 0.4, True), Answer(text, 0.2)], True, text)], text),
+                    Gallery([Card(text, None, [Answer(text, 0, True, picture)], False)], text),
+                    Commands([text, text], text),
+                ],
+            ),
+        ],
+        [text],
+    )
+
+
+class _Elements(html.parser.HTMLParser):
+    """All elements and attributes of a page, and whether what opens closes."""
+
+    empty = frozenset({"meta", "img", "br", "use", "path", "rect", "link"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+        if tag not in self.empty:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.empty:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def _parse(page: Page) -> _Elements:
+    elements = _Elements()
+    elements.feed(page.render())
+    elements.close()
+    assert not elements.open
+    return elements
+
+
+def test_hostile_text_is_inert_everywhere() -> None:
+    hostile, harmless = _parse(_page(HOSTILE)), _parse(_page("words"))
+    assert [tag for tag, _ in hostile.elements] == [tag for tag, _ in harmless.elements]
+    assert [sorted(of) for _, of in hostile.elements] == [sorted(of) for _, of in harmless.elements]
+    assert "script" not in {tag for tag, _ in hostile.elements}
+    assert hostile.text.count("alert('x')") > 20
+    assert "{{ 7 * 7 }}" in hostile.text
+
+
+def test_nothing_is_fetched() -> None:
+    elements = _parse(_page("words")).elements
+    for tag, attributes in elements:
+        assert tag not in {"script", "link", "iframe", "object", "embed", "base"}
+        for name, value in attributes.items():
+            if name in {"src", "href", "xlink:href", "srcset"}:
+                assert (value or "").startswith(("data:image/", "#")), (tag, name, value)
+    style = _page("words").render()
+    assert "@import" not in style
+    assert not [address for address in re.findall(r"url\((.*?)\)", style) if not address.startswith("#")]
+    assert any("default-src 'none'" in (attributes.get("content") or "") for _, attributes in elements)
+
+
+def test_equal_input_gives_equal_bytes() -> None:
+    assert _page("a").render() == _page("a").render()
+    assert _page("a").render() != _page("b").render()
+
+
+def test_names_inside_the_page_are_unique_and_resolve() -> None:
+    elements = _parse(_page("words")).elements
+    names = [attributes["id"] for _, attributes in elements if "id" in attributes]
+    assert len(names) == len(set(names))
+    page = _page("words").render()
+    for name in re.findall(r'(?:url\(|href=")#([\w.-]+)', page):
+        assert name in names
+
+
+def test_a_plot_is_small_xml_without_colors_of_its_own() -> None:
+    many = Curve("loss", list(range(2000)), [5 / (1 + step) for step in range(2000)])
+    svg = plots.draw(Plot([many], "step", "loss", level=1.0), 1)
+    ElementTree.fromstring(svg)
+    assert len(svg) < 20_000
+    assert "var(--series-1)" in svg
+    assert "#" not in re.sub(r"url\(#\w+\)", "", svg)
+
+
+def test_drawing_leaves_the_settings_of_matplotlib_alone() -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    plots.draw(Plot([Curve("a", [1], [1])], "x", "y"), 1)
+    assert dict(matplotlib.rcParams) == before
+    code = "import sys; from wordsight.report import *; from wordsight.report import plots\n"
+    code += "plots.draw(Plot([Curve('a', [1, 2], [1, 2])], 'x', 'y'), 1); sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_constant_and_empty_curves_are_drawn() -> None:
+    for y in ([1.0, 1.0], [float("nan"), float("nan")], []):
+        ElementTree.fromstring(plots.draw(Plot([Curve("a", list(range(len(y))), y)], "x", "y", is_share=True), 1))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP"])
+def test_pictures_travel_inside(kind: str) -> None:
+    page = Page("a", "", [Section("b", blocks=[Gallery([Card("c", _picture(kind))])])]).render()
+    assert f'src="data:image/{kind.lower()};base64,' in page
+
+
+def test_what_no_browser_shows_is_refused_in_one_line() -> None:
+    for picture in (b"hello", b"RIFF0000AVI ", _picture("TIFF"), b"<svg onload=alert(1)>"):
+        with pytest.raises(PictureError, match="not PNG"):
+            Page("a", "", [Section("b", blocks=[Gallery([Card("c", picture)])])]).render()
+
+
+def test_the_file_is_whole_and_readable(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "report.html"
+    _page("naïve 猫 \ud800 é").write(path)
+    text = path.read_bytes().decode("utf-8")
+    assert text.startswith("<!doctype html>")
+    assert "naïve 猫 ? é" in text
+    assert [each.name for each in path.parent.iterdir()] == ["report.html"]
+
+
+def test_an_unwritable_place_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file"):
+        _page("a").write(tmp_path / "file" / "report.html")
+
+
+@pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])
+def test_a_missing_package_names_the_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = builtins.__import__
+
+    def without(name: str, *rest: Any, **named: Any) -> Any:
+        if name.split(".")[0] == missing:
+            raise ModuleNotFoundError(name)
+        return found(name, *rest, **named)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingExtra, match=r"the report needs optional packages: pip install 'wordsight\[report\]'"):
+        _page("a").render()
+
+
+def test_importing_the_room_loads_neither_package_nor_torch() -> None:
+    code = "import sys, wordsight.report; sys.exit(bool({'jinja2', 'matplotlib', 'torch'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

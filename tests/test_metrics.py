@@ -1,0 +1,154 @@
+"""Scores against hand cases, closed forms and SciPy; a model that says nothing scores chance."""
+
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from wordsight.metrics import (
+    Figure,
+    accuracy,
+    accuracy_hits,
+    first_ranks,
+    recall_at_k,
+    recall_chance,
+    recall_hits,
+    wilson_interval,
+)
+
+
+def test_wilson_gives_the_published_values() -> None:
+    # Newcombe, Two-sided confidence intervals for the single proportion, Stat. Med. 17 (1998), table I, method 3.
+    published = {
+        (81, 263): (0.2553, 0.3662),
+        (15, 148): (0.0624, 0.1605),
+        (0, 20): (0.0, 0.1611),
+        (1, 29): (0.0061, 0.1718),
+    }
+    for (hits, n), (low, high) in published.items():
+        assert wilson_interval(hits, n) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 1), (1, 1), (3, 7), (50, 100), (999, 1000), (0, 5000)])
+def test_wilson_solves_its_defining_equation(hits: int, n: int) -> None:
+    low, high = wilson_interval(hits, n, confidence=0.95)
+    z = 1.959963984540054
+    for end in (low, high):
+        if 0 < end < 1:
+            assert abs(hits / n - end) == pytest.approx(z * np.sqrt(end * (1 - end) / n), abs=1e-9)
+    assert 0 <= low <= hits / n <= high <= 1
+
+
+def test_wilson_agrees_with_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for hits, n, confidence in [(3, 10, 0.9), (50, 1000, 0.95), (9, 9, 0.99)]:
+        peer = stats.binomtest(hits, n).proportion_ci(confidence, method="wilson")
+        assert wilson_interval(hits, n, confidence) == pytest.approx((peer.low, peer.high), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "confidence"), [(1, 0, 0.95), (-1, 4, 0.95), (5, 4, 0.95), (1, 4, 1.0), (1, 4, 0)]
+)
+def test_wilson_refuses_what_is_no_share(hits: int, n: int, confidence: float) -> None:
+    with pytest.raises(ValueError, match="wilson_interval"):
+        wilson_interval(hits, n, confidence)
+
+
+def test_accuracy_by_hand() -> None:
+    scores = np.array([[0.9, 0.1, 0.0], [0.2, 0.3, 0.5], [0.4, 0.4, 0.2], [0.1, 0.8, 0.1]])
+    labels = np.array([0, 1, 1, 1])
+    assert accuracy_hits(scores, labels).tolist() == [1.0, 0.0, 0.5, 1.0]
+    figure = accuracy(scores, labels, "toys")
+    assert (figure.name, figure.value, figure.n, figure.chance) == ("toys", 0.625, 4, 1 / 3)
+    assert (figure.low, figure.high) == wilson_interval(2.5, 4)
+
+
+def test_a_score_that_is_not_a_number_is_a_miss() -> None:
+    scores = np.array([[np.nan, np.nan], [np.nan, 1.0], [0.5, 0.1]])
+    assert accuracy_hits(scores, np.array([0, 0, 0])).tolist() == [0.0, 0.0, 1.0]
+
+
+def test_a_constant_model_scores_chance_exactly() -> None:
+    assert accuracy(np.zeros((6, 4)), np.array([0, 1, 2, 3, 0, 1])).value == 0.25
+    similarity = np.ones((3, 15))
+    relevant = [range(5), range(5, 10), range(10, 15)]
+    for k in (1, 5, 10, 15, 40):
+        figure = recall_at_k(similarity, relevant, k)
+        assert figure.value == pytest.approx(figure.chance, abs=1e-12)
+    assert recall_at_k(np.full((4, 8), np.nan), [[0], [1], [2], [3]], 2).value == pytest.approx(2 / 8)
+    assert first_ranks(np.ones((1, 9)), [[4]]).tolist() == [5.0]
+
+
+def test_any_caption_of_a_picture_is_a_hit() -> None:
+    similarity = np.array([[0.1, 0.9, 0.5, 0.4], [0.8, 0.1, 0.2, 0.3]])
+    relevant = [[0, 1], [2, 3]]
+    assert recall_hits(similarity, relevant, 1).tolist() == [1.0, 0.0]
+    assert recall_hits(similarity, relevant, 2).tolist() == [1.0, 1.0]
+    assert first_ranks(similarity, relevant).tolist() == [1.0, 2.0]
+
+
+def test_text_to_image_by_hand() -> None:
+    similarity = np.array([[0.9, 0.5, 0.1], [0.7, 0.6, 0.5], [0.2, 0.3, 0.1]])
+    assert [recall_at_k(similarity, [[0], [1], [2]], k).value for k in (1, 2, 3)] == pytest.approx([1 / 3, 2 / 3, 1])
+
+
+def test_split_ties_equal_the_mean_over_all_orders() -> None:
+    similarity = np.array([[3.0, 2.0, 2.0, 2.0, 1.0], [2.0, 2.0, 3.0, 3.0, 2.0]])
+    relevant = [[1, 2], [0, 4]]
+    for k in (1, 2, 3, 4):
+        expected = []
+        for row, own in zip(similarity, relevant, strict=True):
+            found = [
+                bool(set(sorted(order, key=lambda number, row=row: -row[number])[:k]) & set(own))
+                for order in itertools.permutations(range(5))
+            ]
+            expected.append(np.mean(found))
+        assert recall_hits(similarity, relevant, k) == pytest.approx(expected, abs=1e-12)
+
+
+def test_expected_first_rank_equals_the_mean_over_all_orders() -> None:
+    row, own = np.array([3.0, 2.0, 2.0, 2.0, 2.0]), {1, 2}
+    ranks = []
+    for order in itertools.permutations(range(5)):
+        by_score = sorted(order, key=lambda number: -row[number])
+        ranks.append(1 + min(by_score.index(number) for number in own))
+    assert first_ranks(row[None], [[1, 2]])[0] == pytest.approx(np.mean(ranks))
+
+
+def test_chance_of_recall_is_the_closed_form() -> None:
+    assert recall_chance(1000, 1, 10) == pytest.approx(0.01)
+    assert recall_chance(5, 2, 1) == pytest.approx(2 / 5)
+    assert recall_chance(5, 2, 2) == pytest.approx(1 - 3 / 10)
+    assert recall_chance(4, 2, 3) == 1
+    assert recall_chance(5000, 5, 10) == pytest.approx(0.00996, abs=5e-6)
+
+
+def test_chance_of_recall_is_what_random_scores_give() -> None:
+    random = np.random.Generator(np.random.Philox(7))
+    relevant = [range(5 * picture, 5 * picture + 5) for picture in range(400)]
+    figure = recall_at_k(random.normal(size=(400, 2000)), relevant, 50)
+    assert figure.low < figure.chance < figure.high
+
+
+@pytest.mark.parametrize("relevant", [[[0]], [[0], []], [[0], [3]], [[0], [-1]]])
+def test_recall_refuses_what_does_not_fit(relevant: list[list[int]]) -> None:
+    with pytest.raises(ValueError, match="retrieval"):
+        recall_at_k(np.zeros((2, 3)), relevant, 1)
+
+
+def test_accuracy_refuses_labels_outside() -> None:
+    for labels in ([0, 3], [-1, 0], [0]):
+        with pytest.raises(ValueError, match="accuracy_hits"):
+            accuracy(np.zeros((2, 3)), np.array(labels))
+
+
+def test_a_figure_prints_all_that_rule_five_asks() -> None:
+    figure = Figure("flickr8k-val R@10", 0.1234, 0.11, 0.138, 1000, 0.01, "Wilson 95 %")
+    assert str(figure) == "flickr8k-val R@10: 12.3 % [11.0, 13.8] of 1,000, chance 1.0 % (Wilson 95 %)"
+
+
+def test_metrics_need_no_torch() -> None:
+    code = "import sys, wordsight.metrics; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
