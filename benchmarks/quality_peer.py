@@ -61,6 +61,13 @@ def captioned(archive: Path) -> list[Pair]:
     return [Pair(row["file"], files[row["file"]], tuple(row["captions"])) for row in _rows(files, "captions.jsonl")]
 
 
+def labelled(archive: Path) -> list[Pair]:
+    """Pictures with the name of their label."""
+    files = _members(archive)
+    names = json.loads(files["classes.json"])
+    return [Pair(row["file"], files[row["file"]], (names[row["label"]],)) for row in _rows(files, "labels.jsonl")]
+
+
 def selection_keys(pairs: list[Pair]) -> set[str]:
     """The 500 pictures of flickr8k-train on which recipes are chosen: the first by hash of their names."""
     return _chosen([pair.key for pair in pairs], 500)

@@ -30,12 +30,16 @@ def decode(value: Any, kind: type[T], where: str) -> T:
         where: the file or option, named in errors.
 
     Raises:
-        ConfigError: unknown key (with the nearest known one), missing key or wrong type.
+        ConfigError: unknown key (with the nearest known one), missing key, wrong type or a contradiction.
     """
     try:
         return msgspec.convert(value, kind)
+    except ConfigError as error:  # a structure that refuses what contradicts itself does not know its file
+        raise ConfigError(f"{where}: {error}") from error
     except msgspec.ValidationError as error:
         raise ConfigError(f"{where}: {_explain(str(error), kind)}") from error
+    except ConfigError as error:  # a structure that contradicts itself
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def load_toml(path: Path, kind: type[T]) -> T:

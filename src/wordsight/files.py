@@ -113,6 +113,24 @@ def settle_folder(path: Path) -> None:
             former.rename(path)
 
 
+def clear_partial(folder: Path) -> None:
+    """Remove what a killed process left half-written in a folder; the caller holds the folder's lock."""
+    for path in folder.glob(".*.partial"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def newest_whole(path: Path) -> Path:
+    """Where a reader finds what `folder_whole` wrote: `path`, or the former folder in the moment between the renames.
+
+    Unlike `settle_folder` it changes nothing, so that a reader cannot disturb a writer.
+    """
+    former = path.with_name(f".{path.name}.former")
+    return former if not path.exists() and former.exists() else path
+
+
 def sha256_file(path: Path) -> str:
     """Lower-case hexadecimal SHA-256 of a file."""
     digest = hashlib.sha256()

@@ -25,16 +25,16 @@ from wordsight.errors import ConfigError
 NAME_PLACE = "{}"
 
 
-class SourceConfig(Config):
+class SourceConfig(Config, frozen=True):
     """One source of a mixture, as a recipe tells it.
 
     Attributes:
-        shards: path or address, as for `open_shards`; a relative path starts at the folder of the data.
+        shards: path or address, or several, as for `open_shards`; a relative path starts at the folder of the data.
         weight: its share of the batch is weight over the sum of weights.
         templates: of captions for labelled samples, each with one `{}` for the name; empty for the bare name.
     """
 
-    shards: str
+    shards: str | tuple[str, ...]
     weight: float = 1.0
     templates: tuple[str, ...] = ()
 
@@ -82,8 +82,8 @@ class Mixture:
         quotas = [batch_size * source.weight / total for source in self.sources]
         counts = [math.floor(quota) for quota in quotas]
         by_remainder = sorted(range(len(quotas)), key=lambda source: counts[source] - quotas[source])
-        for source in by_remainder[: batch_size - sum(counts)]:
-            counts[source] += 1
+        for number in by_remainder[: batch_size - sum(counts)]:
+            counts[number] += 1
         for count, source in zip(counts, self.sources, strict=True):
             if not count:
                 name = source.shards.shards[0].name

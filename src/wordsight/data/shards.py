@@ -22,7 +22,7 @@ from wordsight.files import folder_whole, open_whole, write_whole
 
 SKIPPED_NAME = "skipped.jsonl"
 MAX_SAMPLES = 10_000
-MAX_BYTES = 1 << 28
+MAX_BYTES = 256_000_000
 _SIGNATURES = {
     b"\xff\xd8\xff": "jpg",
     b"\x89PNG": "png",

@@ -48,9 +48,7 @@ class VisionTransformerConfig(Config, frozen=True, tag_field="kind", tag="vit"):
             self.image_size_px % self.patch_size_px == 0,
             f"{owner}: image_size_px {self.image_size_px} is not a multiple of patch_size_px {self.patch_size_px}",
         )
-        _require(
-            self.width % self.heads == 0, f"{owner}: width {self.width} is not a multiple of heads {self.heads}"
-        )
+        _require(self.width % self.heads == 0, f"{owner}: width {self.width} is not a multiple of heads {self.heads}")
         if self.stem == "conv":
             halvings = self.patch_size_px.bit_length() - 1
             _require(
@@ -126,9 +124,7 @@ class TextConfig(Config, frozen=True):
         owner = "text tower"
         _require_positive(owner, width=self.width, heads=self.heads, layers=self.layers)
         _require_positive(owner, context_length=self.context_length, vocabulary_size=self.vocabulary_size)
-        _require(
-            self.width % self.heads == 0, f"{owner}: width {self.width} is not a multiple of heads {self.heads}"
-        )
+        _require(self.width % self.heads == 0, f"{owner}: width {self.width} is not a multiple of heads {self.heads}")
 
 
 class ModelConfig(Config, frozen=True):

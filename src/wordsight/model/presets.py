@@ -50,9 +50,7 @@ SMALL = {
         embed_dim=256,
     ),
     "vit-small": ModelConfig(
-        image=VisionTransformerConfig(
-            image_size_px=64, patch_size_px=8, width=192, layers=6, heads=3, stem="conv"
-        ),
+        image=VisionTransformerConfig(image_size_px=64, patch_size_px=8, width=192, layers=6, heads=3, stem="conv"),
         text=TextConfig(width=192, heads=3, layers=3),
         embed_dim=256,
     ),

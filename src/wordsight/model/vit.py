@@ -1,9 +1,10 @@
 """The vision transformer, with the names of the published weights."""
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from wordsight.model.config import Activation, VisionTransformerConfig
+from wordsight.model.initialise import fill_normal
 from wordsight.model.transformer import Transformer
 
 
@@ -12,12 +13,9 @@ class VisionTransformer(nn.Module):
 
     def __init__(self, config: VisionTransformerConfig, embed_dim: int, activation: Activation) -> None:
         super().__init__()
-        width = config.width
-        self.conv1 = (
-            conv_stem(config.patch_size_px, width)
-            if config.stem == "conv"
-            else nn.Conv2d(3, width, config.patch_size_px, config.patch_size_px, bias=False)
-        )
+        width, patch = config.width, config.patch_size_px
+        is_published = config.stem == "patch"
+        self.conv1 = nn.Conv2d(3, width, patch, patch, bias=False) if is_published else conv_stem(patch, width)
         self.class_embedding = nn.Parameter(torch.empty(width))
         self.positional_embedding = nn.Parameter(torch.empty(config.grid**2 + 1, width))
         self.ln_pre = nn.LayerNorm(width)
@@ -25,20 +23,27 @@ class VisionTransformer(nn.Module):
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(torch.empty(width, embed_dim))
 
+    def initialise(self, generator: Generator) -> None:
+        """The published deviations; the transformer keeps torch's defaults, as published."""
+        for tensor in (self.class_embedding, self.positional_embedding, self.proj):
+            fill_normal(tensor, self.transformer.width**-0.5, generator)
+
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, E)."""
         patches_NPD = self.conv1(pixels).flatten(2).transpose(1, 2)
-        start_N1D = self.class_embedding.expand(len(pixels), 1, -1)
-        x_NLD = torch.cat([start_N1D, patches_NPD], 1) + self.positional_embedding
+        start_N1D = self.class_embedding.expand(pixels.shape[0], 1, -1).to(patches_NPD.dtype)
+        x_NLD = torch.cat([start_N1D, patches_NPD], dim=1) + self.positional_embedding
         x_ND = self.transformer(self.ln_pre(x_NLD))
         return self.ln_post(x_ND) @ self.proj
 
 
 def conv_stem(patch_size_px: int, width: int) -> nn.Sequential:
-    """3x3 convolutions of stride 2 that double their width, then a 1x1 one: (N, 3, H, W) -> (N, D, grid, grid)."""
-    halvings = patch_size_px.bit_length() - 1
+    """3x3 convolutions of stride 2, each twice as wide, then a 1x1 one: (N, 3, H, W) -> (N, D, grid, grid).
+
+    Source: Xiao et al. 2021, arXiv 2106.14881; small transformers train sooner with it.
+    """
     layers: list[nn.Module] = []
-    before = 3
+    before, halvings = 3, patch_size_px.bit_length() - 1
     for halving in range(halvings):
         after = width // 2 ** (halvings - 1 - halving)
         layers += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]

@@ -66,7 +66,8 @@ class Tokenizer:
         """
         if not isinstance(text, str):
             raise TextError(f"expected a string, found {_shown(text)}")
-        return np.frombuffer(self.encoder.pack([text])[0], np.uint16).tolist()
+        ids: list[int] = np.frombuffer(self.encoder.pack([text])[0], np.uint16).tolist()
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids: lower-case, a space after each word, specials written out, bad UTF-8 as U+FFFD.
@@ -139,7 +140,7 @@ def tokenize(texts: str | Sequence[str], context_length: int = CONTEXT_LENGTH, t
     return clip_tokenizer(context_length)(texts, truncate)
 
 
-def _listed(texts: str | Sequence[str]) -> list[str]:
+def _listed(texts: object) -> list[str]:
     if isinstance(texts, str):
         return [texts]
     if isinstance(texts, bytes) or not isinstance(texts, Iterable):

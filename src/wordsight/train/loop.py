@@ -21,9 +21,9 @@ from typing import Any
 import torch
 
 from wordsight.config import plain, to_toml
-from wordsight.data import Loader, Mixture
+from wordsight.data import BatchPlan, Loader, Mixture
 from wordsight.errors import OutputError
-from wordsight.files import lock, make_folder, settle_folder, write_whole
+from wordsight.files import clear_partial, lock, make_folder, settle_folder, write_whole
 from wordsight.infer import DualEncoder
 from wordsight.model import build, build_empty
 from wordsight.text import clip_tokenizer
@@ -107,10 +107,9 @@ def _go_on(
 ) -> None:
     """Take the steps that are left, validating and saving as the recipe says."""
     with loader:
-        batches = iter(loader)
         while state.steps < recipe.schedule.steps:
             begin = time.perf_counter()
-            batch = next(batches).to(state.device)
+            batch = next(loader)
             waited_s = time.perf_counter() - begin
             figures = train_step(state, batch, recipe)
             log.step(state.steps, figures, recipe.batch_size, waited_s)
@@ -131,10 +130,10 @@ def _validate(state: State, recipe: Recipe, judges: Sequence[Evaluator], folder:
     encoder = _encoder(state, recipe)
     scores = {name: value for judge in judges for name, value in judge(encoder, state.steps).items()}
     log.scores(state.steps, scores)
-    names = ("last",)
+    names = ["last"]
     if headline(scores) >= state.best_score:
         state.best_score, state.best_step, state.best_scores = headline(scores), state.steps, scores
-        names = ("best", "last")
+        names.append("best")
     for name in names:
         encoder.save(folder / name)
     for line in _score_lines(scores):
@@ -159,7 +158,7 @@ def _prepare(recipe: Recipe, mixture: Mixture, folder: Path, resume: bool, devic
     generator = torch.Generator().manual_seed(recipe.seed)
     clip = build(recipe.architecture, generator)
     head = words.build_head(recipe.architecture.embed_dim, generator) if words else None
-    learner = Learner(clip, head).to(device, memory_format=torch.channels_last).train()
+    learner = Learner(clip, head).to(device).train()
     identity = plain(recipe) | {"data": mixture.fingerprint}
     identity.pop("about")
     state = State(
@@ -170,6 +169,7 @@ def _prepare(recipe: Recipe, mixture: Mixture, folder: Path, resume: bool, devic
         identity=identity,
         device=device,
     )
+    clear_partial(folder)
     if resume:
         for name in ("best", "last"):
             settle_folder(folder / name)
@@ -180,16 +180,14 @@ def _prepare(recipe: Recipe, mixture: Mixture, folder: Path, resume: bool, devic
 
 
 def _loader(recipe: Recipe, mixture: Mixture, state: State, workers: int) -> Loader:
-    return Loader(
-        mixture,
+    plan = BatchPlan(
         batch_size=recipe.batch_size,
-        tokenizer=clip_tokenizer(recipe.architecture.text.context_length),
-        augmentation=recipe.augmentation,
         size_px=recipe.architecture.image.image_size_px,
+        augmentation=recipe.augmentation,
         seed=recipe.seed,
-        workers=workers,
-        first_step=state.steps,
     )
+    tokenizer = clip_tokenizer(recipe.architecture.text.context_length)
+    return Loader(mixture, tokenizer, plan, workers=workers, first_step=state.steps)
 
 
 def _encoder(state: State, recipe: Recipe) -> DualEncoder:

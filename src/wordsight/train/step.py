@@ -7,7 +7,7 @@ loss sees the whole batch although the towers see it in parts (Gao et al. 2021, 
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,7 @@ def train_step(state: State, batch: Batch, recipe: Recipe) -> StepFigures:
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     state.optimizer.zero_grad(set_to_none=True)
+    batch = _on_device(batch, state.device)
     loss, words_loss = _backward(state, batch, recipe)
     clip_at = recipe.optimizer.gradient_clip
     norm = nn.utils.clip_grad_norm_(state.learner.parameters(), math.inf if clip_at is None else clip_at)
@@ -62,10 +63,18 @@ def train_step(state: State, batch: Batch, recipe: Recipe) -> StepFigures:
             "lower optimizer.learning_rate or set optimizer.gradient_clip, then go on with --resume"
         )
     state.optimizer.step()
+    state.learner.clip.bound_scale_()
     state.steps += 1
     if state.average:
         state.average.update(state.steps)
     return figures
+
+
+def _on_device(batch: Batch, device: torch.device) -> Batch:
+    if device.type == "cpu":
+        return batch
+    names = ("pixels", "ids", "text_groups")
+    return replace(batch, **{name: getattr(batch, name).to(device, non_blocking=True) for name in names})
 
 
 def _backward(state: State, batch: Batch, recipe: Recipe) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ directly. Rare words say more than frequent ones, so each word counts by its inv
 names them is used in training only.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +39,7 @@ class CaptionWords:
         Kept are the 5,000 most frequent tokens of those that occur in at least 6 samples; sources count by their weight.
         Token 0, `!`, is left out: ids are padded with it.
         """
-        share: Counter[int] = Counter()
+        share: dict[int, float] = defaultdict(float)
         samples: Counter[int] = Counter()
         total = sum(source.weight for source in mixture.sources)
         for source in mixture.sources:
@@ -59,7 +59,7 @@ class CaptionWords:
 
     def build_head(self, embed_dim: int, generator: torch.Generator) -> nn.Linear:
         """The layer (E -> V) that names words, its weights drawn with deviation 1 / sqrt(E)."""
-        head = nn.utils.skip_init(nn.Linear, embed_dim, len(self.weight))
+        head = nn.Linear(embed_dim, len(self.weight), device="meta").to_empty(device="cpu")
         nn.init.normal_(head.weight, std=embed_dim**-0.5, generator=generator)
         nn.init.zeros_(head.bias)
         return head

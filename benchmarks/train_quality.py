@@ -1,0 +1,171 @@
+"""What half an hour of two cores teaches, on real data: the recipe `flickr8k` against open_clip's classes and loss.
+
+    python -m benchmarks.train_quality --work runs/quality --json quality.json
+
+It takes about three hours: six trials of eight minutes for the peer's rate and batch, chosen on the selection split,
+one run of thirty minutes of each, and one of ours at the peer's number of steps and batch. What is finished is kept as
+JSON in the work folder, so that a run that was interrupted goes on. Time is CPU time of two threads, data included:
+thirty minutes are sixty core minutes, whatever else the machine does meanwhile.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import wordsight as ws
+from benchmarks.quality_peer import (
+    LABEL_TEMPLATES,
+    Pair,
+    captioned,
+    labelled,
+    peer_images,
+    peer_texts,
+    selection_keys,
+    train_peer,
+    training_pairs,
+)
+from benchmarks.table import Row, finish
+from benchmarks.table import parser as table_parser
+from wordsight.data import PackOptions, SourceOptions, open_source, pack
+from wordsight.metrics import Figure, accuracy_hits, share
+from wordsight.train import load_recipe, train
+from wordsight.train.validation import retrieval_figures
+
+THREADS = 2
+RATES = (5e-4, 1e-3, 2e-3)
+BATCHES = (128, 256)
+TRIAL_MINUTES = 8.0
+
+Embed = Callable[[list[Any]], np.ndarray]
+
+
+def core_minutes() -> float:
+    """CPU time of this process so far."""
+    return time.process_time() / 60
+
+
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` gives, made once and kept as JSON."""
+    if not path.exists():
+        made = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(made, indent=1))
+    return dict(json.loads(path.read_text()))
+
+
+def retrieval(pairs: list[Pair], images: Embed, texts: Embed) -> list[Figure]:
+    """Recall both ways on pictures with five captions each."""
+    owner = [number for number, pair in enumerate(pairs) for _ in pair.texts]
+    captions = [text for pair in pairs for text in pair.texts]
+    return retrieval_figures(images([pair.picture for pair in pairs]), texts(captions), owner)
+
+
+def zero_shot(pairs: list[Pair], images: Embed, texts: Embed) -> Figure:
+    """Accuracy of the classifier made of the labels' names."""
+    names = sorted({pair.texts[0] for pair in pairs})
+    weights = np.stack([texts([t.format(name) for t in LABEL_TEMPLATES]).mean(axis=0) for name in names])
+    weights /= np.linalg.norm(weights, axis=1, keepdims=True)
+    labels = np.array([names.index(pair.texts[0]) for pair in pairs])
+    hits = accuracy_hits(images([pair.picture for pair in pairs]) @ weights.T, labels)
+    return share("cifar10_accuracy", hits, 1 / len(names))
+
+
+def judged(data: Path, images: Embed, texts: Embed) -> dict[str, Any]:
+    """The figures of one model on flickr8k-val and CIFAR-10: value, interval, chance, number of items."""
+    figures = retrieval(captioned(data / "flickr8k-val.tar"), images, texts)
+    figures.append(zero_shot(labelled(data / "cifar10.tar"), images, texts))
+    return {f.name: {"value": f.value, "low": f.low, "high": f.high, "chance": f.chance, "n": f.n} for f in figures}
+
+
+def peer_trial(data: Path, rate: float, batch: int) -> dict[str, Any]:
+    """Eight minutes of the peer, judged on the selection split."""
+    model, log = train_peer(training_pairs(data, selection=True), rate, batch, TRIAL_MINUTES * THREADS)
+    pairs = captioned(data / "flickr8k-train.tar")
+    left_out = selection_keys(pairs)
+    pairs = [pair for pair in pairs if pair.key in left_out]
+    scores = {
+        figure.name: figure.value
+        for figure in retrieval(pairs, lambda p: peer_images(model, p), lambda t: peer_texts(model, t))
+    }
+    return log | {"scores": scores, "score": mean_recall(scores)}
+
+
+def mean_recall(scores: dict[str, float]) -> float:
+    """What a recipe is chosen by: recall at 10, the mean of both ways."""
+    return (scores["image_to_text_recall_at_10"] + scores["text_to_image_recall_at_10"]) / 2
+
+
+def peer_run(data: Path, rate: float, batch: int, minutes: float) -> dict[str, Any]:
+    """The peer's full run, judged on the evaluation sets."""
+    model, log = train_peer(training_pairs(data, selection=False), rate, batch, minutes * THREADS)
+    return log | {"figures": judged(data, lambda p: peer_images(model, p), lambda t: peer_texts(model, t))}
+
+
+def packed(data: Path, work: Path) -> Path:
+    """The recipe's shards, packed once."""
+    shards = work / "shards"
+    names = SourceOptions(names=data / "tiny-imagenet-names.json")
+    for archive in [data / "flickr8k-train.tar", data / "tiny-imagenet-train.tar", *sorted(data.glob("illus-*.tar"))]:
+        if not (shards / archive.stem / "manifest.json").exists():
+            options = names if archive.stem.startswith("tiny") else SourceOptions()
+            pack(open_source(archive, options), shards / archive.stem, PackOptions())
+    return shards
+
+
+def our_run(data: Path, work: Path, name: str, changes: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A run of the recipe, judged on the evaluation sets."""
+    recipe = load_recipe("flickr8k", changes)
+    begin, wall = core_minutes(), time.time()
+    run = train(recipe, [packed(data, work)], work / name, resume=True)
+    spent = {"core_minutes": core_minutes() - begin, "wall_minutes": (time.time() - wall) / 60}
+    clip = ws.load(run.folder)
+    steps = {"steps": run.steps, "batch": recipe.batch_size, "pairs_seen": run.steps * recipe.batch_size}
+    return spent | steps | {"figures": judged(data, clip.embed_images, clip.embed_texts)}
+
+
+def rows(ours: dict[str, Any], peer: dict[str, Any], equal: dict[str, Any], minutes: float) -> list[Row]:
+    """The table: bounds first, then what stands beside them."""
+    figures, theirs, same = ours["figures"], peer["figures"], equal["figures"]
+    table = [Row.at_most("minutes of two cores, ours", ours["core_minutes"] / THREADS, minutes, peer["core_minutes"] / THREADS)]
+    for way in ("image_to_text", "text_to_image"):
+        name = f"{way}_recall_at_10"
+        value, other = figures[name]["value"], theirs[name]["value"]
+        table.append(Row.at_least(f"flickr8k-val {name} (share) {interval(figures[name])}", value, 0.12, other))
+        table.append(Row.compare(f"flickr8k-val {name}, times the peer's {interval(theirs[name])}", value, other, 1.5))
+        table.append(Row.compare(f"the same at the peer's steps and batch {interval(same[name])}", same[name]["value"], other))
+    cifar = figures["cifar10_accuracy"]
+    peer_cifar = theirs["cifar10_accuracy"]["value"]
+    table.append(Row.at_least(f"CIFAR-10 zero-shot accuracy (share) {interval(cifar)}", cifar["value"], 0.25, peer_cifar))
+    return table
+
+
+def interval(figure: dict[str, float]) -> str:
+    """A figure's interval in words."""
+    return f"[{figure['low']:.3f}, {figure['high']:.3f}]"
+
+
+def main() -> None:
+    """Run what is not kept yet and print the table."""
+    parser = table_parser(__doc__)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--work", type=Path, default=Path("runs/quality"))
+    parser.add_argument("--minutes", type=float, default=30.0)
+    arguments = parser.parse_args()
+    data, work = arguments.data, arguments.work
+    torch.set_num_threads(THREADS)
+    ours = kept(work / "ours.json", lambda: our_run(data, work, "ours"))
+    trials = [
+        kept(work / f"peer-{rate:g}-{batch}.json", lambda r=rate, b=batch: peer_trial(data, r, b))
+        for rate in RATES
+        for batch in BATCHES
+    ]
+    best = max(trials, key=lambda trial: trial["score"])
+    peer = kept(work / "peer.json", lambda: peer_run(data, best["rate"], best["batch"], arguments.minutes))
+    equal = (f"schedule.steps={peer['steps']}", f"batch_size={peer['batch']}", "schedule.warmup_steps=20")
+    at_equal_steps = kept(work / "equal.json", lambda: our_run(data, work, "equal", equal))
+    finish(rows(ours, peer, at_equal_steps, arguments.minutes), arguments.json)

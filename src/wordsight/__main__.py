@@ -1,0 +1,8 @@
+"""`python -m wordsight` is `wordsight`."""
+
+import sys
+
+from wordsight.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

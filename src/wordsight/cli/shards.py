@@ -1,0 +1,109 @@
+"""`wordsight shards`: a folder, a tar file or a table of pictures and texts becomes shards."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from wordsight.data import PackSummary
+
+_SECONDS_A_LINE = 5.0
+
+
+def shards(
+    source: Annotated[Path, typer.Argument(help="Folder, .tar of a folder, or .csv, .tsv, .parquet, .jsonl table.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the shards; new, empty, or made by this command before.")],
+    image_column: Annotated[str | None, typer.Option(help="Table: column of the picture's path or bytes.")] = None,
+    text_column: Annotated[list[str] | None, typer.Option(help="Table: column of texts; may be repeated.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Table: column of the label.")] = None,
+    names: Annotated[Path | None, typer.Option(help="JSON: label -> its names, or the list of class names.")] = None,
+    size_px: Annotated[
+        int | None, typer.Option(help="Make larger pictures smaller: length of the shorter side.")
+    ] = None,
+    exclude: Annotated[Path | None, typer.Option(help="List of keys or file names to leave out, one a line.")] = None,
+    only: Annotated[Path | None, typer.Option(help="List of keys or file names to pack, and no others.")] = None,
+    max_samples: Annotated[int, typer.Option(help="Samples in a shard, at most.")] = 10_000,
+    max_mb: Annotated[int, typer.Option(help="Megabytes in a shard, at most.")] = 256,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Pack pictures with their texts or labels into WebDataset shards.
+
+    The form of SOURCE is recognised: captions.jsonl, pairs.jsonl or labels.jsonl in it; a .txt or .json beside each
+    picture; a folder for each class; or a table. What cannot be packed is listed in OUT/skipped.jsonl.
+
+    Example: wordsight shards photos/ shards/ --size-px 256
+    """
+    import msgspec
+
+    from wordsight.data import PackOptions, SourceOptions, open_source, pack, read_keys
+
+    options = PackOptions(
+        size_px=size_px,
+        max_samples=max_samples,
+        max_bytes=max_mb * 1_000_000,
+        exclude=read_keys(exclude) if exclude else frozenset(),
+        only=read_keys(only) if only else None,
+    )
+    found = open_source(
+        source,
+        SourceOptions(
+            image_column=image_column, text_columns=tuple(text_column or ()), label_column=label_column, names=names
+        ),
+    )
+    with _progress(found.count, quiet=as_json) as progress:
+        summary = pack(found, out, options, progress)
+    typer.echo(msgspec.json.encode(summary).decode() if as_json else _in_words(summary, out))
+
+
+def _in_words(summary: "PackSummary", out: Path) -> str:
+    size = f"{summary.samples:,} samples in {summary.shards} shards, {summary.bytes / 1e6:,.1f} MB"
+    lines = [f"{summary.form}: {size}, in {out}"]
+    if summary.left_out:
+        lines.append(f"{summary.left_out:,} left out as asked")
+    if summary.not_found:
+        lines.append(f"{summary.not_found:,} of the listed keys are not in the source")
+    if summary.skipped:
+        lines.append(f"{summary.skipped:,} skipped, with reasons in {out / 'skipped.jsonl'}:")
+        lines += [f"  {broken.key} ({broken.shard}): {broken.reason}" for broken in summary.first_skipped]
+    return "\n".join(lines)
+
+
+@contextmanager
+def _progress(total: int | None, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar with rate and time left on a terminal, a plain line every few seconds elsewhere; both on stderr."""
+    if quiet:
+        yield lambda done: None
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("", total=total, rate="")
+            start = time.monotonic()
+
+            def show(done: int) -> None:
+                bar.update(task, completed=done, rate=f"{done / max(time.monotonic() - start, 1e-9):,.0f}/s")
+
+            yield show
+    else:
+        yield _plain_lines(total)
+
+
+def _plain_lines(total: int | None) -> Callable[[int], None]:
+    start = last = time.monotonic()
+
+    def show(done: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _SECONDS_A_LINE:
+            last = now
+            of = f" of {total:,}" if total is not None else ""
+            typer.echo(f"{done:,}{of} pictures, {done / (now - start):,.0f}/s", err=True)
+
+    return show

@@ -1,0 +1,29 @@
+"""Models to vectors.
+
+dual_encoder.py   a model with its tokenizer and preprocessing: the waist on which everything above stands
+load.py           a name or a place to a dual encoder
+encode.py         pixels and ids to unit vectors, on torch
+fingerprint.py    what decides the value of a vector
+pictures.py       finding pictures, and embedding many of which some may be broken
+embed_files.py    pictures to a file of vectors
+
+torch comes with the first name that is asked for: those who stand above import this room at no cost.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wordsight.infer.dual_encoder import DualEncoder
+    from wordsight.infer.fingerprint import Fingerprint
+    from wordsight.infer.load import load
+
+__all__ = ["DualEncoder", "Fingerprint", "load"]
+
+_MODULES = {"DualEncoder": "dual_encoder", "Fingerprint": "fingerprint", "load": "load"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

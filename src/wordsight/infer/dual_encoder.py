@@ -1,0 +1,171 @@
+"""A model with its tokenizer and preprocessing: the waist on which everything above stands.
+
+Its public methods are frozen by a test. What makes inference quicker lies behind them.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wordsight.errors import ConfigError, DataError, nearest
+from wordsight.image import PictureSource, Policy, decode, normalise, to_square
+from wordsight.infer.encode import encode_ids, encode_squares, hash_weights
+from wordsight.infer.fingerprint import Fingerprint
+from wordsight.infer.pictures import as_pictures
+from wordsight.model import CLIP
+from wordsight.text import clip_tokenizer
+from wordsight.weights import Card
+from wordsight.weights.own import save_folder
+
+T = TypeVar("T")
+Vectors = NDArray[np.float32]
+
+_PICTURES_AT_ONCE = 64
+_TEXTS_AT_ONCE = 256
+
+
+class DualEncoder:
+    """Pictures and texts to unit vectors in one space.
+
+    Args:
+        model: used where it is (device, precision), not copied; its mode of training or evaluation is left alone.
+        card: of the model.
+        policy: how files are looked at: `viewer`, as a person sees them, or `published`.
+
+    Raises:
+        ConfigError: no such policy.
+    """
+
+    def __init__(self, model: CLIP, card: Card, policy: Policy = "viewer") -> None:
+        if policy not in get_args(Policy):
+            known = get_args(Policy)
+            raise ConfigError(f"picture policy {policy!r}: expected {' or '.join(known)}{nearest(policy, known)}")
+        self.model = model
+        self.card = card
+        self.policy = policy
+        self._tokenizer = clip_tokenizer(card.tokenizer.context_length)
+
+    def embed_images(self, sources: PictureSource | Iterable[PictureSource]) -> Vectors:
+        """Embed pictures.
+
+        Args:
+            sources: N paths, bytes of files, Pillow images or uint8 arrays, mixed as you like, or one of these.
+
+        Returns:
+            (N, E) float32, unit length; a row does not depend on the others.
+
+        Raises:
+            PictureError: a picture cannot be read.
+            WeightsError: the model's answer is not finite.
+        """
+        squares = (self._square(source, number) for number, source in enumerate(as_pictures(sources)))
+        rows = [
+            encode_squares(self.model, np.stack(group), self.card.preprocessing)
+            for group in _groups(squares, _PICTURES_AT_ONCE)
+        ]
+        return self._joined(rows)
+
+    def embed_texts(self, texts: str | Sequence[str]) -> Vectors:
+        """Embed texts; one that is longer than the context is cut, as published.
+
+        Args:
+            texts: M strings, or one.
+
+        Returns:
+            (M, E) float32, unit length; a row does not depend on the others.
+
+        Raises:
+            TextError: not strings.
+            WeightsError: the model's answer is not finite.
+        """
+        ids = self.tokenize(texts)
+        rows = [
+            encode_ids(self.model, ids[start : start + _TEXTS_AT_ONCE]) for start in range(0, len(ids), _TEXTS_AT_ONCE)
+        ]
+        return self._joined(rows)
+
+    def similarity(self, images: Vectors, texts: Vectors) -> Vectors:
+        """Cosines of vectors, which need not have unit length.
+
+        Args:
+            images: (N, E).
+            texts: (M, E).
+
+        Returns:
+            (N, M) float32 in [-1, 1] up to rounding.
+
+        Raises:
+            DataError: shapes do not fit.
+        """
+        images, texts = np.asarray(images, np.float32), np.asarray(texts, np.float32)
+        if images.ndim != 2 or texts.ndim != 2 or images.shape[1] != texts.shape[1]:
+            raise DataError(f"images {images.shape} and texts {texts.shape}: expected (N, E) and (M, E), equally wide")
+        return _unit(images) @ _unit(texts).T
+
+    def logits(self, images: Vectors, texts: Vectors) -> Vectors:
+        """Scaled cosines, as the model was trained; arguments and errors as `similarity`."""
+        return np.asarray(np.float32(self.scale) * self.similarity(images, texts), np.float32)
+
+    def tokenize(self, texts: str | Sequence[str]) -> NDArray[np.int32]:
+        """The ids of texts, (M, L) int32 with L the model's context; one that is too long is cut.
+
+        Raises:
+            TextError: not strings.
+        """
+        return self._tokenizer(texts)
+
+    def preprocess(self, source: PictureSource) -> NDArray[np.float32]:
+        """What the model sees of one picture: (3, S, S) float32, mean and deviation applied.
+
+        Raises:
+            PictureError: it cannot be read.
+        """
+        return normalise(self._square(source), self.card.preprocessing)
+
+    def save(self, folder: str | Path) -> None:
+        """Write weights and card as a folder that `wordsight.load` opens; it appears whole.
+
+        Raises:
+            OutputError: the place cannot be written, or holds files that are not a model's.
+        """
+        save_folder(folder, self.model.state_dict(), self.card)
+
+    @property
+    def scale(self) -> float:
+        """What cosines are multiplied by: the inverse of the temperature."""
+        return self.model.scale.item()
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """What decides the value of this encoder's vectors, taken when it is first asked for."""
+        return Fingerprint(
+            weights=hash_weights(self.model.state_dict()),
+            model=self.card.model,
+            tokenizer=self.card.tokenizer,
+            preprocessing=self.card.preprocessing,
+            policy=self.policy,
+            precision=str(next(self.model.parameters()).dtype).removeprefix("torch."),
+        )
+
+    def _square(self, source: PictureSource, number: int = 0) -> NDArray[np.uint8]:
+        name = None if isinstance(source, str | Path) else f"picture {number}"
+        return to_square(decode(source, self.policy, name=name), self.card.preprocessing)
+
+    def _joined(self, rows: list[Vectors]) -> Vectors:
+        return np.concatenate(rows) if rows else np.empty((0, self.card.model.embed_dim), np.float32)
+
+
+def _groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    remaining = iter(items)
+    while group := list(islice(remaining, size)):
+        yield group
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)

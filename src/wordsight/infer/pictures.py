@@ -1,0 +1,89 @@
+"""Pictures in number: found in folders, and embedded although some of them may be broken."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from wordsight.data.sample import PICTURE_SUFFIXES
+from wordsight.errors import DataError, PictureError
+from wordsight.image import PictureSource, decode, to_square
+
+if TYPE_CHECKING:
+    from wordsight.infer.dual_encoder import DualEncoder
+
+_AT_ONCE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """A picture and its vector, (E,) float32 of unit length; or None, and the reason."""
+
+    source: PictureSource
+    vector: NDArray[np.float32] | None
+    error: str = ""
+
+
+def as_pictures(sources: PictureSource | Iterable[PictureSource]) -> Iterable[PictureSource]:
+    """One picture as a list of one; what is no picture at all too, so that decoding says what was expected."""
+    if isinstance(sources, np.ndarray):
+        return sources if sources.ndim in (1, 4) else [sources]
+    if isinstance(sources, str | Path | bytes | Image.Image) or not isinstance(sources, Iterable):
+        return [sources]
+    return sources
+
+
+def find_pictures(places: Sequence[str | Path]) -> Iterator[Path]:
+    """The pictures in folders and below, by suffix and in the order of their names, and files just as given.
+
+    Hidden files and folders, and links to folders, are passed over. The walk streams: it holds the names of one folder
+    at a time.
+
+    Raises:
+        DataError: a folder without pictures.
+    """
+    for place in map(Path, places):
+        if not place.is_dir():
+            yield place
+            continue
+        found = False
+        for path in _walk(place):
+            found = True
+            yield path
+        if not found:
+            kinds = ", ".join(sorted(PICTURE_SUFFIXES))
+            raise DataError(f"{place}: no pictures in this folder or below ({kinds}); choose another")
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and name.rpartition(".")[2].lower() in PICTURE_SUFFIXES:
+                yield Path(root, name)
+
+
+def embed_each(clip: "DualEncoder", sources: Iterable[PictureSource]) -> Iterator[Embedded]:
+    """Embed pictures one after the other, in order; a broken one is given its reason and does not stop the others.
+
+    Only as many as are encoded at once are held.
+    """
+    remaining = iter(sources)
+    while group := list(islice(remaining, _AT_ONCE)):
+        squares: list[NDArray[np.uint8]] = []
+        reasons = []
+        for source in group:
+            try:
+                squares.append(to_square(decode(source, clip.policy), clip.card.preprocessing))
+                reasons.append("")
+            except PictureError as error:
+                reasons.append(str(error))
+        vectors = iter(clip.embed_images(squares))  # a picture of the model's size passes unchanged
+        for source, reason in zip(group, reasons, strict=True):
+            yield Embedded(source, None, reason) if reason else Embedded(source, next(vectors))

@@ -1,0 +1,50 @@
+"""Figure 3 of the paper, and what may stand in its place."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def softmax_loss(image_NE: Tensor, text_NE: Tensor, scale: Tensor) -> Tensor:
+    """Mean cross-entropy of finding each pair's partner, both ways (Radford et al. 2021, figure 3).
+
+    Args:
+        image_NE: unit embeddings of the pictures.
+        text_NE: unit embeddings of the texts; row n belongs to picture n.
+        scale: what multiplies the cosine, ().
+
+    Returns:
+        A scalar, log N where nothing is known.
+    """
+    logits_NN = scale * image_NE @ text_NE.T
+    partner_N = torch.arange(len(logits_NN), device=logits_NN.device)
+    return (F.cross_entropy(logits_NN, partner_N) + F.cross_entropy(logits_NN.T, partner_N)) / 2
+
+
+def masked_softmax_loss(image_NE: Tensor, text_NE: Tensor, scale: Tensor, group_N: Tensor) -> Tensor:
+    """`softmax_loss` in which pairs of one group (of equal texts) are not each other's negatives.
+
+    Where labels are captions a batch holds the same text many times, and the plain loss would push a picture of a cat
+    away from "a cat".
+
+    Args:
+        image_NE: unit embeddings of the pictures.
+        text_NE: unit embeddings of the texts; row n belongs to picture n.
+        scale: what multiplies the cosine, ().
+        group_N: integers, equal where the texts are.
+    """
+    logits_NN = scale * image_NE @ text_NE.T
+    partner_N = torch.arange(len(logits_NN), device=logits_NN.device)
+    is_same_NN = (group_N[:, None] == group_N) & (partner_N[:, None] != partner_N)
+    logits_NN = logits_NN.masked_fill(is_same_NN, float("-inf"))
+    return (F.cross_entropy(logits_NN, partner_N) + F.cross_entropy(logits_NN.T, partner_N)) / 2
+
+
+def caption_words_loss(logits_NV: Tensor, target_NV: Tensor) -> Tensor:
+    """Mean cross-entropy of naming a caption's words from its picture (after SuperCLIP, arXiv 2512.14480).
+
+    Args:
+        logits_NV: what a linear layer says of V words from each picture's embedding.
+        target_NV: a distribution over the caption's words; a row of zeros counts as loss 0.
+    """
+    return -(target_NV * F.log_softmax(logits_NV, dim=1)).sum(dim=1).mean()

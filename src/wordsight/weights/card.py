@@ -1,0 +1,70 @@
+"""One card a weight file: all that must agree about a checkpoint, in one frozen object.
+
+Architecture and preprocessing that lie apart, joined by a name, can contradict each other; here a contradiction is
+refused when the card is made. No torch is needed to read a card.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+from wordsight.config import Config
+from wordsight.errors import ConfigError
+from wordsight.image import Preprocessing
+from wordsight.model import ModelConfig
+
+_CLIP_VOCABULARY_SIZE = 49408
+
+
+class TokenizerConfig(Config, frozen=True):
+    """How texts become ids; `clip` is the published byte-pair tokenizer, which pads to `context_length`."""
+
+    family: Literal["clip"] = "clip"
+    context_length: int = 77
+
+
+class Card(Config, frozen=True):
+    """What a file of weights is.
+
+    Attributes:
+        name: what people call the model.
+        model: the architecture, activation included.
+        preprocessing: what the image tower expects of pictures.
+        tokenizer: what the text tower expects of texts.
+        source: where the weights come from, an address or a sentence.
+        licence: under which they may be used.
+        weights_sha256: of the file of weights; empty until there is a file.
+        training: plain data: recipe, data fingerprints, steps, seed, scores with intervals.
+        format: of this card, for readers to come.
+
+    Raises:
+        ConfigError: parts of the card contradict each other.
+    """
+
+    name: str
+    model: ModelConfig
+    preprocessing: Preprocessing
+    tokenizer: TokenizerConfig
+    source: str = ""
+    licence: str = ""
+    weights_sha256: str = ""
+    training: dict[str, Any] = msgspec.field(default_factory=dict)
+    format: Literal["wordsight-model-1"] = "wordsight-model-1"
+
+    def __post_init__(self) -> None:
+        text, size_px = self.model.text, self.model.image.image_size_px
+        if self.tokenizer.context_length != text.context_length:
+            raise ConfigError(
+                f"tokenizer.context_length {self.tokenizer.context_length} contradicts "
+                f"model.text.context_length {text.context_length}; make them equal"
+            )
+        if text.vocabulary_size < _CLIP_VOCABULARY_SIZE:
+            raise ConfigError(
+                f"model.text.vocabulary_size {text.vocabulary_size}: "
+                f"the clip tokenizer has {_CLIP_VOCABULARY_SIZE} ids; give the tower as many"
+            )
+        if self.preprocessing.size_px != size_px:
+            raise ConfigError(
+                f"preprocessing.size_px {self.preprocessing.size_px} contradicts "
+                f"model.image.image_size_px {size_px}; make them equal"
+            )

@@ -1,0 +1,156 @@
+"""The header walk against the standard library's reader, and against files that lie."""
+
+import io
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from wordsight.data.tar import END_OF_ARCHIVE, Member, header_of, padding_of, walk
+from wordsight.errors import DataError
+
+NAMES = ["a.jpg", "folder/b.JSON", "n" * 99 + ".jpg", "deep/" * 40 + "c.jpg", "ключ-é.png", "x" * 300 + ".txt"]
+
+
+def members_of(content: bytes, where: str = "s.tar") -> list[Member]:
+    return list(walk(lambda offset, size: content[offset : offset + size], len(content), where))
+
+
+def archive(form: int, names: list[str]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=form) as tar:
+        for number, name in enumerate(names):
+            information = tarfile.TarInfo(name)
+            information.size = number * 311
+            tar.addfile(information, io.BytesIO(bytes([number]) * information.size))
+    return file.getvalue()
+
+
+def one_member(content: bytes = b"hello", kind: bytes = b"0", name: bytes = b"a.jpg", size: bytes | None = None) -> bytes:
+    header = bytearray(512)
+    header[: len(name)] = name
+    header[124:136] = size if size is not None else b"%011o\0" % len(content)
+    header[156:157] = kind
+    header[257:265] = b"ustar\x0000"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + content + padding_of(len(content)) + END_OF_ARCHIVE
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_members_are_those_that_tarfile_finds(form: int) -> None:
+    names = [name for name in NAMES if form != tarfile.USTAR_FORMAT or len(name) < 200]
+    content = archive(form, names)
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        expected = [(member.name, member.offset_data, member.size) for member in tar.getmembers()]
+    assert [(member.name, member.offset, member.size) for member in members_of(content)] == expected
+    assert [name for name, _, _ in expected] == names
+
+
+def test_real_archives_agree_with_tarfile(shared_data: Path) -> None:
+    for name in ("mnist.tar", "illus-noto.tar"):
+        with (shared_data / name).open("rb") as file, tarfile.open(shared_data / name) as tar:
+            total = os.fstat(file.fileno()).st_size
+            found = walk(lambda offset, size, file=file: os.pread(file.fileno(), size, offset), total, name)
+            expected = [(each.name, each.offset_data, each.size) for each in tar if each.isfile()]
+            assert [(each.name, each.offset, each.size) for each in found] == expected
+
+
+def test_headers_are_read_back_by_tarfile_and_carry_no_time() -> None:
+    content = b"".join(header_of(name, 3) + b"abc" + padding_of(3) for name in NAMES) + END_OF_ARCHIVE
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        members = tar.getmembers()
+    assert [member.name for member in members] == NAMES
+    assert {(member.mtime, member.uid, member.gid, member.uname) for member in members} == {(0, 0, 0, "")}
+
+
+def test_folders_are_left_out_and_links_are_named_as_such() -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, kind in (("d", tarfile.DIRTYPE), ("l.jpg", tarfile.SYMTYPE), ("p.jpg", tarfile.FIFOTYPE)):
+            information = tarfile.TarInfo(name)
+            information.type = kind
+            information.linkname = "/etc/passwd"
+            tar.addfile(information)
+    assert [(member.name, member.kind) for member in members_of(file.getvalue())] == [
+        ("l.jpg", "a symbolic link"),
+        ("p.jpg", "a pipe"),
+    ]
+
+
+@pytest.mark.parametrize("cut", [1, 511, 512, 513, 1000, 1024, 1535])
+def test_a_cut_file_names_the_byte(cut: int) -> None:
+    content = one_member(b"x" * 400)[:-1024]  # header and content, no end
+    assert len(content) == 1024
+    with pytest.raises(DataError, match=rf"^s\.tar: truncated: .*byte {min(cut, 1024)}; fetch it again$"):
+        members_of((content + one_member(b"y" * 10))[:cut] if cut > 1024 else content[:cut])
+
+
+def test_a_longer_name_than_the_field_does_not_hide_the_next_member() -> None:
+    content = archive(tarfile.GNU_FORMAT, ["z" * 200 + ".jpg", "b.jpg"])
+    assert [member.name[-5:] for member in members_of(content)] == ["z.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (b"77777777777\0", "truncated"),
+        (b"\x80" + b"\0" * 3 + b"\x7f" + b"\xff" * 7, "truncated"),
+        (b"\xff" * 12, "impossible size"),
+        (b"-0000000001\0", "impossible size"),
+        (b"hello world\0", "impossible size"),
+    ],
+)
+def test_absurd_and_negative_sizes_are_refused(size: bytes, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        members_of(one_member(size=size))
+
+
+def test_a_file_that_is_not_tar_is_refused() -> None:
+    for content in (b"PK\x03\x04" + b"\1" * 2000, b"hello" * 1000, bytes(range(256)) * 8):
+        with pytest.raises(DataError, match="not a tar file"):
+            members_of(content)
+
+
+@pytest.mark.parametrize(
+    "records",
+    [b"999 path=x\n", b"path=x\n", b"0 path=x\n", b"-5 path=x\n", b"12 size=-100\n", b"24 size=9" + b"9" * 14 + b"\n"],
+)
+def test_damaged_extended_headers_are_refused(records: bytes) -> None:
+    content = one_member(records, kind=b"x")[:-1024] + one_member()
+    with pytest.raises(DataError, match=r"^s\.tar: "):
+        members_of(content)
+
+
+def test_a_huge_extended_header_takes_no_memory() -> None:
+    def read_at(offset: int, size: int) -> bytes:
+        assert size <= 512
+        return one_member(b"", kind=b"L", size=b"%011o\0" % (1 << 31))[offset : offset + size]
+
+    with pytest.raises(DataError, match="not a usable shard"):
+        list(walk(read_at, 1 << 33, "s.tar"))
+
+
+def test_sparse_members_are_refused() -> None:
+    with pytest.raises(DataError, match="sparse"):
+        members_of(one_member(kind=b"S"))
+    with pytest.raises(DataError, match="sparse"):
+        members_of(one_member(b"22 GNU.sparse.major=1\n", kind=b"x")[:-1024] + one_member())
+
+
+def test_random_changes_give_members_or_one_line(picture: Callable[..., bytes]) -> None:
+    import numpy as np
+
+    plain = archive(tarfile.PAX_FORMAT, NAMES)
+    generator = np.random.Generator(np.random.Philox(5))
+    for _ in range(300):
+        damaged = bytearray(plain)
+        for place in generator.integers(0, len(plain), 3):
+            damaged[place] = generator.integers(256)
+        try:
+            for member in members_of(bytes(damaged)):
+                assert 0 <= member.offset <= member.offset + member.size <= len(plain)
+        except DataError as error:
+            assert "\n" not in str(error)

@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.tiny_clip import tiny_clip
+
+from wordsight.errors import ConfigError, WeightsError
+from wordsight.infer import load
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "first"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text("")
+    return folder
+
+
+def refusal(place: str | Path) -> str:
+    with pytest.raises(WeightsError) as refused:
+        load(place, "cpu")
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_a_saved_model_gives_equal_vectors(tmp_path):
+    clip = tiny_clip("residual")
+    clip.save(tmp_path / "model")
+    for place in (tmp_path / "model", str(tmp_path / "model"), tmp_path / "model" / "model.safetensors"):
+        loaded = load(place, "cpu")
+        assert np.array_equal(loaded.embed_texts(["a cat"]), clip.embed_texts(["a cat"]))
+    assert loaded.policy == "viewer"
+    assert loaded.card.name == "tiny"
+    assert not loaded.model.training
+
+
+def test_a_run_gives_its_best(run):
+    tiny_clip(seed=1).save(run / "best")
+    tiny_clip(seed=2).save(run / "last")
+    assert load(run, "cpu").fingerprint == tiny_clip(seed=1).fingerprint
+    assert load(run / "last", "cpu").fingerprint == tiny_clip(seed=2).fingerprint
+
+
+def test_a_run_between_two_models_gives_the_former_and_is_not_disturbed(run):
+    tiny_clip(seed=1).save(run / "best")
+    (run / "best").rename(run / ".best.former")
+    assert load(run, "cpu").fingerprint == tiny_clip(seed=1).fingerprint
+    assert not (run / "best").exists()
+
+
+def test_a_run_without_a_model_says_when_it_comes(run):
+    assert refusal(run).endswith("the run has no model yet; it is there after the first validation")
+
+
+def test_a_misspelt_place_is_answered_with_the_nearest(run):
+    assert "no such model; did you mean 'first'?; give the folder" in refusal(run.parent / "frist")
+    assert "no such model; give the folder of a saved model or of a training run" in refusal("nowhere/at/all")
+
+
+def test_what_is_no_model_is_told(tmp_path):
+    assert "neither a model (model.safetensors, wordsight.json) nor a training run" in refusal(tmp_path)
+    (tmp_path / "x.pt").write_bytes(b"\x80\x04.")
+    assert "x.pt: not a model of wordsight; give a folder" in refusal(tmp_path / "x.pt")
+    assert refusal("hf-hub:org/repo").startswith("hf-hub:org/repo: models of the hub cannot be loaded yet")
+
+
+def test_weights_alone_say_what_lacks(tmp_path):
+    tiny_clip().save(tmp_path / "model")
+    (tmp_path / "model" / "wordsight.json").unlink()
+    assert "put the wordsight.json that was saved with them beside them" in refusal(tmp_path / "model")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:x"])
+def test_a_device_that_is_not_there_is_an_error(tmp_path, device):
+    with pytest.raises(ConfigError, match="cannot be used") as refused:
+        load(tmp_path, device)
+    assert "\n" not in str(refused.value)

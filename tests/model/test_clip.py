@@ -1,0 +1,281 @@
+"""The model as a whole: what is cut away changes nothing, first weights, hostile shapes."""
+
+import copy
+import itertools
+import math
+
+import msgspec
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wordsight.model import (
+    CLIP,
+    ModelConfig,
+    ModifiedResNetConfig,
+    ResidualConfig,
+    TextConfig,
+    VisionTransformerConfig,
+    build,
+    build_empty,
+)
+
+TEXT = TextConfig(width=32, heads=2, layers=3, context_length=20, vocabulary_size=100)
+TOWERS = {
+    "vit": VisionTransformerConfig(image_size_px=32, patch_size_px=8, width=48, layers=2, heads=3),
+    "conv-stem": VisionTransformerConfig(image_size_px=32, patch_size_px=8, width=48, layers=2, heads=3, stem="conv"),
+    "modified-resnet": ModifiedResNetConfig(image_size_px=32, layers=(1, 2, 1, 1), width=8),
+    "residual": ResidualConfig(image_size_px=32, widths=(8, 16, 24), blocks=(1, 2, 1)),
+}
+each_tower = pytest.mark.parametrize("tower", TOWERS)
+
+
+def model_of(tower: str = "vit", seed: int = 0) -> CLIP:
+    config = ModelConfig(image=TOWERS[tower], text=TEXT, embed_dim=24)
+    return build(config, torch.Generator().manual_seed(seed))
+
+
+def stirred(tower: str = "vit") -> CLIP:
+    """A model that evaluates, every parameter and statistic of which was moved."""
+    model, generator = model_of(tower), torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for tensor in itertools.chain(model.parameters(), model.buffers()):
+            if tensor.is_floating_point():
+                tensor.add_(torch.rand(tensor.shape, generator=generator), alpha=0.2)
+    return model.eval()
+
+
+def texts(lengths: list[int]) -> Tensor:
+    """Ids between 98 and 99, padded with 0."""
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.zeros(len(lengths), TEXT.context_length, dtype=torch.int32)
+    for row, length in zip(ids, lengths, strict=True):
+        row[:length] = torch.randint(1, 98, (length,), generator=generator)
+        row[0], row[length - 1] = 98, 99
+    return ids
+
+
+def pictures(n: int) -> Tensor:
+    return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+
+
+def plain_transformer(transformer: nn.Module, x_NLD: Tensor, is_causal: bool) -> Tensor:
+    """Every position of every block, written out with torch's own attention module."""
+    length, width = x_NLD.shape[1:]
+    mask = torch.full((length, length), float("-inf")).triu(1) if is_causal else None
+    for block in transformer.resblocks:
+        attention = nn.MultiheadAttention(width, block.attn.heads, batch_first=True)
+        attention.load_state_dict(block.attn.state_dict())
+        normed = block.ln_1(x_NLD)
+        x_NLD = x_NLD + attention(normed, normed, normed, attn_mask=mask, need_weights=False)[0]
+        hidden = block.mlp.c_fc(block.ln_2(x_NLD))
+        x_NLD = x_NLD + block.mlp.c_proj(hidden * torch.sigmoid(1.702 * hidden))
+    return x_NLD
+
+
+def test_cutting_texts_and_the_last_block_changes_nothing() -> None:
+    model, ids = stirred(), texts([3, 20, 7, 2, 11])
+    x_NLD = model.token_embedding(ids) + model.positional_embedding
+    x_NLD = model.ln_final(plain_transformer(model.transformer, x_NLD, is_causal=True))
+    whole = x_NLD[torch.arange(5), ids.argmax(1)] @ model.text_projection
+    torch.testing.assert_close(model.encode_text(ids), whole, rtol=0, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(model.encode_text(ids), whole, rtol=0, atol=1e-5)
+
+
+def test_the_last_block_of_pictures_changes_nothing() -> None:
+    visual, pixels = stirred().visual, pictures(4)
+    patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
+    start = visual.class_embedding.expand(4, 1, -1)
+    x_NLD = visual.ln_pre(torch.cat([start, patches], 1) + visual.positional_embedding)
+    whole = visual.ln_post(plain_transformer(visual.transformer, x_NLD, is_causal=False)[:, 0]) @ visual.proj
+    torch.testing.assert_close(visual(pixels), whole, rtol=0, atol=1e-5)
+
+
+def test_what_follows_the_end_of_text_changes_nothing() -> None:
+    model, ids = stirred(), texts([5, 9])
+    changed = ids.clone()
+    changed[0, 5:], changed[1, 9:] = 42, 17
+    torch.testing.assert_close(model.encode_text(changed), model.encode_text(ids), rtol=0, atol=1e-5)
+    changed[0, 4] = 97  # and what comes before does
+    assert (model.encode_text(changed) - model.encode_text(ids))[0].abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("n", [1, 63, 64, 65, 300])
+def test_an_embedding_does_not_depend_on_its_neighbours(n: int) -> None:
+    model = stirred()
+    ids = texts([2 + (7 * row) % 19 for row in range(n)])
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(4))
+    together = model.encode_text(ids)
+    torch.testing.assert_close(model.encode_text(ids[order]), together[order], rtol=0, atol=1e-5)
+    alone = torch.cat([model.encode_text(ids[row : row + 1]) for row in range(0, n, 37)])
+    torch.testing.assert_close(alone, together[::37], rtol=0, atol=1e-5)
+
+
+@each_tower
+def test_a_picture_does_not_depend_on_its_neighbours(tower: str) -> None:
+    model, pixels = stirred(tower), pictures(5)
+    alone = torch.cat([model.encode_image(pixels[row : row + 1]) for row in range(5)])
+    torch.testing.assert_close(model.encode_image(pixels), alone, rtol=0, atol=1e-5)
+
+
+@each_tower
+def test_memory_order_of_pixels_changes_nothing(tower: str) -> None:
+    model, pixels = stirred(tower), pictures(3)
+    channels_last = pixels.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(model.encode_image(channels_last), model.encode_image(pixels), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+def test_training_and_inference_compute_the_same(activation: str) -> None:
+    config = ModelConfig(image=TOWERS["vit"], text=TEXT, embed_dim=24, activation=activation)
+    model = build(config, torch.Generator().manual_seed(0)).eval()
+    trained = model(pictures(3), texts([4, 5, 6]))
+    with torch.no_grad():
+        torch.testing.assert_close(model(pictures(3), texts([4, 5, 6])), trained, rtol=0, atol=1e-5)
+
+
+@each_tower
+def test_forward_gives_unit_embeddings_and_the_scale(tower: str) -> None:
+    images, words, scale = model_of(tower)(pictures(4), texts([4, 5, 6, 7]))
+    assert images.shape == words.shape == (4, 24)
+    torch.testing.assert_close(torch.cat([images, words]).norm(dim=1), torch.ones(8))
+    assert scale.item() == pytest.approx(1 / 0.07)
+
+
+def test_no_pictures_and_no_texts_give_no_embeddings() -> None:
+    model = stirred()
+    assert model.encode_image(pictures(0)).shape == (0, 24)
+    assert model.encode_text(texts([])).shape == (0, 24)
+
+
+@each_tower
+def test_every_parameter_learns(tower: str) -> None:
+    model = model_of(tower)
+    with torch.no_grad():  # gains that start at 0 hide what is behind them
+        for parameter in model.parameters():
+            parameter.add_(0.01)
+    images, words, scale = model(pictures(6), texts([4, 5, 6, 7, 8, 9]))
+    F.cross_entropy(scale * images @ words.T, torch.arange(6)).backward()
+    still = [name for name, one in model.named_parameters() if one.grad is None or not one.grad.any()]
+    assert still == []
+
+
+def test_scale_is_bounded_and_comes_back() -> None:
+    model = model_of()
+    nn.init.constant_(model.logit_scale, 6.0)
+    assert model.scale.item() == pytest.approx(100)
+    model.bound_scale_()
+    assert model.logit_scale.item() == pytest.approx(math.log(100))
+    model.scale.backward()
+    assert model.logit_scale.grad is not None
+    assert model.logit_scale.grad.item() > 0
+
+
+@each_tower
+def test_first_weights_are_the_generators_alone(tower: str) -> None:
+    before = torch.get_rng_state()
+    one, again, other = model_of(tower), model_of(tower), model_of(tower, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, tensor in one.state_dict().items():
+        assert tensor.isfinite().all(), name
+        assert torch.equal(tensor, again.state_dict()[name]), name
+    assert not torch.equal(one.text_projection, other.text_projection)
+
+
+def test_first_weights_fill_all_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = nn.Module.to_empty
+
+    def to_poison(self: nn.Module, **options: object) -> nn.Module:
+        filled = empty(self, **options)
+        with torch.no_grad():
+            for tensor in itertools.chain(filled.parameters(), filled.buffers()):
+                tensor.fill_(float("nan") if tensor.is_floating_point() else -1)
+        return filled
+
+    monkeypatch.setattr(nn.Module, "to_empty", to_poison)
+    for tower in TOWERS:
+        for name, tensor in model_of(tower).state_dict().items():
+            assert tensor.isfinite().all(), name
+            assert (tensor != -1).all() or tensor.is_floating_point(), name
+
+
+def test_first_weights_have_the_published_deviations() -> None:
+    config = ModelConfig(
+        image=VisionTransformerConfig(image_size_px=64, patch_size_px=16, width=128, layers=2, heads=2),
+        text=TextConfig(width=192, heads=3, layers=4),
+        embed_dim=160,
+    )
+    weights = build(config, torch.Generator().manual_seed(0)).state_dict()
+    expected = {
+        "token_embedding.weight": 0.02,
+        "positional_embedding": 0.01,
+        "text_projection": 192**-0.5,
+        "transformer.resblocks.1.attn.in_proj_weight": 192**-0.5,
+        "transformer.resblocks.1.attn.out_proj.weight": 192**-0.5 * 8**-0.5,
+        "transformer.resblocks.1.mlp.c_fc.weight": (2 * 192) ** -0.5,
+        "transformer.resblocks.1.mlp.c_proj.weight": 192**-0.5 * 8**-0.5,
+        "visual.proj": 128**-0.5,
+        "visual.positional_embedding": 128**-0.5,
+        "visual.conv1.weight": (3 * 3 * 16 * 16) ** -0.5,
+        "visual.transformer.resblocks.0.attn.in_proj_weight": math.sqrt(2 / (4 * 128)),
+        "visual.transformer.resblocks.0.mlp.c_proj.weight": (3 * 512) ** -0.5,
+    }
+    for name, deviation in expected.items():
+        assert weights[name].std().item() == pytest.approx(deviation, rel=0.05), name
+    assert weights["logit_scale"].item() == pytest.approx(math.log(1 / 0.07))
+    assert not weights["transformer.resblocks.0.attn.in_proj_bias"].any()
+    assert (weights["ln_final.weight"] == 1).all()
+
+
+def test_residual_blocks_start_as_their_shortcut() -> None:
+    weights = model_of("modified-resnet").state_dict() | model_of("residual").state_dict()
+    assert not weights["visual.layer2.1.bn3.weight"].any()
+    assert not weights["visual.stages.1.bn2.weight"].any()
+
+
+@pytest.mark.parametrize("size_px", [32, 40, 57])
+def test_the_residual_net_takes_any_resolution(size_px: int) -> None:
+    assert stirred("residual").encode_image(torch.zeros(2, 3, size_px, size_px)).shape == (2, 24)
+
+
+def test_weights_pass_to_an_empty_model() -> None:
+    model = stirred()
+    empty = build_empty(model.config)
+    assert all(parameter.is_meta for parameter in empty.parameters())
+    empty.load_state_dict(copy.deepcopy(model.state_dict()), assign=True)
+    assert torch.equal(empty.eval().encode_image(pictures(2)), model.encode_image(pictures(2)))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_exported_model_takes_any_texts() -> None:
+    class TextTower(nn.Module):
+        def __init__(self, model: CLIP) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.model.encode_text(ids)
+
+    model = stirred()
+    shapes = {"ids": {0: torch.export.Dim("texts", min=1, max=512)}}
+    with torch.no_grad():
+        program = torch.export.export(TextTower(model), (texts([3, 4]),), dynamic_shapes=shapes)
+        ids = texts([9, 20, 2])
+        torch.testing.assert_close(program.module()(ids), model.encode_text(ids), rtol=0, atol=1e-5)
+
+
+def test_half_precision_stays_near() -> None:
+    model = stirred()
+    with torch.no_grad():
+        images, words, _ = model(pictures(3), texts([4, 5, 6]))
+        with torch.autocast("cpu", torch.bfloat16):
+            half_images, half_words, _ = model(pictures(3), texts([4, 5, 6]))
+    assert min((images * half_images.float()).sum(1).min(), (words * half_words.float()).sum(1).min()) > 0.999
+
+
+def test_a_configuration_is_not_changed_by_its_model() -> None:
+    config = ModelConfig(image=TOWERS["vit"], text=TEXT, embed_dim=24)
+    assert build_empty(config).config is config
+    assert msgspec.structs.replace(config, embed_dim=25) != config

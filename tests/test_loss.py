@@ -1,0 +1,74 @@
+"""Figure 3 against closed forms, and its relatives against it: value and gradients."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wordsight.loss import caption_words_loss, masked_softmax_loss, softmax_loss
+
+
+def unit_pairs(n: int, width: int = 8, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    towers = [torch.randn(n, width, generator=generator, dtype=torch.float64) for _ in range(2)]
+    image, text = (F.normalize(tower, dim=1).requires_grad_() for tower in towers)
+    return image, text, torch.tensor(7.0, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize(("n", "scale"), [(1, 3.0), (2, 0.0), (5, 1 / 0.07), (8, 2.5)])
+def test_orthonormal_pairs_have_a_closed_form(n: int, scale: float) -> None:
+    units = torch.eye(8, dtype=torch.float64)[:n]
+    loss = softmax_loss(units, units, torch.tensor(scale))
+    assert loss.item() == pytest.approx(math.log(1 + (n - 1) * math.exp(-scale)), abs=1e-12)
+
+
+def test_two_pairs_by_hand() -> None:
+    image = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    text = torch.tensor([[0.6, 0.8], [1.0, 0.0]])
+    # logits [[6, 10], [8, 0]]: pictures miss by 4 and 8, texts by 2 and 10
+    by_picture = (math.log1p(math.exp(4)) + math.log1p(math.exp(8))) / 2
+    by_text = (math.log1p(math.exp(2)) + math.log1p(math.exp(10))) / 2
+    loss = softmax_loss(image, text, torch.tensor(10.0))
+    assert loss.item() == pytest.approx((by_picture + by_text) / 2, rel=1e-6)
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    assert torch.autograd.gradcheck(softmax_loss, unit_pairs(4))
+
+
+def test_masked_is_plain_where_all_texts_differ() -> None:
+    plain, masked = unit_pairs(9), unit_pairs(9)
+    loss, masked_loss = softmax_loss(*plain), masked_softmax_loss(*masked, torch.arange(9).flip(0))
+    loss.backward(), masked_loss.backward()
+    torch.testing.assert_close(masked_loss, loss, rtol=0, atol=1e-12)
+    for one, other in zip(plain, masked, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-12)
+
+
+def test_masked_leaves_out_the_pairs_of_equal_texts() -> None:
+    image, text, scale = unit_pairs(4)
+    group = [0, 1, 0, 2]
+    logits = (scale * image @ text.T).tolist()
+    terms = []
+    for n in range(4):
+        others = [m for m in range(4) if m == n or group[m] != group[n]]
+        terms.append(math.log(sum(math.exp(logits[n][m]) for m in others)) - logits[n][n])
+        terms.append(math.log(sum(math.exp(logits[m][n]) for m in others)) - logits[n][n])
+    loss = masked_softmax_loss(image, text, scale, torch.tensor(group))
+    assert loss.item() == pytest.approx(sum(terms) / 8, abs=1e-12)
+
+
+def test_masked_pairs_do_not_push_each_other() -> None:
+    image, text, scale = unit_pairs(3)
+    masked_softmax_loss(image, text, scale, torch.zeros(3, dtype=torch.int64)).backward()
+    assert not any(tensor.grad.any() for tensor in (image, text, scale))
+    assert torch.autograd.gradcheck(lambda *pair: masked_softmax_loss(*pair, torch.tensor([0, 1, 0, 2])), unit_pairs(4))
+
+
+def test_words_cost_their_share() -> None:
+    logits = torch.tensor([[0.0, math.log(3.0)], [5.0, 1.0]])
+    target = torch.tensor([[0.25, 0.75], [0.0, 0.0]])  # the second caption has none of the words
+    wanted = (0.25 * math.log(4) + 0.75 * math.log(4 / 3)) / 2
+    assert caption_words_loss(logits, target).item() == pytest.approx(wanted, rel=1e-6)
