@@ -47,9 +47,7 @@ def write_tar() -> Callable[[Path, Sequence[tuple[str, bytes]]], Path]:
 
 
 @pytest.fixture
-def make_shards(
-    tmp_path: Path, picture: Callable[..., bytes], write_tar: Callable[..., Path]
-) -> Callable[..., Path]:
+def make_shards(tmp_path: Path, picture: Callable[..., bytes], write_tar: Callable[..., Path]) -> Callable[..., Path]:
     """Makes a folder of foreign shards: `counts` samples in each, texts by `text_of(number)` as their JSON."""
 
     def make(name: str, counts: Sequence[int], text_of: Callable[[int], Any] | None = None) -> Path:

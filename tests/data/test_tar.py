@@ -1,17 +1,18 @@
 """The header walk against the standard library's reader, and against files that lie."""
 
+import contextlib
 import io
 import os
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from wordsight.data.tar import END_OF_ARCHIVE, Member, header_of, padding_of, walk
 from wordsight.errors import DataError
 
-NAMES = ["a.jpg", "folder/b.JSON", "n" * 99 + ".jpg", "deep/" * 40 + "c.jpg", "ключ-é.png", "x" * 300 + ".txt"]
+NAMES = ["a.jpg", "folder/b.JSON", "n" * 96 + ".jpg", "deep/" * 40 + "c.jpg", "ключ-é.png", "x" * 300 + ".txt"]
 
 
 def members_of(content: bytes, where: str = "s.tar") -> list[Member]:
@@ -28,7 +29,9 @@ def archive(form: int, names: list[str]) -> bytes:
     return file.getvalue()
 
 
-def one_member(content: bytes = b"hello", kind: bytes = b"0", name: bytes = b"a.jpg", size: bytes | None = None) -> bytes:
+def one_member(
+    content: bytes = b"hello", kind: bytes = b"0", name: bytes = b"a.jpg", size: bytes | None = None
+) -> bytes:
     header = bytearray(512)
     header[: len(name)] = name
     header[124:136] = size if size is not None else b"%011o\0" % len(content)
@@ -41,7 +44,7 @@ def one_member(content: bytes = b"hello", kind: bytes = b"0", name: bytes = b"a.
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_members_are_those_that_tarfile_finds(form: int) -> None:
-    names = [name for name in NAMES if form != tarfile.USTAR_FORMAT or len(name) < 200]
+    names = [name for name in NAMES if form != tarfile.USTAR_FORMAT or "/" in name or len(name) <= 100]
     content = archive(form, names)
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         expected = [(member.name, member.offset_data, member.size) for member in tar.getmembers()]
@@ -80,12 +83,12 @@ def test_folders_are_left_out_and_links_are_named_as_such() -> None:
     ]
 
 
-@pytest.mark.parametrize("cut", [1, 511, 512, 513, 1000, 1024, 1535])
+@pytest.mark.parametrize("cut", [1, 511, 512, 513, 1000, 1024, 1535, 2048])
 def test_a_cut_file_names_the_byte(cut: int) -> None:
-    content = one_member(b"x" * 400)[:-1024]  # header and content, no end
-    assert len(content) == 1024
-    with pytest.raises(DataError, match=rf"^s\.tar: truncated: .*byte {min(cut, 1024)}; fetch it again$"):
-        members_of((content + one_member(b"y" * 10))[:cut] if cut > 1024 else content[:cut])
+    content = one_member(b"x" * 400)[:-1024] + one_member(b"y" * 10)
+    assert [member.size for member in members_of(content)] == [400, 10]
+    with pytest.raises(DataError, match=rf"^s\.tar: truncated: .*byte {cut}; fetch it again$"):
+        members_of(content[:cut])
 
 
 def test_a_longer_name_than_the_field_does_not_hide_the_next_member() -> None:
@@ -140,17 +143,13 @@ def test_sparse_members_are_refused() -> None:
         members_of(one_member(b"22 GNU.sparse.major=1\n", kind=b"x")[:-1024] + one_member())
 
 
-def test_random_changes_give_members_or_one_line(picture: Callable[..., bytes]) -> None:
-    import numpy as np
-
+def test_random_changes_give_members_within_the_file_or_a_data_error() -> None:
     plain = archive(tarfile.PAX_FORMAT, NAMES)
     generator = np.random.Generator(np.random.Philox(5))
     for _ in range(300):
         damaged = bytearray(plain)
         for place in generator.integers(0, len(plain), 3):
             damaged[place] = generator.integers(256)
-        try:
+        with contextlib.suppress(DataError):
             for member in members_of(bytes(damaged)):
                 assert 0 <= member.offset <= member.offset + member.size <= len(plain)
-        except DataError as error:
-            assert "\n" not in str(error)

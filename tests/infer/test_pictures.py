@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ def touch(folder: Path, *names: str) -> None:
 
 def test_pictures_are_found_below_in_order_and_files_taken_as_given(tmp_path):
     touch(tmp_path, "b.JPG", "a/z.png", "a/notes.txt", "a.webp", ".hidden.jpg", ".git/x.jpg", "._b.jpg", "jpg")
-    os.symlink(tmp_path, tmp_path / "a" / "loop")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
     found = list(find_pictures([tmp_path, tmp_path / "a" / "notes.txt", "missing.jpg"]))
     assert found == [*(tmp_path / name for name in ("a.webp", "b.JPG", "a/z.png", "a/notes.txt")), Path("missing.jpg")]
 

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import wordsight as ws
 from wordsight.errors import ConfigError, DataError, OutputError, TrainingError
 from wordsight.train import load_recipe, train
 from wordsight.train import loop as loop_module
+
+from .conftest import write_tar
 
 
 def tensors(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
@@ -190,3 +193,15 @@ def test_ten_kills_end_at_the_same_bits(world: Path, tmp_path: Path) -> None:
     assert while_saving >= 1
     assert start(world, cut, *long).wait() == 0
     assert_equal_bits(whole, cut)
+
+
+def test_broken_samples_are_listed_and_do_not_end_the_run(world: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(world, data)
+    (data / "squares" / "000001.tar").write_bytes((data / "squares" / "000000.tar").read_bytes())
+    write_tar(data / "squares" / "000002.tar", {"x.png": b"no picture", "x.json": b'{"captions": ["a thing"]}'})
+    few = load_recipe(data / "recipe.toml", ("schedule.steps=8",))
+    train(few, data, tmp_path / "run")
+    (row,) = [json.loads(line) for line in (tmp_path / "run" / "broken.jsonl").read_text().splitlines()]
+    assert row["key"] == "x"
+    assert "not a picture" in row["reason"]

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from wordsight.errors import ConfigError, WordsightError, nearest
 
-VERBS = ("train", "classify", "embed", "shards", "recipes")
+VERBS = ("demo", "train", "classify", "embed", "shards", "recipes")
 """In the order of `--help`; `classify` is `wordsight.cli.classify.classify`."""
 
 _DONE, _OURS, _THEIRS, _INTERRUPTED, _PIPE_CLOSED = 0, 1, 2, 130, 141
@@ -86,7 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         return _INTERRUPTED
-    except BrokenPipeError:  # the reader, such as head, has seen enough
+    except SystemExit:  # how typer ends when the reader, such as head, has seen enough
+        return _PIPE_CLOSED
+    except BrokenPipeError:  # the same, seen at the last line
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _PIPE_CLOSED
     except Exception:

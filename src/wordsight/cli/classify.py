@@ -35,6 +35,7 @@ def classify(
     Example:
       wordsight classify photos/ --labels cat,dog,bird --model runs/first
     """
+    from wordsight.cli.terminal import progress_of
     from wordsight.errors import DataError
     from wordsight.infer import load
     from wordsight.infer.pictures import find_pictures
@@ -43,8 +44,11 @@ def classify(
     names, texts = read_labels(labels), resolve_templates(templates)
     classifier = Labels(load(model), names, texts)
     printer: _Lines = _JsonLines(top) if as_json else _Table(top) if sys.stdout.isatty() else _Lines(top)
-    for answer in classifier.classify(find_pictures(pictures), on_broken=printer.broken):
-        printer.answer(answer)
+    paths = list(find_pictures(pictures))
+    with progress_of(len(paths), "pictures") as progress:
+        for answer in classifier.classify(paths, on_broken=printer.broken):
+            printer.answer(answer)
+            progress(printer.num_answers + printer.num_broken)
     printer.end()
     if not printer.num_answers:
         raise DataError(f"none of {printer.num_broken} pictures could be read")

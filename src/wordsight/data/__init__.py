@@ -18,7 +18,7 @@ needs torch; it is imported when its names are first used.
 
 from typing import TYPE_CHECKING, Any
 
-from wordsight.data.mixture import Mixture, MixtureSource, SourceConfig, open_mixture
+from wordsight.data.mixture import Mixture, MixtureSource, SourceConfig
 from wordsight.data.order import draws
 from wordsight.data.pack import PackOptions, PackSummary, pack, read_keys
 from wordsight.data.reader import ShardSet, open_shards
@@ -45,7 +45,6 @@ __all__ = [
     "SourceConfig",
     "SourceOptions",
     "draws",
-    "open_mixture",
     "open_shards",
     "open_source",
     "pack",

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -18,8 +17,7 @@ from numpy.typing import NDArray
 
 from wordsight.config import Config
 from wordsight.data.order import Purpose, permutation, stream_of, windowed_permutation
-from wordsight.data.reader import ShardSet, open_shards
-from wordsight.data.remote import is_remote
+from wordsight.data.reader import ShardSet
 from wordsight.errors import ConfigError
 
 NAME_PLACE = "{}"
@@ -29,7 +27,7 @@ class SourceConfig(Config, frozen=True):
     """One source of a mixture, as a recipe tells it.
 
     Attributes:
-        shards: path or address, or several, as for `open_shards`; a relative path starts at the folder of the data.
+        shards: path or address, or several, as for `open_shards`; a name may be one below a folder of data.
         weight: its share of the batch is weight over the sum of weights.
         templates: of captions for labelled samples, each with one `{}` for the name; empty for the bare name.
     """
@@ -92,24 +90,6 @@ class Mixture:
                     "raise its weight or the batch size"
                 )
         return tuple(counts)
-
-
-def open_mixture(configs: Sequence[SourceConfig], root: Path | None = None) -> Mixture:
-    """Open the sources of a recipe.
-
-    Args:
-        configs: at least one.
-        root: where relative paths start; the working folder if None.
-
-    Raises:
-        ConfigError: no sources.
-        DataError: as `open_shards`.
-    """
-    sources = []
-    for config in configs:
-        where = config.shards if root is None or is_remote(config.shards) else str(root / config.shards)
-        sources.append(MixtureSource(open_shards(where), config.weight, config.templates))
-    return Mixture(sources)
 
 
 class Walk:

@@ -154,9 +154,10 @@ class RemoteCache:
         Raises:
             DataError: it is not there, or the server stays busy or away.
         """
-        request = urllib.request.Request(address, headers={"Range": f"bytes={offset}-"} if offset else {})
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
         for attempt in range(self.settings.tries):
             try:
+                request = urllib.request.Request(address, headers=headers)
                 answer = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
                 break
             except urllib.error.HTTPError as error:

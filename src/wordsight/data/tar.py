@@ -16,6 +16,7 @@ from wordsight.errors import DataError
 BLOCK_BYTES = 512
 END_OF_ARCHIVE = bytes(2 * BLOCK_BYTES)
 _MAX_HEADER_BYTES = 1 << 20
+_MAX_DIGITS = 20
 _EMPTY = bytes(BLOCK_BYTES)
 _FILES = (b"0", b"\0", b"7")
 _NO_CONTENT = {b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"6": "a pipe"}
@@ -53,9 +54,7 @@ def walk(read_at: Callable[[int, int], bytes], total: int, where: str) -> Iterat
     while True:
         header = read_at(at, BLOCK_BYTES)
         if len(header) < BLOCK_BYTES:
-            raise DataError(
-                f"{where}: truncated: no end-of-archive mark, it ends at byte {at + len(header)}; fetch it again"
-            )
+            raise DataError(f"{where}: truncated: no end-of-archive mark, it ends at byte {total}; fetch it again")
         if header == _EMPTY:
             return
         kind, size = _check(header, at, where)
@@ -127,18 +126,18 @@ def _pax(records: bytes, name: str, size: int, where: str) -> tuple[str, int]:
     """The path and size in a pax extended header: records of `length key=value`, each ended by a line feed."""
     at = 0
     while at < len(records):
-        digits, space, _ = records[at : at + 20].partition(b" ")
+        digits = records[at : at + _MAX_DIGITS].partition(b" ")[0]
         length = int(digits) if digits.isdigit() else 0
-        record = records[at + len(digits) + 1 : at + length - 1]
-        key, equals, value = record.partition(b"=")
-        if not (space and equals) or at + length > len(records):
+        record = records[at : at + length]
+        key, equals, value = record[len(digits) + 1 : -1].partition(b"=")
+        if len(record) != length or not equals or not record.endswith(b"\n"):
             raise DataError(f"{where}: damaged extended header before {name or 'a member'!r}; fetch or pack it again")
         if key.startswith(b"GNU.sparse."):
             raise DataError(f"{where}: a sparse member, which shards never are; pack it again")
         if key == b"path":
             name = _text(value)
         if key == b"size":
-            if not value.isdigit() or len(value) > 20:
+            if not value.isdigit() or len(value) > _MAX_DIGITS:
                 raise DataError(f"{where}: an extended header has an impossible size; not a usable shard")
             size = int(value)
         at += length

@@ -1,7 +1,7 @@
 """Models to vectors.
 
 dual_encoder.py   a model with its tokenizer and preprocessing: the waist on which everything above stands
-load.py           a name or a place to a dual encoder
+loading.py        a name or a place to a dual encoder
 encode.py         pixels and ids to unit vectors, on torch
 fingerprint.py    what decides the value of a vector
 pictures.py       finding pictures, and embedding many of which some may be broken
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wordsight.infer.dual_encoder import DualEncoder
     from wordsight.infer.fingerprint import Fingerprint
-    from wordsight.infer.load import load
+    from wordsight.infer.loading import load
 
 __all__ = ["DualEncoder", "Fingerprint", "load"]
 
-_MODULES = {"DualEncoder": "dual_encoder", "Fingerprint": "fingerprint", "load": "load"}
+_MODULES = {"DualEncoder": "dual_encoder", "Fingerprint": "fingerprint", "load": "loading"}
 
 
 def __getattr__(name: str) -> Any:

@@ -65,8 +65,9 @@ def _walk(folder: Path) -> Iterator[Path]:
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if not name.startswith(".") and name.rpartition(".")[2].lower() in PICTURE_SUFFIXES:
-                yield Path(root, name)
+            path = Path(root, name)
+            if not name.startswith(".") and path.suffix[1:].lower() in PICTURE_SUFFIXES:
+                yield path
 
 
 def embed_each(clip: "DualEncoder", sources: Iterable[PictureSource]) -> Iterator[Embedded]:

@@ -30,7 +30,9 @@ class CLIP(nn.Module):
         self.config = config
         text = config.text
         self.visual = _image_tower(config)
-        self.token_embedding = nn.Embedding(text.vocabulary_size, text.width)
+        # from a tensor: torch's own first weights, drawn on the meta device, would import its compiler (2 s)
+        table = torch.empty(text.vocabulary_size, text.width)
+        self.token_embedding = nn.Embedding.from_pretrained(table, freeze=False)
         self.positional_embedding = nn.Parameter(torch.empty(text.context_length, text.width))
         self.transformer = Transformer(text.width, text.heads, text.layers, config.activation)
         self.ln_final = nn.LayerNorm(text.width)
@@ -64,7 +66,7 @@ class CLIP(nn.Module):
     @property
     def scale(self) -> Tensor:
         """What multiplies the cosine, at most 100 (Radford et al. 2021, 2.5)."""
-        return self.logit_scale.exp().clamp(max=MOST_SCALE)
+        return self.logit_scale.clamp(max=math.log(MOST_SCALE)).exp()
 
     @torch.no_grad()
     def bound_scale_(self) -> None:

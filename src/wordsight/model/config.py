@@ -92,12 +92,14 @@ class ModifiedResNetConfig(Config, frozen=True, tag_field="kind", tag="modified_
 class ResidualConfig(Config, frozen=True, tag_field="kind", tag="residual"):
     """A dense 3x3 residual net with basic blocks and average pooling, for CPUs; it takes any resolution.
 
-    `image_size_px` is what pictures are prepared to. Each stage halves the resolution, the first one included.
+    `image_size_px` is what pictures are prepared to. The stem divides the resolution by `stem_stride` (4: patches that
+    do not overlap, a third of the work), each stage after the first halves it.
     """
 
     image_size_px: Count
     widths: Annotated[tuple[Count, ...], Meta(min_length=1)]
     blocks: Annotated[tuple[Count, ...], Meta(min_length=1)]
+    stem_stride: Literal[2, 4] = 2
 
     def __post_init__(self) -> None:
         owner = "image tower (residual)"

@@ -52,7 +52,8 @@ class ResidualNet(nn.Module):
     def __init__(self, config: ResidualConfig, embed_dim: int) -> None:
         super().__init__()
         widths = config.widths
-        self.conv1 = nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False)
+        kernel, padding = (3, 1) if config.stem_stride == 2 else (4, 0)
+        self.conv1 = nn.Conv2d(3, widths[0], kernel, config.stem_stride, padding, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.stages = nn.Sequential()
         before = widths[0]

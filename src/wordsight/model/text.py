@@ -41,7 +41,7 @@ def look_up(embedding: nn.Embedding, ids_NL: Tensor, groups: Sequence[TextGroup]
     """The vectors (group, length, D) of each group's ids; one look-up, for its gradient is as large as the table."""
     ids = [ids_NL[group.rows, : group.length] for group in groups]
     vectors = embedding(torch.cat([part.flatten() for part in ids])).split([part.numel() for part in ids])
-    return [flat.view(*part.shape, -1) for flat, part in zip(vectors, ids, strict=True)]
+    return [flat.view(*part.shape, embedding.embedding_dim) for flat, part in zip(vectors, ids, strict=True)]
 
 
 def restore_order(parts: Sequence[Tensor], groups: Sequence[TextGroup]) -> Tensor:

@@ -5,6 +5,7 @@ A run's folder holds
     recipe.toml     the recipe, with its changes applied
     metrics.jsonl   figures of steps and validations
     checkpoint.pt   everything that `--resume` needs
+    broken.jsonl    samples that could not be used, with the reasons, if any
     best/, last/    models that `wordsight.load` opens; `best` has the highest validation score
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import msgspec
 import torch
 
 from wordsight.config import plain, to_toml
@@ -95,8 +97,11 @@ def train(
         state = _prepare(recipe, mixture, folder, resume, torch.device(device or _best_device()))
         log = RunLog(folder, state.steps, recipe.schedule.steps, tensorboard)
         try:
-            with _stop_requests() as stop:
-                _go_on(state, recipe, _loader(recipe, mixture, state, workers), judges, folder, log, stop)
+            with _stop_requests() as stop, _loader(recipe, mixture, state, workers) as loader:
+                try:
+                    _go_on(state, recipe, loader, judges, folder, log, stop)
+                finally:
+                    _list_broken(loader, folder, log)
         finally:
             log.close()
     return Run(folder, state.steps, state.best_step, state.best_scores)
@@ -106,23 +111,30 @@ def _go_on(
     state: State, recipe: Recipe, loader: Loader, judges: Sequence[Evaluator], folder: Path, log: RunLog, stop: "_Stop"
 ) -> None:
     """Take the steps that are left, validating and saving as the recipe says."""
-    with loader:
-        while state.steps < recipe.schedule.steps:
-            begin = time.perf_counter()
-            batch = next(loader)
-            waited_s = time.perf_counter() - begin
-            figures = train_step(state, batch, recipe)
-            log.step(state.steps, figures, recipe.batch_size, waited_s)
-            done = state.steps == recipe.schedule.steps
-            if done or state.steps % recipe.validation.every_steps == 0:
-                _validate(state, recipe, judges, folder, log)
-            if done or stop.requested or state.steps % recipe.checkpoint_every_steps == 0:
-                save_checkpoint(folder / CHECKPOINT, state)
-            if stop.requested and not done:
-                log.say(f"stopped after step {state.steps}; everything is saved, go on with --resume")
-                raise KeyboardInterrupt
-        for broken in loader.broken:
-            log.say(f"left out {broken.shard}: {broken.key}: {broken.reason}")
+    while state.steps < recipe.schedule.steps:
+        begin = time.perf_counter()
+        batch = next(loader)
+        waited_s = time.perf_counter() - begin
+        figures = train_step(state, batch, recipe)
+        log.step(state.steps, figures, recipe.batch_size, waited_s)
+        done = state.steps == recipe.schedule.steps
+        if done or state.steps % recipe.validation.every_steps == 0:
+            _validate(state, recipe, judges, folder, log)
+        if done or stop.requested or state.steps % recipe.checkpoint_every_steps == 0:
+            save_checkpoint(folder / CHECKPOINT, state)
+        if stop.requested and not done:
+            log.say(f"stopped after step {state.steps}; everything is saved, go on with --resume")
+            raise KeyboardInterrupt
+
+
+def _list_broken(loader: Loader, folder: Path, log: RunLog) -> None:
+    """Add the broken samples that were met to `broken.jsonl`, and say how many there are."""
+    path = folder / "broken.jsonl"
+    former = path.read_bytes().splitlines() if path.exists() else []
+    rows = dict.fromkeys([*former, *(msgspec.json.encode(broken) for broken in loader.broken)])
+    if rows:
+        write_whole(path, b"".join(row + b"\n" for row in rows))
+        log.say(f"{len(rows)} broken samples were replaced by others; {path} lists them with their reasons")
 
 
 def _validate(state: State, recipe: Recipe, judges: Sequence[Evaluator], folder: Path, log: RunLog) -> None:

@@ -46,7 +46,7 @@ def save_folder(folder: str | Path, state_dict: Mapping[str, Tensor], card: Card
     folder = Path(folder)
     _refuse_to_replace(folder)
     tensors = {name: tensor.detach().contiguous() for name, tensor in state_dict.items()}
-    with folder_whole(folder) as temporary:
+    with folder_whole(folder.absolute()) as temporary:
         weights = temporary / WEIGHTS_NAME
         try:
             save_file(tensors, weights)

@@ -1,0 +1,170 @@
+"""One training step (forward, loss, backward, AdamW) against open_clip's classes, in pairs a second.
+
+    python -m benchmarks.train_step [--steps N] [--json FILE]
+
+Both sides have the same weights, batches and two threads, and take turns; a rate is the median of its steps. The peer
+is open_clip's CLIP and ClipLoss with the optimiser and the step of its trainer, in float32. Pairs are photographs and
+captions of flickr8k-train. The losses of all steps, the first from equal weights, are compared as they go.
+"""
+
+import io
+import json
+import statistics
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from benchmarks.table import Row, finish, parser
+from PIL import Image
+from tests.parity.peers import open_clip
+from torch import Tensor, nn
+
+from wordsight.image import CLIP_MEAN, CLIP_STD
+from wordsight.loss import softmax_loss
+from wordsight.model import CLIP, PUBLISHED, ModelConfig, TextConfig, VisionTransformerConfig, build, to_float
+from wordsight.text import tokenize
+from wordsight.train.optimizer import OptimizerConfig, adamw
+
+ARCHIVE = Path(__file__).resolve().parents[2] / "shared" / "data" / "flickr8k-train.tar"
+OPTIMIZER = OptimizerConfig(learning_rate=1e-4)
+SMALL = ModelConfig(
+    image=VisionTransformerConfig(image_size_px=96, patch_size_px=16, width=256, layers=6, heads=4),
+    text=TextConfig(width=256, heads=4, layers=6),
+    embed_dim=256,
+)
+TARGET_RATIO = 2.5
+TARGET_DIFFERENCE = 1e-4
+
+Batch = tuple[Tensor, Tensor]
+Step = Callable[[Tensor, Tensor], float]
+
+
+def pairs(size_px: int, most_tokens: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pictures (H, W, 3) and ids (77,) of the archive, the first caption of each that is short enough."""
+    with tarfile.open(ARCHIVE) as archive:
+        for line in archive.extractfile("flickr8k-train/captions.jsonl"):
+            row = json.loads(line)
+            short = [ids for ids in tokenize(row["captions"]) if (ids != 0).sum() <= most_tokens]
+            if short:
+                picture = archive.extractfile(f"flickr8k-train/{row['file']}").read()
+                image = (
+                    Image.open(io.BytesIO(picture)).convert("RGB").resize((size_px, size_px), Image.Resampling.BICUBIC)
+                )
+                yield np.asarray(image), short[0]
+
+
+def batches(count: int, size: int, size_px: int, most_tokens: int = 77) -> list[Batch]:
+    """Float pixels (size, 3, H, W) and ids (size, 77)."""
+    source = pairs(size_px, most_tokens)
+    made = []
+    for _ in range(count):
+        images, ids = zip(*(next(source) for _ in range(size)), strict=True)
+        pixels = to_float(torch.from_numpy(np.stack(images)), CLIP_MEAN, CLIP_STD).contiguous()
+        made.append((pixels, torch.from_numpy(np.stack(ids)).long()))
+    return made
+
+
+def our_step(model: CLIP) -> Step:
+    optimizer = adamw(model, OPTIMIZER)
+
+    def step(pixels: Tensor, ids: Tensor) -> float:
+        optimizer.zero_grad(set_to_none=True)
+        loss = softmax_loss(*model(pixels, ids))
+        loss.backward()
+        optimizer.step()
+        model.bound_scale_()
+        return loss.item()
+
+    return step
+
+
+def peer_of(model: CLIP) -> nn.Module:
+    """open_clip's class with our weights."""
+    image, text = model.config.image, model.config.text
+    peer = open_clip().CLIP(
+        model.config.embed_dim,
+        {
+            "image_size": image.image_size_px,
+            "patch_size": image.patch_size_px,
+            "width": image.width,
+            "layers": image.layers,
+            "head_width": image.width // image.heads,
+        },
+        {"width": text.width, "heads": text.heads, "layers": text.layers},
+        quick_gelu=True,
+        output_dict=True,
+    )
+    peer.load_state_dict(model.state_dict())
+    return peer
+
+
+def peer_step(model: nn.Module) -> Step:
+    """The step of open_clip's trainer (`open_clip_train.main` and `.train`, 3.3.0)."""
+    still = ("bn", "ln", "bias", "logit_scale")
+    named = list(model.named_parameters())
+    excluded = [one for name, one in named if one.ndim < 2 or any(part in name for part in still)]
+    rest = [one for name, one in named if not (one.ndim < 2 or any(part in name for part in still))]
+    optimizer = torch.optim.AdamW(
+        [{"params": excluded, "weight_decay": 0.0}, {"params": rest, "weight_decay": OPTIMIZER.weight_decay}],
+        lr=OPTIMIZER.learning_rate,
+        betas=(OPTIMIZER.beta1, OPTIMIZER.beta2),
+        eps=OPTIMIZER.epsilon,
+    )
+    loss_of = open_clip().ClipLoss()
+
+    def step(pixels: Tensor, ids: Tensor) -> float:
+        optimizer.zero_grad()
+        losses = loss_of(**model(pixels, ids), output_dict=True)
+        loss = sum(losses.values())
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, np.log(100))
+        return loss.item()
+
+    return step
+
+
+def race(config: ModelConfig, data: list[Batch], steps: int) -> tuple[float, float, float]:
+    """Pairs/s of ours and of the peer over steps in turn, and the greatest difference of their losses."""
+    model = build(config, torch.Generator().manual_seed(0))
+    sides = (our_step(model), peer_step(peer_of(model)))
+    seconds: tuple[list[float], list[float]] = ([], [])
+    difference = 0.0
+    for number in range(steps):
+        losses = [0.0, 0.0]
+        for side in (0, 1) if number % 2 else (1, 0):
+            begin = time.perf_counter()
+            losses[side] = sides[side](*data[number % len(data)])
+            seconds[side].append(time.perf_counter() - begin)
+        difference = max(difference, abs(losses[0] - losses[1]))
+    ours, peer = (len(data[0][1]) / statistics.median(times) for times in seconds)
+    return ours, peer, difference
+
+
+def main() -> None:
+    command = parser(__doc__.splitlines()[0])
+    command.add_argument("--steps", type=int, default=20, metavar="N", help="steps of the bounded race (20)")
+    options = command.parse_args()
+    torch.set_num_threads(2)
+    name = "6 layers, width 256, 96 px, 256 pairs"
+    ours, peer, difference = race(SMALL, batches(4, 256, 96, most_tokens=16), options.steps)
+    few = max(2, options.steps // 4)
+    whole = race(SMALL, batches(2, 256, 96), few)
+    large = race(PUBLISHED["ViT-B-32"], batches(1, 16, 224), few)
+    finish(
+        [
+            Row.compare(f"{name}, captions of at most 16 tokens (pairs/s)", ours, peer, TARGET_RATIO),
+            Row.at_most(f"the same, greatest difference of {options.steps} losses", difference, TARGET_DIFFERENCE),
+            Row.compare(f"{name}, captions as they come (pairs/s)", *whole[:2]),
+            Row.compare("ViT-B/32 at 224 px, 16 pairs, captions as they come (pairs/s)", *large[:2]),
+        ],
+        options.json,
+    )
+
+
+if __name__ == "__main__":
+    main()

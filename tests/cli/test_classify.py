@@ -1,0 +1,86 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from tests.tiny_clip import tiny_clip, write_pictures
+
+from wordsight.cli import main
+from wordsight.zeroshot import Labels
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a run and photographs, one of them broken, as the example of `--help` has it."""
+    monkeypatch.chdir(tmp_path)
+    tiny_clip().save(tmp_path / "runs" / "first" / "best")
+    write_pictures(tmp_path / "photos", 3)[1].write_bytes(b"hello")
+    return tmp_path
+
+
+def run(*more: str, labels: str = "cat,dog,bird") -> int:
+    return main(["classify", "photos", "--labels", labels, "--model", "runs/first", *more])
+
+
+def test_the_example_of_the_help_runs(place, capsys):
+    assert main(["classify", "--help"]) == 0
+    (example,) = [line.split() for line in capsys.readouterr().out.splitlines() if "wordsight classify " in line][1:]
+    assert main(example[1:]) == 0
+
+
+def test_a_picture_is_a_line_and_a_broken_one_has_its_reason(place, capsys):
+    assert run() == 0
+    (first, *_) = Labels(tiny_clip(), ["cat", "dog", "bird"]).classify([place / "photos" / "000.png"])
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines] == [f"photos/{number:03d}.png" for number in range(3)]
+    assert lines[0][1:] == [f"{first.label} {first.probability:.4f}"]
+    assert lines[1][1].startswith("error: photos/001.png: not a picture")
+
+
+def test_more_labels_are_shown_when_asked_for(place, capsys):
+    assert run("--top", "2", "--templates", "plain") == 0
+    assert [len(line.split("\t")) for line in capsys.readouterr().out.splitlines()] == [3, 2, 3]
+    assert run("--top", "9") == 0
+    assert len(capsys.readouterr().out.splitlines()[0].split("\t")) == 4
+
+
+def test_json_is_an_object_a_line(place, capsys):
+    assert run("--json", "--top", "2") == 0
+    first, broken, _ = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["picture"] == "photos/000.png"
+    assert first["ranking"][0] == {"label": first["label"], "probability": first["probability"]}
+    assert len(first["ranking"]) == 2
+    assert broken["picture"] == "photos/001.png"
+    assert "not a picture" in broken["error"]
+
+
+def test_a_terminal_gets_a_table(place, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "120")
+    (place / "photos" / "002.png").rename(place / "photos" / "[red]x.png")
+    assert run("--top", "2") == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("┏━")
+    assert "photos/[red]x.png" in shown
+    assert "not a picture" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["classify", "photos/001.png", "--labels", "a,b", "--model", "runs/first"], "none of 1 pictures could be"),
+        (["classify", "runs", "--labels", "a,b", "--model", "runs/first"], "runs: no pictures in this folder"),
+        (["classify", "photos", "--labels", "a,a", "--model", "runs/first"], "--labels: labels given more than once"),
+        (["classify", "photos", "--labels", "no.txt", "--model", "runs/first"], "no.txt: cannot be read as labels"),
+        (["classify", "photos", "--labels", "a,b", "--model", "runs/frist"], "no such model; did you mean 'first'?"),
+        (
+            ["classify", "photos", "--labels", "a", "--model", "runs/first", "--templates", "foto"],
+            "did you mean 'photo'",
+        ),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(place, capsys, arguments, message):
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line

@@ -1,0 +1,53 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from tests.tiny_clip import tiny_clip, write_pictures
+
+from wordsight.cli import main
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    tiny_clip().save(tmp_path / "runs" / "first" / "best")
+    write_pictures(tmp_path / "photos", 3)[1].write_bytes(b"hello")
+    return tmp_path
+
+
+def run(out: str, *more: str) -> int:
+    return main(["embed", "photos", "--out", out, "--model", "runs/first", *more])
+
+
+def test_the_example_of_the_help_runs(place, capsys):
+    assert main(["embed", "--help"]) == 0
+    (example,) = [line.split() for line in capsys.readouterr().out.splitlines() if "wordsight embed " in line][1:]
+    assert main(example[1:]) == 0
+    assert pq.read_table("photos.parquet").num_rows == 3
+
+
+def test_what_was_done_and_left_out_is_told(place, capsys):
+    assert run("out.npy") == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"out.npy: 2 vectors, 1 broken pictures; {tiny_clip().fingerprint}\n"
+    assert shown.err.startswith("left out: photos/001.png: not a picture")
+    assert np.load("out.npy").shape == (2, 8)
+
+
+def test_json_is_one_object(place, capsys):
+    assert run("out.parquet", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["out"], answer["vectors"]) == ("out.parquet", 2)
+    assert answer["fingerprint"] == tiny_clip().fingerprint.digest
+    assert [broken["path"] for broken in answer["broken"]] == ["photos/001.png"]
+
+
+def test_mistakes_are_one_line_and_exit_code_2(place, capsys):
+    (place / "file").write_text("")
+    for out, message in [("out.csv", "ends in .parquet or .npy"), ("file/out.npy", "cannot be written")]:
+        assert run(out) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+        assert message in line

@@ -1,0 +1,286 @@
+"""Batches: the same bits for any number of workers, resume point and ranks; broken samples are counted."""
+
+import dataclasses
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from wordsight.data import loader as module
+from wordsight.data.loader import Batch, BatchPlan, Loader, draw_text
+from wordsight.data.mixture import Mixture, MixtureSource, Walk
+from wordsight.data.order import Purpose, draws, stream_of
+from wordsight.data.reader import open_shards
+from wordsight.data.sample import Sample
+from wordsight.errors import ConfigError, DataError
+from wordsight.image import Augmentation, augment, decode
+from wordsight.text import clip_tokenizer
+
+Shards = Callable[..., Path]
+PLAN = BatchPlan(batch_size=12, size_px=8, augmentation=Augmentation(scale=(0.5, 1.0), flip=True), seed=3)
+TEMPLATES = ("a photo of a {}", "{}")
+
+
+@pytest.fixture
+def mixture(make_shards: Shards) -> Mixture:
+    """Two to one: 17 captioned samples, and 5 of two labels with two names each."""
+
+    def label(number: int) -> dict[str, Any]:
+        return {"label": f"thing {number % 2}", "names": [f"thing {number % 2}", f"object {number % 2}"]}
+
+    captions = open_shards(make_shards("captions", [9, 8]))
+    labels = open_shards(make_shards("labels", [5], label))
+    return Mixture([MixtureSource(captions, 2.0), MixtureSource(labels, 1.0, TEMPLATES)])
+
+
+def take(mixture: Mixture, count: int, plan: BatchPlan = PLAN, **how: Any) -> list[Batch]:
+    with Loader(mixture, clip_tokenizer(16), plan, **how) as loader:
+        return [next(loader) for _ in range(count)]
+
+
+def assert_equal(one: Batch, other: Batch) -> None:
+    assert (one.step, one.keys, one.texts) == (other.step, other.keys, other.texts)
+    for name in ("pixels", "ids", "text_groups", "is_label"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
+def test_a_batch_is_what_its_draws_say(mixture: Mixture) -> None:
+    """Place by place, from the definitions alone."""
+    for batch in take(mixture, 3):
+        for row in range(12):
+            source = 0 if row < 8 else 1
+            position = batch.step * (8, 4)[source] + row - 8 * source
+            shards = mixture.sources[source].shards
+            epoch, place = divmod(position, len(shards))
+            sample = shards.sample(Walk(shards, 3, source).sample_at(position))
+            text = draw_text(sample, mixture.sources[source], draws(3, stream_of(Purpose.TEXT, source), epoch, place))
+            crop = draws(3, stream_of(Purpose.CROP, source), epoch, place)
+            assert (batch.keys[row], batch.texts[row]) == (sample.key, text)
+            assert (batch.pixels[row].numpy() == augment(decode(sample.picture), 8, PLAN.augmentation, crop)).all()
+            assert bool(batch.is_label[row]) == (source == 1)
+
+
+def test_types_and_shapes_are_as_promised(mixture: Mixture) -> None:
+    (batch,) = take(mixture, 1)
+    assert (batch.pixels.shape, batch.pixels.dtype) == ((12, 8, 8, 3), torch.uint8)
+    assert (batch.ids.dtype, batch.text_groups.dtype, batch.is_label.dtype) == (torch.int32, torch.int64, torch.bool)
+    full = torch.from_numpy(clip_tokenizer(16)(list(batch.texts)))
+    length = max(len(clip_tokenizer(16).encode(text)) for text in batch.texts) + 2
+    assert torch.equal(batch.ids, full[:, :length])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        batch.step = 5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("how", [{"workers": 1}, {"workers": 3}, {"workers": 5, "prefetch": 1}])
+def test_any_number_of_workers_gives_the_same_batches(mixture: Mixture, how: dict[str, int]) -> None:
+    for one, other in zip(take(mixture, 9), take(mixture, 9, **how), strict=True):
+        assert_equal(one, other)
+
+
+@pytest.mark.parametrize("first_step", [1, 4, 7])
+def test_a_resume_gives_the_same_batches(mixture: Mixture, first_step: int) -> None:
+    whole = take(mixture, 9)
+    for one, other in zip(whole[first_step:], take(mixture, 9 - first_step, first_step=first_step), strict=True):
+        assert_equal(one, other)
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_ranks_one_after_another_are_the_global_batch(mixture: Mixture, world: int) -> None:
+    whole = take(mixture, 3)
+    parts = [take(mixture, 3, rank=rank, world=world) for rank in range(world)]
+    for step, batch in enumerate(whole):
+        ranks = [part[step] for part in parts]
+        width = batch.ids.shape[1]
+        joined = Batch(
+            step=step,
+            pixels=torch.cat([rank.pixels for rank in ranks]),
+            ids=torch.cat([torch.nn.functional.pad(rank.ids, (0, width - rank.ids.shape[1])) for rank in ranks]),
+            text_groups=torch.cat([rank.text_groups for rank in ranks]),
+            is_label=torch.cat([rank.is_label for rank in ranks]),
+            keys=sum((rank.keys for rank in ranks), ()),
+            texts=sum((rank.texts for rank in ranks), ()),
+        )
+        assert_equal(batch, joined)
+
+
+def test_another_seed_gives_other_batches(mixture: Mixture) -> None:
+    """The negative control of the three equalities above."""
+    (one,), (other,) = take(mixture, 1), take(mixture, 1, dataclasses.replace(PLAN, seed=4))
+    assert one.keys != other.keys
+    assert not torch.equal(one.pixels, other.pixels)
+
+
+def test_every_batch_has_the_same_composition_and_every_epoch_all_samples(mixture: Mixture) -> None:
+    batches = take(mixture, 17)
+    assert {int(batch.is_label.sum()) for batch in batches} == {4}
+    captions = [key for batch in batches for key in batch.keys[:8]]  # 136 places, 8 epochs of 17
+    labels = [key for batch in batches for key in batch.keys[8:]][:65]  # 13 epochs of 5
+    assert set(Counter(captions).values()) == {8}
+    assert set(Counter(labels).values()) == {13}
+
+
+def test_all_captions_names_and_templates_are_drawn(mixture: Mixture) -> None:
+    texts = {text for batch in take(mixture, 40) for text in batch.texts}
+    names = [f"{kind} {number}" for kind in ("thing", "object") for number in range(2)]
+    labels = {template.replace("{}", name) for template in TEMPLATES for name in names}
+    captions = {f"{word} {number}" for word in ("picture", "number") for number in range(17)}
+    assert texts == labels | captions
+
+
+def test_texts_of_one_meaning_share_a_group(make_shards: Shards) -> None:
+    told = ["A  cat ", "a cat", "a dog", "thing 0"]
+    captions = open_shards(make_shards("captions", [4], lambda number: {"caption": told[number]}))
+    labels = open_shards(make_shards("labels", [2], lambda number: {"label": "thing 0", "names": ["thing 0", "junk"]}))
+    mixture = Mixture([MixtureSource(captions, 4.0), MixtureSource(labels, 2.0, ("a big {}",))])
+    for batch in take(mixture, 4, dataclasses.replace(PLAN, batch_size=6)):
+        groups = dict(zip(batch.texts, batch.text_groups.tolist(), strict=True))
+        assert groups["A  cat"] == groups["a cat"] != groups["a dog"]
+        assert {group for text, group in groups.items() if "big" in text} == {groups["thing 0"]}
+
+
+def test_a_name_with_braces_is_only_text() -> None:
+    sample = Sample(key="a", picture=b"", names=("{0.__class__}",))
+    source = MixtureSource(None, 1.0, ("a {}",))  # type: ignore[arg-type]
+    assert draw_text(sample, source, draws(0, 0, 0, 0)) == "a {0.__class__}"
+
+
+def test_the_size_may_grow_with_the_steps(mixture: Mixture) -> None:
+    plan = dataclasses.replace(PLAN, size_px=lambda step: 8 if step < 2 else 16)
+    assert [batch.pixels.shape[1] for batch in take(mixture, 4, plan, workers=2)] == [8, 8, 16, 16]
+
+
+class TestBroken:
+    """Some samples cannot be used."""
+
+    def mixture(self, tmp_path: Path, write_tar: Callable[..., Path], members: Sequence[tuple[str, bytes]]) -> Mixture:
+        return Mixture([MixtureSource(open_shards(write_tar(tmp_path / "set" / "000007.tar", members)))])
+
+    def members(self, picture: Callable[..., bytes], good: int) -> list[tuple[str, bytes]]:
+        pairs = [((f"g{i}.jpg", picture(i)), (f"g{i}.txt", b"fine")) for i in range(good)]
+        broken = [
+            ("undecodable.jpg", b"\xff\xd8\xff junk"),
+            ("undecodable.txt", b"x"),
+            ("cut.jpg", picture(size=(200, 160))[:500]),
+            ("cut.txt", b"x"),
+            ("alone.txt", b"x"),
+            ("mute.jpg", picture()),
+            ("blank.jpg", picture()),
+            ("blank.txt", b" "),
+        ]
+        return [member for pair in pairs for member in pair] + broken
+
+    def test_each_is_listed_once_with_its_reason_and_its_place_taken(
+        self, tmp_path: Path, write_tar: Callable[..., Path], picture: Callable[..., bytes]
+    ) -> None:
+        mixture = self.mixture(tmp_path, write_tar, self.members(picture, 15))
+        plan = dataclasses.replace(PLAN, max_broken_share=0.5)
+        with Loader(mixture, clip_tokenizer(16), plan, workers=2) as loader:
+            batches = [next(loader) for _ in range(10)]
+            broken = loader.broken
+        assert sorted(item.key for item in broken) == ["alone", "blank", "cut", "mute", "undecodable"]
+        reasons = {item.key: item.reason for item in broken}
+        assert reasons["alone"].startswith("no picture")
+        assert reasons["mute"].startswith("no text")
+        assert "empty text" in reasons["blank"]
+        assert "JPEG" in reasons["cut"]
+        assert {item.shard for item in broken} == {str(tmp_path / "set" / "000007.tar")}
+        assert all(key.startswith("g") for batch in batches for key in batch.keys)
+        for one, other in zip(batches, take(mixture, 10, plan), strict=True):
+            assert_equal(one, other)
+        assert_equal(batches[7], take(mixture, 1, plan, first_step=7)[0])
+
+    def test_too_large_a_share_stops_and_names_the_worst_shard(
+        self, tmp_path: Path, write_tar: Callable[..., Path], picture: Callable[..., bytes]
+    ) -> None:
+        good = [(f"g{i}.{kind}", picture(i) if kind == "jpg" else b"t") for i in range(60) for kind in ("jpg", "txt")]
+        write_tar(tmp_path / "set" / "000000.tar", good)
+        write_tar(tmp_path / "set" / "000001.tar", self.members(picture, 60))
+        mixture = Mixture([MixtureSource(open_shards(tmp_path / "set"))])
+        with Loader(mixture, clip_tokenizer(16), PLAN, workers=2) as loader:
+            words = r"000001\.tar: [345] broken samples, .* of 1\d\d seen are broken, more than 2\.0%; the first: "
+            with pytest.raises(DataError, match=words):
+                deque(loader, maxlen=0)
+            assert len(loader.broken) >= 3
+            with pytest.raises(StopIteration):
+                next(loader)
+
+    def test_a_small_set_is_judged_after_its_first_pass(
+        self, tmp_path: Path, write_tar: Callable[..., Path], picture: Callable[..., bytes]
+    ) -> None:
+        mixture = self.mixture(tmp_path, write_tar, self.members(picture, 15))
+        plan = dataclasses.replace(PLAN, batch_size=4)
+        with Loader(mixture, clip_tokenizer(16), plan) as loader, pytest.raises(DataError, match="5 of 20 seen"):
+            deque(loader, maxlen=0)
+
+    def test_a_set_without_a_usable_sample_ends_instead_of_turning_for_ever(
+        self, tmp_path: Path, write_tar: Callable[..., Path]
+    ) -> None:
+        members = [(f"{i}.{kind}", b"junk") for i in range(200) for kind in ("jpg", "txt")]
+        mixture = self.mixture(tmp_path, write_tar, members)
+        with pytest.raises(DataError, match=r"000007\.tar: 100 of 100 samples drawn one after another are broken"):
+            take(mixture, 1, workers=2)
+
+
+def test_an_unexpected_error_in_a_worker_carries_the_key(mixture: Mixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(module, "decode", fail)
+    with pytest.raises(ZeroDivisionError) as caught:
+        take(mixture, 1, workers=2)
+    assert "while decoding captions0" in caught.value.__notes__[0]
+
+
+def test_memory_ahead_is_bounded_and_closing_ends_the_threads(
+    mixture: Mixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+    make = module._Maker.make
+
+    def count(self: Any, step: int, size_px: int) -> Any:
+        started.append(step)
+        return make(self, step, size_px)
+
+    monkeypatch.setattr(module._Maker, "make", count)
+    before = threading.active_count()
+    loader = Loader(mixture, clip_tokenizer(16), PLAN, workers=4, prefetch=2)
+    for _ in range(3):
+        next(loader)
+    assert max(started) <= 3 + 2
+    loader.close()
+    loader.close()
+    assert threading.active_count() == before
+    with pytest.raises(StopIteration):
+        next(loader)
+
+
+@pytest.mark.parametrize(
+    ("plan", "how", "words"),
+    [
+        ({}, {"rank": 2, "world": 2}, "equal parts"),
+        ({}, {"rank": 0, "world": 5}, "equal parts"),
+        ({}, {"workers": -1}, "too few"),
+        ({}, {"prefetch": 0}, "too few"),
+        ({"batch_size": 0}, {}, "batch size 0"),
+        ({"seed": -1}, {}, "seed -1"),
+        ({"batch_size": 1}, {}, "gives no place"),
+    ],
+)
+def test_impossible_numbers_are_refused(
+    mixture: Mixture, plan: dict[str, Any], how: dict[str, int], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Loader(mixture, clip_tokenizer(16), dataclasses.replace(PLAN, **plan), **how)
+
+
+def test_no_global_random_state_is_touched(mixture: Mixture) -> None:
+    import random
+
+    before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    take(mixture, 2, workers=2)
+    assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())

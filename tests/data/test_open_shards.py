@@ -1,0 +1,242 @@
+"""Reading shards: any sample alone, the index cache believed only where it fits, every broken sample named."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from wordsight.data.index import index_hash, load_index
+from wordsight.data.reader import open_shards
+from wordsight.data.sample import BrokenSampleError, Sample
+from wordsight.data.shards import writing_shards
+from wordsight.errors import DataError
+
+Pictures = Callable[..., bytes]
+Tars = Callable[..., Path]
+
+
+def texts_json(*captions: str) -> bytes:
+    return json.dumps({"captions": captions}).encode()
+
+
+def test_samples_come_in_any_order_from_several_shards(make_shards: Callable[..., Path], picture: Pictures) -> None:
+    shards = open_shards(make_shards("set", [3, 1, 2]))
+    assert len(shards) == 6
+    for number in (5, 0, 3, 2, 4, 1):
+        sample = shards.sample(number)
+        assert (sample.key, sample.picture) == (f"set{number:04d}", picture(number))
+        assert sample.captions == (f"picture {number}", f"number {number}")
+    with pytest.raises(IndexError):
+        shards.sample(6)
+
+
+@pytest.mark.parametrize(
+    ("members", "captions", "names"),
+    [
+        ({"txt": b"a cat\n"}, ("a cat",), ()),
+        ({"txt": b"\xef\xbb\xbfa cat"}, ("a cat",), ()),
+        ({"json": b'{"caption": "a cat", "width": 3}'}, ("a cat",), ()),
+        ({"json": b'{"width": 3}', "txt": b"a cat"}, ("a cat",), ()),
+        ({"JSON": b'{"captions": ["a cat", " ", "two cats "]}'}, ("a cat", "two cats"), ()),
+        ({"json": b'{"label": "cat", "names": ["kitty", "cat"]}'}, (), ("cat", "kitty")),
+        ({"json": b'{"label": 3, "names": ["cat"]}'}, (), ("cat",)),
+        ({"json": b'{"label": "cat"}'}, (), ("cat",)),
+    ],
+)
+def test_texts_of_shards_from_elsewhere(
+    members: dict[str, bytes],
+    captions: tuple[str, ...],
+    names: tuple[str, ...],
+    tmp_path: Path,
+    picture: Pictures,
+    write_tar: Tars,
+) -> None:
+    texts = [(f"a.{suffix}", content) for suffix, content in members.items()]
+    sample = open_shards(write_tar(tmp_path / "s.tar", [("a.JPEG", picture()), *texts])).sample(0)
+    assert (sample.captions, sample.names) == (captions, names)
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ([("a.json", texts_json("x"))], "no picture: text only"),
+        ([("a.jpg", b"p")], "no text: neither .json nor .txt beside the picture"),
+        ([("a.jpg", b""), ("a.txt", b"x")], "the picture is empty: 0 bytes"),
+        ([("a.jpg", b"p"), ("a.txt", b"  \n")], "caption: empty text"),
+        ([("a.jpg", b"p"), ("a.txt", b"")], "empty text"),
+        ([("a.jpg", b"p"), ("a.txt", b"\xff\xfe")], "caption: not UTF-8"),
+        ([("a.jpg", b"p"), ("a.json", texts_json("", " "))], "captions: empty text"),
+        ([("a.jpg", b"p"), ("a.json", texts_json())], "captions: no text"),
+        ([("a.jpg", b"p"), ("a.json", b'{"captions": [3]}')], "captions has a value of kind int among its texts"),
+        ([("a.jpg", b"p"), ("a.json", b'{"captions": {"a": 1}}')], "captions is a value of kind dict"),
+        ([("a.jpg", b"p"), ("a.json", b'{"caption": "\xff\xfe"}')], "not JSON"),
+        ([("a.jpg", b"p"), ("a.json", b"[1, 2]")], "the JSON is a value of kind list, not an object"),
+        ([("a.jpg", b"p"), ("a.json", b"[" * 100_000)], "not JSON"),
+        ([("a.jpg", b"p"), ("a.json", b'{"a": 1}')], "the .json has no captions, names or label"),
+        ([("a.jpg", b"p"), ("a.txt", b"x" * 10_000_000)], "its text has 10,000,000 bytes"),
+        ([("a.jpg", b"p"), ("a.txt", b"x"), ("a.png", b"q")], "the key is used twice: a.png"),
+        ([("a.jpg", b"p"), ("a.txt", b"x"), ("b.txt", b"b"), ("a.txt", b"y")], "the key is used twice: a.txt"),
+        ([("/a.jpg", b"p"), ("/a.txt", b"x")], "leads out of the shard"),
+        ([("../../a.jpg", b"p"), ("../../a.txt", b"x")], "leads out of the shard"),
+    ],
+)
+def test_a_broken_sample_says_why_and_the_others_stay(
+    members: list[tuple[str, bytes]], reason: str, tmp_path: Path, picture: Pictures, write_tar: Tars
+) -> None:
+    good = [("good.jpg", picture()), ("good.txt", b"fine")]
+    shards = open_shards(write_tar(tmp_path / "s.tar", members + good))
+    with pytest.raises(BrokenSampleError) as caught:
+        shards.sample(0)
+    assert reason in caught.value.broken.reason
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path / "s.tar") in str(caught.value)
+    assert shards.sample(len(shards) - 1).captions == ("fine",)
+    assert not list(tmp_path.parent.glob("a.*"))
+
+
+def test_nested_folders_and_dots_make_keys_as_webdataset_does(
+    tmp_path: Path, picture: Pictures, write_tar: Tars
+) -> None:
+    members = [("./d.1/x.jpg", picture()), ("./d.1/x.txt", b"x"), ("d.1/x.seg.png", b"mask"), ("._y.jpg", b"finder")]
+    shards = open_shards(write_tar(tmp_path / "s.tar", [*members, ("README", b"hello")]))
+    assert [len(shards), shards.sample(0).key] == [1, "d.1/x"]
+
+
+def test_missing_empty_and_foreign_places_are_one_line(tmp_path: Path, write_tar: Tars) -> None:
+    (tmp_path / "empty").mkdir()
+    write_tar(tmp_path / "none" / "s.tar", [("README", b"hello")])
+    (tmp_path / "shards").mkdir()
+    for where, words in (
+        ("empty", "no shards"),
+        ("none", "no samples"),
+        ("shard", "no such file or folder; did you mean 'shards'?"),
+        ("x{5..2}.tar", "the range {5..2}"),
+    ):
+        with pytest.raises(DataError) as caught:
+            open_shards(tmp_path / where)
+        assert words in str(caught.value)
+        assert str(tmp_path / where)[:10] in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_range_in_a_path_names_its_shards(make_shards: Callable[..., Path]) -> None:
+    folder = make_shards("set", [1, 2, 3])
+    assert len(open_shards(folder / "{000000..000001}.tar")) == 3
+    assert len(open_shards([folder / "000002.tar", folder / "000000.tar"])) == 4
+
+
+def test_a_truncated_shard_is_named_when_it_is_opened(make_shards: Callable[..., Path]) -> None:
+    folder = make_shards("set", [2, 2])
+    shard = folder / "000001.tar"
+    os.truncate(shard, 1200)
+    with pytest.raises(DataError, match=r"000001\.tar: truncated: .* byte 1200; fetch it again"):
+        open_shards(folder)
+
+
+def test_the_index_cache_is_used_and_forgotten_when_the_shard_changes(
+    make_shards: Callable[..., Path], tmp_path: Path, write_tar: Tars, picture: Pictures
+) -> None:
+    shard = make_shards("set", [3]) / "000000.tar"
+    first = load_index(shard)
+    cache = shard.with_name("000000.tar.index")
+    os.utime(cache, ns=(1, 1))
+    assert load_index(shard).spans.tolist() == first.spans.tolist()
+    assert cache.stat().st_mtime_ns == 1
+    write_tar(shard, [("new.jpg", picture(9)), ("new.txt", b"new")])
+    assert load_index(shard).keys == ["new"]
+
+
+def test_without_permission_beside_the_shard_the_index_lies_in_the_users_cache(
+    make_shards: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wordsight.data import index as module
+    from wordsight.errors import OutputError
+
+    folder = make_shards("set", [3])
+    write = module.write_whole
+
+    def refuse_there(path: Path, content: bytes) -> None:
+        if path.parent == folder:
+            raise OutputError(f"{path}: cannot be written")
+        write(path, content)
+
+    monkeypatch.setattr(module, "write_whole", refuse_there)
+    load_index(folder / "000000.tar")
+    assert [path.suffix for path in (tmp_path / "user-cache" / "wordsight" / "index").iterdir()] == [".index"]
+
+
+@pytest.mark.parametrize("lie", ["beyond the end", "negative", "fewer spans", "another type", "not msgpack", "huge"])
+def test_a_lying_index_cache_is_not_believed(lie: str, make_shards: Callable[..., Path]) -> None:
+    shard = make_shards("set", [3]) / "000000.tar"
+    truth = load_index(shard)
+    cache = shard.with_name("000000.tar.index")
+    stored = msgspec.msgpack.decode(cache.read_bytes())
+    spans = truth.spans.copy()
+    if lie == "beyond the end":
+        spans[1, 0] = [1 << 62, 1 << 62]
+    if lie == "negative":
+        spans[1, 0] = [-1, 5]
+    stored["spans"] = spans.astype("<i8").tobytes()[: -8 if lie == "fewer spans" else None]
+    if lie == "another type":
+        stored["keys"] = 7
+    content = msgspec.msgpack.encode(stored)
+    cache.write_bytes({"not msgpack": b"\xc1" * 50, "huge": content + bytes(1 << 20)}.get(lie, content))
+    found = load_index(shard)
+    assert (found.keys, found.spans.tolist()) == (truth.keys, truth.spans.tolist())
+
+
+def test_a_shard_that_changes_under_a_reader_stops_it(make_shards: Callable[..., Path]) -> None:
+    folder = make_shards("set", [3])
+    shards = open_shards(folder)
+    os.truncate(folder / "000000.tar", 3000)
+    with pytest.raises(DataError, match="changed since it was opened") as caught:
+        shards.sample(0)
+    assert not isinstance(caught.value, BrokenSampleError)
+
+
+def test_the_fingerprint_follows_content_by_the_manifest_and_structure_without(
+    tmp_path: Path, make_shards: Callable[..., Path], picture: Pictures
+) -> None:
+    def packed(name: str, number: int) -> str:
+        with writing_shards(tmp_path / name) as writer:
+            writer.add(Sample(key="a", picture=picture(0), captions=(f"caption {number}",)))
+            writer.finish()
+        return open_shards(tmp_path / name).fingerprint
+
+    assert packed("one", 1) == packed("same", 1) != packed("other", 2)
+    assert open_shards(make_shards("set", [2, 1])).fingerprint != open_shards(make_shards("set", [1, 2])).fingerprint
+
+
+def test_index_hash_sees_keys_and_places(make_shards: Callable[..., Path]) -> None:
+    hashes = {index_hash(load_index(make_shards(name, [2]) / "000000.tar")) for name in ("one", "two")}
+    assert len(hashes) == 2
+
+
+@pytest.mark.parametrize("harm", ["cut", "missing", "extra"])
+def test_a_folder_that_differs_from_its_manifest_is_refused(
+    harm: str, tmp_path: Path, picture: Pictures, write_tar: Tars
+) -> None:
+    out = tmp_path / "out"
+    with writing_shards(out, max_samples=1) as writer:
+        for number in range(2):
+            writer.add(Sample(key=f"k{number}", picture=picture(number), captions=("c",)))
+        writer.finish()
+    assert len(open_shards(out)) == 2
+    if harm == "cut":
+        write_tar(out / "000001.tar", [("k1.jpg", picture(1)), ("k1.txt", b"c")])
+    elif harm == "missing":
+        (out / "000001.tar").unlink()
+    else:
+        write_tar(out / "000001x.tar", [("z.jpg", picture(1)), ("z.txt", b"c")])
+    with pytest.raises(DataError, match=r"000001x?\.tar: .*manifest.json|000001\.tar: missing"):
+        open_shards(out)
+
+
+def test_the_real_archives_of_pictures_can_be_opened_in_place(shared_data: Path) -> None:
+    shards = open_shards(shared_data / "mnist.tar")
+    assert len(shards) == 2001  # 2,000 pictures and classes.json, which is a text without a picture
+    with pytest.raises(BrokenSampleError, match="no text"):
+        shards.sample(0)

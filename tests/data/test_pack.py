@@ -1,0 +1,189 @@
+"""Packing: originals kept, pictures looked at, keys unique, choices obeyed, real archives whole."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from wordsight.data.pack import PackOptions, key_of, pack, read_keys
+from wordsight.data.reader import open_shards
+from wordsight.data.sources import SourceOptions, open_source
+from wordsight.errors import DataError, OutputError
+
+Pictures = Callable[..., bytes]
+
+
+def lay(root: Path, pictures: dict[str, bytes], captions: dict[str, object] | None = None) -> Path:
+    root.mkdir(parents=True)
+    for name, content in pictures.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    told = captions if captions is not None else {name: [f"text of {name}"] for name in pictures}
+    lines = [json.dumps({"file": name, "captions": texts}) + "\n" for name, texts in told.items()]
+    (root / "captions.jsonl").write_text("".join(lines))
+    return root
+
+
+def test_the_original_bytes_are_kept_and_what_cannot_be_seen_is_listed(tmp_path: Path, picture: Pictures) -> None:
+    pictures = {
+        "a.JPG": picture(1),
+        "b.png": picture(2, form="PNG"),
+        "liar.jpg": picture(3, form="WEBP"),
+        "cut.jpg": picture(4, (300, 200))[:700],
+        "empty.jpg": b"",
+        "text.jpg": b"hello",
+    }
+    summary = pack(open_source(lay(tmp_path / "in", pictures)), tmp_path / "out")
+    shards = open_shards(tmp_path / "out")
+    found = {sample.key: sample for sample in map(shards.sample, range(len(shards)))}
+    assert {key: sample.picture for key, sample in found.items()} == {
+        "a": pictures["a.JPG"],
+        "b": pictures["b.png"],
+        "liar": pictures["liar.jpg"],
+    }
+    assert found["a"].captions == ("text of a.JPG",)
+    assert (summary.samples, summary.skipped, summary.shards) == (3, 3, 1)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()]
+    assert [line["key"] for line in lines] == ["cut", "empty", "text"]
+    assert all(line["shard"] == f"{line['key']}.jpg" and line["reason"] for line in lines)
+    assert not any(line["reason"].startswith(line["shard"]) for line in lines)
+
+
+def test_larger_pictures_are_made_small_and_smaller_ones_left(tmp_path: Path, picture: Pictures) -> None:
+    pictures = {
+        "wide.png": picture(1, (120, 40), "PNG"),
+        "tall.jpg": picture(2, (50, 111)),
+        "small.png": picture(3, (30, 9), "PNG"),
+    }
+    pack(open_source(lay(tmp_path / "in", pictures)), tmp_path / "out", PackOptions(size_px=32))
+    shards = open_shards(tmp_path / "out")
+    found = {sample.key: sample.picture for sample in map(shards.sample, range(3))}
+    images = {key: Image.open(io.BytesIO(content)) for key, content in found.items()}
+    assert {key: (image.size, image.format) for key, image in images.items()} == {
+        "wide": ((96, 32), "JPEG"),
+        "tall": ((32, 71), "JPEG"),
+        "small": ((30, 9), "PNG"),
+    }
+    assert found["small"] == pictures["small.png"]
+
+
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [
+        ("a/b.jpg", "a/b"),
+        ("a.b.c.jpg", "a_b_c"),
+        ("./x//y.png", "x/y"),
+        ("v1.2/y.png", "v1.2/y"),
+        ("../secret/a.jpg", "a"),
+        ("/home/me/a.jpg", "a"),
+        (".jpg", "_jpg"),
+        ("..", "_"),
+        ("", "_"),
+        ("a\nb\udcff.jpg", "a_b_"),
+        ("row-000000001", "row-000000001"),
+    ],
+)
+def test_keys_are_usable_member_names(file: str, key: str) -> None:
+    assert key_of(file) == key
+
+
+def test_files_of_one_stem_get_keys_of_their_own(tmp_path: Path, picture: Pictures) -> None:
+    pictures = {
+        "a.jpg": picture(1),
+        "a.png": picture(2, form="PNG"),
+        "a_2.jpg": picture(3),
+        "a.webp": picture(4, form="WEBP"),
+    }
+    pack(open_source(lay(tmp_path / "in", pictures)), tmp_path / "out")
+    shards = open_shards(tmp_path / "out")
+    found = {shards.sample(number).key: shards.sample(number).captions[0] for number in range(4)}
+    assert sorted(found) == ["a", "a_2", "a_2_2", "a_3"]
+    assert sorted(found.values()) == sorted(f"text of {name}" for name in pictures)
+
+
+def test_exclude_and_only_split_a_source_in_two(tmp_path: Path, picture: Pictures) -> None:
+    folder = lay(tmp_path / "in", {f"p{number}.jpg": picture(number) for number in range(6)})
+    held = tmp_path / "held.txt"
+    held.write_text("p1\np4.jpg\n\nnot-there\n")
+    keys = read_keys(held)
+    rest = pack(open_source(folder), tmp_path / "rest", PackOptions(exclude=keys))
+    out = pack(open_source(folder), tmp_path / "held", PackOptions(only=keys))
+    assert (rest.samples, rest.left_out, rest.not_found) == (4, 2, 1)
+    assert (out.samples, out.left_out, out.not_found) == (2, 4, 1)
+    names = [
+        {s.sample(i).key for i in range(len(s))}
+        for s in (open_shards(tmp_path / "rest"), open_shards(tmp_path / "held"))
+    ]
+    assert names == [{"p0", "p2", "p3", "p5"}, {"p1", "p4"}]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"[]", b"[1]", b"[", b"\xff"])
+def test_lists_that_are_not_keys_are_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_bytes(content)
+    with pytest.raises(DataError, match=str(tmp_path / "keys")):
+        read_keys(tmp_path / "keys")
+
+
+def test_packing_is_the_same_every_time(tmp_path: Path, picture: Pictures) -> None:
+    folder = lay(tmp_path / "in", {f"{number}.jpg": picture(number, (90, 80)) for number in range(30)})
+    for name in ("one", "two"):
+        pack(open_source(folder), tmp_path / name, PackOptions(size_px=32, max_samples=7))
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one == two
+    assert len(one) == 5 + 2
+
+
+def test_nothing_usable_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    folder = lay(tmp_path / "in", {"a.jpg": b"junk", "b.jpg": b"junk"})
+    with pytest.raises(DataError, match="no sample could be packed, 2 were skipped; the first: a: "):
+        pack(open_source(folder), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(DataError, match="size 0 px"):
+        pack(open_source(folder), tmp_path / "out", PackOptions(size_px=0))
+
+
+def test_a_foreign_folder_is_refused_before_any_work(tmp_path: Path, picture: Pictures) -> None:
+    folder = lay(tmp_path / "in", {"a.jpg": picture()})
+    with pytest.raises(OutputError, match="not a shard of ours"):
+        pack(open_source(folder), folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["a.jpg", "captions.jsonl"]
+
+
+def test_shards_can_be_packed_again_without_some(make_shards: Callable[..., Path], tmp_path: Path) -> None:
+    pack(open_source(make_shards("set", [3, 2])), tmp_path / "out", PackOptions(exclude=frozenset({"set0001"})))
+    shards = open_shards(tmp_path / "out")
+    assert [shards.sample(number).key for number in range(4)] == ["set0000", "set0002", "set0003", "set0004"]
+
+
+def test_progress_counts_every_record(tmp_path: Path, picture: Pictures) -> None:
+    folder = lay(tmp_path / "in", {f"{number}.jpg": picture(number) for number in range(9)} | {"x.jpg": b"junk"})
+    seen: list[int] = []
+    pack(open_source(folder), tmp_path / "out", PackOptions(exclude=frozenset({"3"})), seen.append)
+    assert seen[-1] == 10
+    assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize(
+    ("archive", "names", "samples", "texts"),
+    [
+        ("flickr8k-val", None, 1000, 5),
+        ("illus-circle-flags", None, 255, 2),
+        ("mnist", None, 2000, 1),
+        ("tiny-imagenet-eval", "tiny-imagenet-names.json", 5000, 0),
+    ],
+)
+def test_the_shared_archives_pack_whole(
+    archive: str, names: str | None, samples: int, texts: int, shared_data: Path, tmp_path: Path
+) -> None:
+    options = SourceOptions(names=shared_data / names if names else None)
+    source = open_source(shared_data / f"{archive}.tar", options)
+    records = list(source.records)
+    assert (len(records), {record.problem for record in records}) == (samples, {""})
+    counts = {len(record.texts.captions) + len(record.texts.names) for record in records}
+    assert counts == {texts} if texts else len(counts) > 1
+    part = open_source(shared_data / f"{archive}.tar", options)
+    keys = frozenset(record.file for record in records[:20])
+    assert pack(part, tmp_path / "out", PackOptions(only=keys)).samples == 20

@@ -1,0 +1,196 @@
+import json
+
+import numpy as np
+import pytest
+
+from tests.tiny_clip import png, random_image, tiny_clip
+from wordsight.errors import ConfigError, DataError, PictureError, WordsightError
+from wordsight.zeroshot import TEMPLATES, Answer, Labels, read_labels, resolve_templates
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def test_a_row_is_the_mean_of_unit_embeddings_brought_to_unit_length():
+    clip = tiny_clip()
+    names = ["dog", ("cat", "kitty", "tom"), "small bird"]
+    labels = Labels(clip, names, templates=["a photo of a {}.", "{}"])
+    texts = [
+        ["a photo of a dog.", "dog"],
+        ["a photo of a cat.", "cat", "a photo of a kitty.", "kitty", "a photo of a tom.", "tom"],
+        ["a photo of a small bird.", "small bird"],
+    ]
+    expected = np.stack([unit(np.mean([clip.embed_texts([text])[0] for text in row], axis=0)) for row in texts])
+    np.testing.assert_allclose(labels.weights, expected, atol=1e-6)
+    assert labels.weights.dtype == np.float32
+    assert labels.names == ("dog", "cat", "small bird")
+    assert labels.templates == ("a photo of a {}.", "{}")
+
+
+def test_many_labels_are_worked_at_in_parts_that_do_not_show():
+    clip = tiny_clip()
+    names = [f"thing {number}" for number in range(700)]
+    weights = Labels(clip, names, templates=TEMPLATES["photos"]).weights
+    for number in (0, 292, 293, 699):
+        alone = Labels(clip, names[number : number + 1], templates="photos").weights
+        np.testing.assert_allclose(weights[number], alone[0], atol=1e-5)
+
+
+def test_probabilities_are_the_softmax_of_scaled_cosines():
+    clip = tiny_clip()
+    labels = Labels(clip, ["dog", "cat", "bird"])
+    pictures = [random_image(seed) for seed in range(5)]
+    cosines = clip.embed_images(pictures) @ labels.weights.T
+    powers = np.exp(clip.scale * cosines.astype(np.float64))
+    expected = powers / powers.sum(axis=1, keepdims=True)
+    for answer, row in zip(labels.classify(pictures), expected, strict=True):
+        best = int(row.argmax())
+        assert answer.label == labels.names[best]
+        assert answer.probability == pytest.approx(row[best], abs=1e-5)
+        assert [label for label, _ in answer.ranking] == [labels.names[number] for number in np.argsort(-row)]
+        assert sum(probability for _, probability in answer.ranking) == pytest.approx(1)
+
+
+def test_an_answer_is_frozen_and_knows_its_picture():
+    labels = Labels(tiny_clip(), ["only"])
+    (answer,) = labels.classify(png(0))
+    assert answer == Answer(png(0), "only", 1.0, (("only", 1.0),))
+    assert answer.picture == png(0)
+    with pytest.raises(AttributeError):
+        answer.label = "other"
+    with pytest.raises(ValueError, match="read-only"):
+        labels.weights[0] = 0
+
+
+def test_labels_of_equal_probability_keep_their_order():
+    labels = Labels(tiny_clip(), ["b", "a", "c"], templates="x{}")
+    labels.weights = np.repeat(labels.weights[:1], 3, axis=0)
+    (answer,) = labels.classify([png(0)])
+    assert [label for label, _ in answer.ranking] == ["b", "a", "c"]
+
+
+def test_classifying_streams():
+    told = []
+
+    def pictures():
+        for number in range(1000):
+            told.append(number)
+            yield random_image(number)
+
+    next(Labels(tiny_clip(), ["a", "b"]).classify(pictures()))
+    assert len(told) < 200
+
+
+def test_a_broken_picture_is_an_error_or_told():
+    labels = Labels(tiny_clip(), ["a", "b"])
+    with pytest.raises(PictureError, match=r"missing.jpg: no such file"):
+        list(labels.classify([png(0), "missing.jpg"]))
+    told = []
+    answers = list(labels.classify([png(0), "missing.jpg", png(1)], lambda *broken: told.append(broken)))
+    assert [answer.picture for answer in answers] == [png(0), png(1)]
+    assert [(picture, reason.partition(";")[0]) for picture, reason in told] == [
+        ("missing.jpg", "missing.jpg: no such file")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "no labels; give at least one"),
+        (["a", " "], "label 1: expected a name, found ' '"),
+        (["a", 5], "label 1: expected a name, found 5"),
+        (["a", ()], "label 1: no name"),
+        ("cat", r"expected a list of names, as in \['cat', 'dog'\]"),
+        (["cat", "dog", "Cat ", "dog"], "labels given more than once: 'Cat', 'cat', 'dog'"),
+    ],
+)
+def test_labels_that_cannot_be_are_refused(names, message):
+    with pytest.raises(ConfigError, match=message):
+        Labels(tiny_clip(), names)
+
+
+def test_a_name_given_twice_to_one_label_counts_once():
+    clip = tiny_clip()
+    twice, once = (Labels(clip, [names]).weights for names in (("cat", "kitty", "Cat"), ("cat", "kitty")))
+    assert np.array_equal(twice, once)
+
+
+@pytest.mark.parametrize(
+    ("templates", "message"),
+    [
+        ("foto", "templates 'foto': no such set; did you mean 'photo'"),
+        ("", "templates '': no such set"),
+        ([], "templates: none given"),
+        (["a photo"], "template 'a photo': 0 places for the label"),
+        ("{} or {}", "template '{} or {}': 2 places"),
+        ([5], "template 5: 0 places"),
+    ],
+)
+def test_templates_that_cannot_be_are_refused(templates, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve_templates(templates)
+
+
+def test_template_sets_hold_one_place_each_and_texts_are_taken_as_they_are():
+    assert all(text.count("{}") == 1 for texts in TEMPLATES.values() for text in texts)
+    assert TEMPLATES["plain"] == ("{}",)
+    assert TEMPLATES["photo"] == ("a photo of a {}.",)
+    assert resolve_templates("an x-ray of {}") == ("an x-ray of {}",)
+
+
+def test_braces_in_names_and_templates_are_plain_text():
+    labels = Labels(tiny_clip(), ["{0}", "{name}", "100 %"], templates="{x} {}")
+    np.testing.assert_allclose(labels.weights[0], tiny_clip().embed_texts(["{x} {0}"])[0], atol=1e-5)
+
+
+def test_labels_are_read_from_a_list(tmp_path):
+    assert read_labels("cat, small  dog") == [("cat",), ("small dog",)]
+    assert read_labels(",".join(f"label {number}" for number in range(5000)))[-1] == ("label 4999",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.txt", "\ufeffcat\r\n\r\nsmall dog, old\n", [("cat",), ("small dog, old",)]),
+        ("labels", "cat\ndog", [("cat",), ("dog",)]),
+        ("a.json", '["cat", ["dog", "hound"]]', [("cat",), ("dog", "hound")]),
+        ("a.json", '{"n01": ["cat", "puss"], "n02": "dog"}', [("cat", "puss"), ("dog",)]),
+    ],
+)
+def test_labels_are_read_from_a_file(tmp_path, name, content, expected):
+    (tmp_path / name).write_bytes(content.encode())
+    assert read_labels(str(tmp_path / name)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", b""),
+        ("a.txt", b"\n \n"),
+        ("a.txt", b"cat\ndog\ncat"),
+        ("a.txt", b"\xff\xfe\x00"),
+        ("a.json", b"["),
+        ("a.json", b"[" * 200_000),
+        ("a.json", b"[]"),
+        ("a.json", b'"cat"'),
+        ("a.json", b"[1, 2]"),
+        ("a.json", b'[["cat", 1]]'),
+        ("a.json", json.dumps([[]]).encode()),
+        ("a.json", b'["\xed\xa0\x80"]'),
+    ],
+)
+def test_a_file_that_is_no_list_of_labels_is_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WordsightError) as refused:
+        read_labels(str(tmp_path / name))
+    assert str(refused.value).startswith(str(tmp_path / name))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_missing_file_of_labels_and_empty_lists_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"missing.txt: cannot be read as labels: No such file"):
+        read_labels("missing.txt")
+    for value in ("", " ", "a,,b", "a,b,a"):
+        with pytest.raises(ConfigError, match=r"^--labels: "):
+            read_labels(value)
