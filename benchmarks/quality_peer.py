@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-
 from tests.parity.peers import open_clip
 
 PEER_SIZE_PX = 64

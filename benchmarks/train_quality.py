@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
-import wordsight as ws
 from benchmarks.quality_peer import (
     LABEL_TEMPLATES,
     Pair,
@@ -31,6 +29,8 @@ from benchmarks.quality_peer import (
 )
 from benchmarks.table import Row, finish
 from benchmarks.table import parser as table_parser
+
+import wordsight as ws
 from wordsight.data import PackOptions, SourceOptions, open_source, pack
 from wordsight.metrics import Figure, accuracy_hits, share
 from wordsight.train import load_recipe, train
@@ -131,16 +131,24 @@ def our_run(data: Path, work: Path, name: str, changes: tuple[str, ...] = ()) ->
 def rows(ours: dict[str, Any], peer: dict[str, Any], equal: dict[str, Any], minutes: float) -> list[Row]:
     """The table: bounds first, then what stands beside them."""
     figures, theirs, same = ours["figures"], peer["figures"], equal["figures"]
-    table = [Row.at_most("minutes of two cores, ours", ours["core_minutes"] / THREADS, minutes, peer["core_minutes"] / THREADS)]
+    table = [
+        Row.at_most(
+            "minutes of two cores, ours", ours["core_minutes"] / THREADS, minutes, peer["core_minutes"] / THREADS
+        )
+    ]
     for way in ("image_to_text", "text_to_image"):
         name = f"{way}_recall_at_10"
         value, other = figures[name]["value"], theirs[name]["value"]
         table.append(Row.at_least(f"flickr8k-val {name} (share) {interval(figures[name])}", value, 0.12, other))
         table.append(Row.compare(f"flickr8k-val {name}, times the peer's {interval(theirs[name])}", value, other, 1.5))
-        table.append(Row.compare(f"the same at the peer's steps and batch {interval(same[name])}", same[name]["value"], other))
+        table.append(
+            Row.compare(f"the same at the peer's steps and batch {interval(same[name])}", same[name]["value"], other)
+        )
     cifar = figures["cifar10_accuracy"]
     peer_cifar = theirs["cifar10_accuracy"]["value"]
-    table.append(Row.at_least(f"CIFAR-10 zero-shot accuracy (share) {interval(cifar)}", cifar["value"], 0.25, peer_cifar))
+    table.append(
+        Row.at_least(f"CIFAR-10 zero-shot accuracy (share) {interval(cifar)}", cifar["value"], 0.25, peer_cifar)
+    )
     return table
 
 

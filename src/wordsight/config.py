@@ -38,8 +38,6 @@ def decode(value: Any, kind: type[T], where: str) -> T:
         raise ConfigError(f"{where}: {error}") from error
     except msgspec.ValidationError as error:
         raise ConfigError(f"{where}: {_explain(str(error), kind)}") from error
-    except ConfigError as error:  # a structure that contradicts itself
-        raise ConfigError(f"{where}: {error}") from error
 
 
 def load_toml(path: Path, kind: type[T]) -> T:

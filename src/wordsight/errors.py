@@ -8,7 +8,7 @@
     ├── WeightsError     a file of weights that is not what it should be
     ├── TrainingError    a run that cannot go on
     ├── OutputError      a place that cannot be written
-    └── MissingExtra     a feature whose optional packages are not installed
+    └── MissingExtraError  a feature whose optional packages are not installed
 
 The message is one line: what is wrong, where (file, row, key), and what to do. The command line prints it
 and ends with exit code 2; anything else that escapes is a defect of ours and ends with 1.
@@ -50,7 +50,7 @@ class OutputError(WordsightError):
     """A place cannot be written: no permission, not a folder, disk full."""
 
 
-class MissingExtra(WordsightError):
+class MissingExtraError(WordsightError):
     """An optional package is needed; the message has the command that installs it."""
 
     def __init__(self, what: str, extra: str) -> None:

@@ -18,7 +18,7 @@ from wordsight.cli.demo_state import State, read_state
 from wordsight.cli.demo_tour import file_name
 from wordsight.data import open_shards
 from wordsight.data.samples import PicturePair, collect, concept_of, split
-from wordsight.errors import MissingExtra
+from wordsight.errors import MissingExtraError
 from wordsight.train import load_recipe
 from wordsight.train.validation import headline
 from wordsight.zeroshot import read_labels
@@ -148,7 +148,7 @@ def test_another_number_of_steps_is_refused(inside, capsys):
         ("demo.json", b"[1]", "x/demo.json: not of a tour; choose an empty folder"),
         ("demo.json", b"\xff", "x/demo.json: not of a tour"),
         ("demo.json", b'{"recipe": {}, "format": "wordsight-demo-2"}', "x/demo.json: not of a tour"),
-        ("demo.json", b'{"recipe": {"schedule": 3}}', "x: holds a tour with other settings (averaging,"),
+        ("demo.json", b'{"recipe": {"schedule": 3}}', "x: holds a tour with other settings (accumulation,"),
     ],
 )
 def test_a_foreign_folder_is_refused(tmp_path, monkeypatch, capsys, file, content, message):
@@ -171,7 +171,7 @@ def test_a_missing_extra_is_known_before_the_training(tmp_path, monkeypatch):
     monkeypatch.setattr("wordsight.cli.demo_tour.find_spec", lambda name: None)
     from wordsight.cli.demo_tour import take_tour
 
-    with pytest.raises(MissingExtra, match=r"the tour's report needs optional packages: .*wordsight\[report\]"):
+    with pytest.raises(MissingExtraError, match=r"the tour's report needs optional packages: .*wordsight\[report\]"):
         take_tour(tmp_path / "x", load_recipe("demo"), [])
     assert not (tmp_path / "x").exists()
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from wordsight.data import samples
 from wordsight.data.samples import PicturePair, collect, concept_of, split
-from wordsight.errors import ConfigError, MissingExtra
+from wordsight.errors import ConfigError, MissingExtraError
 
 
 @pytest.fixture(scope="module")
@@ -169,5 +169,7 @@ def test_a_missing_package_names_the_extra(missing: str, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(samples.metadata, "distribution", distribution)
     monkeypatch.setattr(samples.importlib, "import_module", import_module)
-    with pytest.raises(MissingExtra, match=r"the demo's pictures needs? optional packages: .*wordsight\[samples\]"):
+    with pytest.raises(
+        MissingExtraError, match=r"the demo's pictures needs? optional packages: .*wordsight\[samples\]"
+    ):
         collect(32)

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from wordsight.errors import MissingExtra, OutputError, PictureError
+from wordsight.errors import MissingExtraError, OutputError, PictureError
 from wordsight.metrics import Figure
 from wordsight.report import (
     Answer,
@@ -209,7 +209,9 @@ def test_a_missing_package_names_the_extra(missing: str, monkeypatch: pytest.Mon
         return found(name, *rest, **named)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MissingExtra, match=r"the report needs optional packages: pip install 'wordsight\[report\]'"):
+    with pytest.raises(
+        MissingExtraError, match=r"the report needs optional packages: pip install 'wordsight\[report\]'"
+    ):
         _page("a").render()
 
 

@@ -63,6 +63,18 @@ def test_workers_change_nothing(world: Path, finished: Path, tmp_path: Path) -> 
     assert_equal_bits(finished, tmp_path / "three")
 
 
+def test_a_run_from_a_model_starts_with_its_weights_and_size(world: Path, finished: Path, tmp_path: Path) -> None:
+    changes = ("schedule.steps=1", "schedule.warmup_steps=0", "optimizer.learning_rate=1e-30", "averaging=0")
+    other = ("model.image.image_size_px=32", "model.embed_dim=8")
+    still = load_recipe(world / "recipe.toml", (*changes, *other))
+    train(still, world, tmp_path / "still", start=finished / "last")
+    before, after = tensors(finished), tensors(tmp_path / "still")
+    for name, tensor in before.items():
+        if "running" not in name and "tracked" not in name:
+            torch.testing.assert_close(after[name], tensor, atol=1e-6, rtol=0, msg=name)
+    assert ws.load(tmp_path / "still").card.preprocessing.size_px == 16
+
+
 def test_another_seed_changes_the_weights(world: Path, finished: Path, tmp_path: Path) -> None:
     train(load_recipe(world / "recipe.toml", ("seed=1",)), world, tmp_path / "seed")
     assert not torch.equal(tensors(finished)["visual.proj"], tensors(tmp_path / "seed")["visual.proj"])
@@ -112,9 +124,7 @@ def test_missing_shards_say_where_they_were_looked_for(world: Path, tmp_path: Pa
         train(world / "recipe.toml", tmp_path, tmp_path / "run")
 
 
-def test_a_full_disk_leaves_the_former_checkpoint(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_former_checkpoint(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = []
     real = loop_module.save_checkpoint
 
@@ -182,7 +192,10 @@ def test_ten_kills_end_at_the_same_bits(world: Path, tmp_path: Path) -> None:
     for kill in range(10):
         process = start(world, cut, *long)
         before = (cut / "checkpoint.pt").stat().st_mtime_ns if (cut / "checkpoint.pt").exists() else 0
-        wait_for(lambda b=before: (cut / "checkpoint.pt").exists() and (cut / "checkpoint.pt").stat().st_mtime_ns > b, process)
+        wait_for(
+            lambda b=before: (cut / "checkpoint.pt").exists() and (cut / "checkpoint.pt").stat().st_mtime_ns > b,
+            process,
+        )
         if kill % 2:
             wait_for(lambda: list(cut.glob(".checkpoint.pt.*.partial")), process)
         else:

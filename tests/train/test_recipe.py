@@ -45,7 +45,7 @@ def test_misspelt_key_names_the_nearest(recipe_file: Path) -> None:
 
 def test_misspelt_key_below_a_tagged_tower_names_the_nearest(recipe_file: Path) -> None:
     recipe_file.write_text(RECIPE.replace("widths", "width_s"))
-    with pytest.raises(ConfigError, match="unknown key 'width_s' .*did you mean 'widths'"):
+    with pytest.raises(ConfigError, match=r"unknown key 'width_s' .*did you mean 'widths'"):
         load_recipe(recipe_file)
 
 

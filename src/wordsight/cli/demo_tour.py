@@ -19,7 +19,7 @@ from wordsight.cli.demo_report import Tour, page, summary_of
 from wordsight.cli.demo_state import Summary
 from wordsight.data import Sample, writing_shards
 from wordsight.data.samples import PicturePair, collect, split
-from wordsight.errors import MissingExtra
+from wordsight.errors import MissingExtraError
 from wordsight.files import folder_whole, settle_folder, write_whole
 from wordsight.infer import load
 from wordsight.train import Recipe, train
@@ -35,7 +35,7 @@ def take_tour(out: Path, recipe: Recipe, commands: Sequence[tuple[str, str]]) ->
         commands: what the page says to try next.
 
     Raises:
-        MissingExtra: packages of the extras samples or report are not installed.
+        MissingExtraError: packages of the extras samples or report are not installed.
         WordsightError: as `collect`, `writing_shards` and `train`.
         KeyboardInterrupt: interrupted; what is done is kept.
     """
@@ -76,7 +76,7 @@ def file_name(pair: PicturePair) -> str:
 def _need_report() -> None:
     """Find out before the training, not after it, that the report could not be written."""
     if not (find_spec("jinja2") and find_spec("matplotlib")):
-        raise MissingExtra("the tour's report", "report")
+        raise MissingExtraError("the tour's report", "report")
 
 
 def _pack(pairs: Sequence[PicturePair], folder: Path) -> None:

@@ -10,6 +10,9 @@ def train(
     recipe: Annotated[str, typer.Argument(help="A TOML file, or a name of 'wordsight recipes'.")],
     data: Annotated[list[str], typer.Option(help="Shards, or a folder that holds the recipe's shards; repeatable.")],
     out: Annotated[Path, typer.Option(help="The run's folder.")],
+    start: Annotated[
+        str | None, typer.Option("--from", help="A model to start from; brings its architecture and preprocessing.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on exactly where the run in OUT stopped.")] = False,
     change: Annotated[
         list[str] | None, typer.Option("--set", help="Change a key, as optimizer.learning_rate=1e-3; repeatable.")
@@ -38,6 +41,7 @@ def train(
         load_recipe(recipe, tuple(change or ())),
         [*data],
         out,
+        start=start,
         resume=resume,
         workers=workers,
         tensorboard=tensorboard,

@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from wordsight.errors import ConfigError, DataError, MissingExtra, nearest
+from wordsight.errors import ConfigError, DataError, MissingExtraError, nearest
 
 ATTRIBUTION = (
     "Pictures: OpenMoji (openmoji.org), the open-source emoji and icon project, CC BY-SA 4.0, "
@@ -143,7 +143,7 @@ def collect(size_px: int = 96, languages: Sequence[str] = ()) -> list[PicturePai
 
     Raises:
         ConfigError: another size, or a language that is not known.
-        MissingExtra: the packages of the extra `samples` are not installed.
+        MissingExtraError: the packages of the extra `samples` are not installed.
         DataError: the packages do not contain what their pinned versions do.
     """
     if size_px not in _SIZES_PX:
@@ -234,7 +234,7 @@ def _folder_of(distribution: str, inside: str) -> Path:
     try:
         path = Path(str(metadata.distribution(distribution).locate_file(inside)))
     except metadata.PackageNotFoundError as error:
-        raise MissingExtra("the demo's pictures", "samples") from error
+        raise MissingExtraError("the demo's pictures", "samples") from error
     if not path.exists():
         raise DataError(f"{path}: missing from {distribution}; pip install --force-reinstall 'wordsight[samples]'")
     return path
@@ -244,7 +244,7 @@ def _module(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MissingExtra("the demo's pictures", "samples") from error
+        raise MissingExtraError("the demo's pictures", "samples") from error
 
 
 def _renderer(size_px: int) -> Callable[[Path], bytes]:

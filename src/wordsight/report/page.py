@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wordsight.errors import MissingExtra, PictureError
+from wordsight.errors import MissingExtraError, PictureError
 from wordsight.files import write_whole
 from wordsight.report import plots
 from wordsight.report.blocks import Block, Plot
@@ -56,13 +56,13 @@ class Page:
         """The page as HTML; equal input gives equal text.
 
         Raises:
-            MissingExtra: Jinja2 or, where there are plots, Matplotlib is not installed.
+            MissingExtraError: Jinja2 or, where there are plots, Matplotlib is not installed.
             PictureError: a picture is not PNG, JPEG, GIF or WebP.
         """
         try:
             import jinja2
         except ImportError as error:
-            raise MissingExtra("the report", "report") from error
+            raise MissingExtraError("the report", "report") from error
         folder = importlib.resources.files("wordsight.report")
         environment = jinja2.Environment(
             autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -78,7 +78,7 @@ class Page:
 
         Raises:
             OutputError: the file cannot be written.
-            MissingExtra, PictureError: as `render`.
+            MissingExtraError, PictureError: as `render`.
         """
         write_whole(path, self.render().encode("utf-8", "replace"))
 

@@ -9,7 +9,7 @@ import io
 import re
 from typing import Any
 
-from wordsight.errors import MissingExtra
+from wordsight.errors import MissingExtraError
 from wordsight.report.blocks import Plot
 
 _SERIES = tuple(f"#00010{number}" for number in range(1, 6))
@@ -39,7 +39,7 @@ def draw(plot: Plot, number: int) -> str:
         number: of the plot on its page, so that the names inside differ from those of other plots.
 
     Raises:
-        MissingExtra: Matplotlib is not installed.
+        MissingExtraError: Matplotlib is not installed.
     """
     try:
         import matplotlib
@@ -47,7 +47,7 @@ def draw(plot: Plot, number: int) -> str:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator, PercentFormatter
     except ImportError as error:
-        raise MissingExtra("the report", "report") from error
+        raise MissingExtraError("the report", "report") from error
     with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": f"wordsight-{number}"}):
         figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
         FigureCanvasSVG(figure)

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from wordsight.errors import MissingExtra
+from wordsight.errors import MissingExtraError
 from wordsight.files import as_output_error, write_whole
 from wordsight.train.step import StepFigures
 
@@ -110,7 +110,7 @@ def _open_board(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise MissingExtra("TensorBoard", "log") from error
+        raise MissingExtraError("TensorBoard", "log") from error
     return SummaryWriter(str(folder / "tensorboard"))
 
 

@@ -26,7 +26,7 @@ from wordsight.config import plain, to_toml
 from wordsight.data import BatchPlan, Loader, Mixture
 from wordsight.errors import OutputError
 from wordsight.files import clear_partial, lock, make_folder, settle_folder, write_whole
-from wordsight.infer import DualEncoder
+from wordsight.infer import DualEncoder, load
 from wordsight.model import build, build_empty
 from wordsight.text import clip_tokenizer
 from wordsight.train.checkpoint import load_checkpoint, save_checkpoint
@@ -63,6 +63,7 @@ def train(
     recipe: str | Path | Recipe,
     data: Sequence[str | Path] | str | Path,
     out: str | Path,
+    start: str | Path | None = None,
     resume: bool = False,
     workers: int = 1,
     evaluators: Sequence[Evaluator] = (),
@@ -75,6 +76,7 @@ def train(
         recipe: a file, a name of `wordsight recipes`, or a `Recipe`.
         data: folders of shards, or a folder of such folders.
         out: the run's folder.
+        start: a model to start from, as for `wordsight.load`; it brings its architecture and preprocessing.
         resume: go on from the checkpoint in `out`, exactly; without one there, start.
         workers: threads that prepare batches; they change nothing but speed.
         evaluators: more validation, beside the recipe's own.
@@ -89,12 +91,15 @@ def train(
         KeyboardInterrupt: asked to stop by SIGINT or SIGTERM; everything is saved.
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    first = load(start, device="cpu") if start is not None else None
+    if first is not None:
+        recipe = msgspec.structs.replace(recipe, model=first.card.model, preprocessing=first.card.preprocessing)
     places = [data] if isinstance(data, str | Path) else list(data)
     mixture = open_sources(recipe, places)
     judges = [*open_evaluators(recipe, places), *evaluators]
     folder = make_folder(Path(out))
     with lock(folder / ".lock"):
-        state = _prepare(recipe, mixture, folder, resume, torch.device(device or _best_device()))
+        state = _prepare(recipe, mixture, first, folder, resume, torch.device(device or _best_device()))
         log = RunLog(folder, state.steps, recipe.schedule.steps, tensorboard)
         try:
             with _stop_requests() as stop, _loader(recipe, mixture, state, workers) as loader:
@@ -159,7 +164,9 @@ def _score_lines(scores: dict[str, float]) -> Iterator[str]:
             yield f"{name} {value:.1%} [{low:.1%}, {high:.1%}], chance {chance:.1%}"
 
 
-def _prepare(recipe: Recipe, mixture: Mixture, folder: Path, resume: bool, device: torch.device) -> State:
+def _prepare(
+    recipe: Recipe, mixture: Mixture, first: DualEncoder | None, folder: Path, resume: bool, device: torch.device
+) -> State:
     """The state to start from: new, or that of the checkpoint."""
     checkpoint = folder / CHECKPOINT
     if not resume and (checkpoint.exists() or (folder / "recipe.toml").exists()):
@@ -169,9 +176,13 @@ def _prepare(recipe: Recipe, mixture: Mixture, folder: Path, resume: bool, devic
         words = CaptionWords.count(mixture, clip_tokenizer(recipe.architecture.text.context_length))
     generator = torch.Generator().manual_seed(recipe.seed)
     clip = build(recipe.architecture, generator)
+    if first is not None:
+        clip.load_state_dict(first.model.state_dict())
     head = words.build_head(recipe.architecture.embed_dim, generator) if words else None
     learner = Learner(clip, head).to(device).train()
     identity = plain(recipe) | {"data": mixture.fingerprint}
+    if first is not None:
+        identity["start"] = first.fingerprint.digest
     identity.pop("about")
     state = State(
         learner=learner,
@@ -210,7 +221,7 @@ def _encoder(state: State, recipe: Recipe) -> DualEncoder:
     card = Card(
         name=recipe.about.title,
         model=recipe.architecture,
-        preprocessing=recipe.preprocessing,
+        preprocessing=recipe.form,
         tokenizer=TokenizerConfig(family="clip", context_length=recipe.architecture.text.context_length),
         training={"recipe": recipe.about.title, "data": state.identity["data"], "steps": state.steps}
         | {"seed": recipe.seed, "scores": scores},

@@ -8,12 +8,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta
 
 from wordsight.config import Config, decode, read_toml, set_key
 from wordsight.data import SourceConfig
 from wordsight.errors import ConfigError, nearest
-from wordsight.image import CLIP_MEAN, CLIP_STD, Augmentation, Preprocessing
+from wordsight.image import Augmentation, Preprocessing
 from wordsight.model import ModelConfig, preset
 from wordsight.train.optimizer import OptimizerConfig
 
@@ -29,7 +30,7 @@ class About(Config, frozen=True):
     command: str = ""
     hardware: str = ""
     minutes: float | None = None
-    scores: dict[str, str] = {}
+    scores: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class ScheduleConfig(Config, frozen=True):
@@ -45,7 +46,7 @@ class LossConfig(Config, frozen=True):
 
     `mask_equal_texts`: pairs of a batch that share a text are no negatives of one another; `auto` does so where a
     source has labels for captions, in which equal texts are common. `caption_words`: weight of the second task, in
-    which a linear layer names the caption's words from the picture (after SuperCLIP, arXiv 2512.14480); 0 leaves it out.
+    which a linear layer names the caption's words from the picture (after SuperCLIP, arXiv 2512.14480), or 0.
     """
 
     mask_equal_texts: bool | Literal["auto"] = "auto"
@@ -87,8 +88,7 @@ class Recipe(Config, frozen=True):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     averaging: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     augmentation: Augmentation = Augmentation()
-    mean: tuple[float, float, float] = CLIP_MEAN
-    std: tuple[float, float, float] = CLIP_STD
+    preprocessing: Preprocessing | None = None
     loss: LossConfig = LossConfig()
     validation: ValidationConfig = ValidationConfig()
     checkpoint_every_steps: Positive = 500
@@ -111,9 +111,9 @@ class Recipe(Config, frozen=True):
         return preset(self.model) if isinstance(self.model, str) else self.model
 
     @property
-    def preprocessing(self) -> Preprocessing:
-        """How pictures reach the trained model."""
-        return Preprocessing(size_px=self.architecture.image.image_size_px, mean=self.mean, std=self.std)
+    def form(self) -> Preprocessing:
+        """How pictures reach the trained model; where the recipe does not say, CLIP's own at the model's size."""
+        return self.preprocessing or Preprocessing(size_px=self.architecture.image.image_size_px)
 
     @property
     def masks_equal_texts(self) -> bool:
@@ -130,7 +130,7 @@ def recipe_path(name: str | Path) -> Path:
         ConfigError: neither; with the nearest name.
     """
     path = Path(name)
-    if path.suffix == ".toml" or path.exists():
+    if path.suffix == ".toml" or path.is_file():
         return path
     folder = Path(str(resources.files("wordsight") / "recipes"))
     known = sorted(file.stem for file in folder.glob("*.toml"))
@@ -150,5 +150,3 @@ def load_recipe(name: str | Path, changes: tuple[str, ...] = ()) -> Recipe:
     for change in changes:
         tree = set_key(tree, change)
     return decode(tree, Recipe, str(path))
-
-

@@ -57,11 +57,11 @@ def open_sources(recipe: Recipe, data: Sequence[str | Path]) -> Mixture:
 def open_evaluators(recipe: Recipe, data: Sequence[str | Path]) -> list[Evaluator]:
     """The validation sets that a recipe names, as evaluators."""
     retrieval: list[Evaluator] = [
-        Retrieval(find_shards(one.shards, data), set_name(one.shards), recipe.preprocessing)
+        Retrieval(find_shards(one.shards, data), set_name(one.shards), recipe.form)
         for one in recipe.validation.retrieval
     ]
     labels: list[Evaluator] = [
-        LabelAccuracy(find_shards(one.shards, data), set_name(one.shards), one.templates, recipe.preprocessing)
+        LabelAccuracy(find_shards(one.shards, data), set_name(one.shards), one.templates, recipe.form)
         for one in recipe.validation.labels
     ]
     return retrieval + labels

@@ -59,7 +59,8 @@ def train_step(state: State, batch: Batch, recipe: Recipe) -> StepFigures:
     if not (math.isfinite(figures.loss + figures.words_loss) and math.isfinite(figures.gradient_norm)):
         keys = ", ".join(batch.keys[:_KEYS_IN_ERROR])
         raise TrainingError(
-            f"step {batch.step}: loss {figures.loss}, gradient norm {figures.gradient_norm} on the batch of {keys}, ...: "
+            f"step {batch.step}: loss {figures.loss}, gradient norm {figures.gradient_norm} "
+            f"on the batch of {keys}, ...: "
             "lower optimizer.learning_rate or set optimizer.gradient_clip, then go on with --resume"
         )
     state.optimizer.step()
@@ -112,13 +113,11 @@ def _gradient(tensor: Tensor) -> Tensor:
 
 def _embed(learner: Learner, pixels: Tensor, ids: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
     """Embeddings (n, E) float32 of both towers, before normalisation."""
-    images = learner.clip.encode_image(to_float(pixels, recipe.mean, recipe.std))
+    images = learner.clip.encode_image(to_float(pixels, recipe.form.mean, recipe.form.std))
     return images.float(), learner.clip.encode_text(ids).float()
 
 
-def _losses(
-    state: State, image_NE: Tensor, text_NE: Tensor, batch: Batch, recipe: Recipe
-) -> tuple[Tensor, Tensor]:
+def _losses(state: State, image_NE: Tensor, text_NE: Tensor, batch: Batch, recipe: Recipe) -> tuple[Tensor, Tensor]:
     image_unit_NE = nn.functional.normalize(image_NE, dim=-1)
     text_unit_NE = nn.functional.normalize(text_NE, dim=-1)
     scale = state.learner.clip.scale
@@ -132,7 +131,7 @@ def _losses(
 
 
 def _precision(recipe: Recipe, batch: Batch) -> AbstractContextManager[object]:
-    """bfloat16 where the device multiplies it quickly, float32 elsewhere: CPUs without it are slower than in float32."""
+    """bfloat16 on accelerators; many CPUs are slower in it than in float32."""
     if recipe.precision == "float32" or (recipe.precision == "auto" and batch.pixels.device.type == "cpu"):
         return nullcontext()
     return torch.autocast(batch.pixels.device.type, dtype=torch.bfloat16)

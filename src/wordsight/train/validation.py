@@ -23,7 +23,9 @@ Evaluator = Callable[[DualEncoder, int], Mapping[str, float]]
 RANKS = (1, 5, 10)
 
 
-def retrieval_figures(image_NE: NDArray[np.float32], text_ME: NDArray[np.float32], owner_M: Sequence[int]) -> list[Figure]:
+def retrieval_figures(
+    image_NE: NDArray[np.float32], text_ME: NDArray[np.float32], owner_M: Sequence[int]
+) -> list[Figure]:
     """Recall at 1, 5 and 10 both ways.
 
     Image to text a picture's hit is any of its captions; text to image each caption has one picture. The captions of

@@ -36,7 +36,7 @@ class CaptionWords:
     def count(cls, mixture: Mixture, tokenizer: Tokenizer) -> "CaptionWords":
         """Count in how many samples each token occurs, in an even sample of each source of at most 50,000.
 
-        Kept are the 5,000 most frequent tokens of those that occur in at least 6 samples; sources count by their weight.
+        Kept are the 5,000 most frequent tokens that occur in at least 6 samples; sources count by their weight.
         Token 0, `!`, is left out: ids are padded with it.
         """
         share: dict[int, float] = defaultdict(float)
@@ -52,7 +52,9 @@ class CaptionWords:
                 for token in {token for text in sample.captions + sample.names for token in tokenizer.encode(text)}:
                     samples[token] += 1
                     share[token] += source.weight / total / len(numbers)
-        words = sorted((t for t in samples if t and samples[t] >= _LEAST_SAMPLES), key=lambda t: (-share[t], t))[:_MOST_WORDS]
+        words = sorted((t for t in samples if t and samples[t] >= _LEAST_SAMPLES), key=lambda t: (-share[t], t))[
+            :_MOST_WORDS
+        ]
         column = torch.full((tokenizer.vocabulary_size,), len(words), dtype=torch.int64)
         column[torch.tensor(words, dtype=torch.int64)] = torch.arange(len(words))
         return cls(column, torch.tensor([1 + 1 / share[token] for token in words]).log())
