@@ -22,7 +22,7 @@ OPTIONS = {
     "embed": ["--json", "--model", "--out", "pictures"],
     "recipes": ["--json", "name"],
     "shards": ["--exclude", "--image-column", "--json", "--label-column", "--max-mb", "--max-samples", "--names"],
-    "train": ["--data", "--device", "--json", "--out", "--resume", "--set", "--tensorboard", "--threads", "--workers"],
+    "train": ["--data", "--from", "--json", "--out", "--resume", "--set", "--tensorboard", "--threads", "--workers"],
 }
 OPTIONS["shards"] += ["--only", "--size-px", "--text-column", "out", "source"]
 OPTIONS["train"] += ["recipe"]

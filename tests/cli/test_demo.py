@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import signal
 from importlib import metadata
 from pathlib import Path
 
@@ -35,16 +36,20 @@ def need_extras() -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which a tour of three steps was taken."""
+def pairs() -> list[PicturePair]:
+    """All the pictures, drawn once."""
     need_extras()
+    return collect()
+
+
+@pytest.fixture(scope="module")
+def place(pairs: list[PicturePair], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a tour of three steps was taken."""
     folder = tmp_path_factory.mktemp("place")
-    here = Path.cwd()
-    os.chdir(folder)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wordsight.cli.demo_tour.collect", lambda: pairs)
+        patch.chdir(folder)
         assert main(["demo", "--steps", "3", "--json"]) == 0
-    finally:
-        os.chdir(here)
     return folder
 
 
@@ -55,9 +60,8 @@ def inside(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sides() -> tuple[list[PicturePair], list[PicturePair]]:
-    need_extras()
-    return split(collect(96))
+def sides(pairs: list[PicturePair]) -> tuple[list[PicturePair], list[PicturePair]]:
+    return split(pairs)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +97,8 @@ def test_the_second_call_shows_what_is_there(inside, capsys, monkeypatch):
     assert (inside / "demo" / "report.html").stat().st_mtime_ns == before
 
 
-def test_what_is_finished_is_not_done_again(inside):
+def test_what_is_finished_is_not_done_again(inside, pairs, monkeypatch):
+    monkeypatch.setattr("wordsight.cli.demo_tour.collect", lambda: pairs)
     page = inside / "demo" / "report.html"
     kept = [
         inside / "demo" / name
@@ -104,6 +109,23 @@ def test_what_is_finished_is_not_done_again(inside):
     assert main(["demo", "--steps", "3"]) == 0
     assert page.read_text("utf-8") == before
     assert [path.stat().st_mtime_ns for path in kept] == times
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(place, pairs, tmp_path, monkeypatch, capsys):
+    def interrupt(encoder: ws.DualEncoder, steps: int) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return {}
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("wordsight.cli.demo_tour.collect", lambda: pairs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wordsight.cli.demo_tour.watcher", lambda held_out: interrupt)
+        assert main(["demo", "--steps", "3"]) == 130
+    assert "stopped after step 1; everything is saved" in capsys.readouterr().err
+    assert main(["demo", "--steps", "3"]) == 0
+    states = [json.loads((folder / "demo" / "demo.json").read_bytes()) for folder in (place, tmp_path)]
+    assert states[0]["summary"]["figures"] == states[1]["summary"]["figures"]
+    assert states[0]["summary"]["weights"] == states[1]["summary"]["weights"]
 
 
 def test_the_commands_of_the_summary_run(inside, capsys):

@@ -127,20 +127,18 @@ def page(tour: Tour, exam: Exam) -> Page:
         f"{held_out} that it has not seen, not even as a variant.",
         sections=[
             _in_short(tour, exam),
-            _learning(tour, exam),
-            _all_figures(exam),
-            _matrix(exam),
-            _cards(
-                exam, "Five best", "The pictures whose right name came first with the highest probability.", exam.best
-            ),
+            _cards(exam, "Five best", "The pictures whose right name came first with most certainty.", exam.best),
             _cards(
                 exam,
                 "Five worst",
-                "The pictures whose right name came last of all. A name like this is often a word that no caption had, "
-                "so there was nothing to learn it from.",
+                "The pictures whose right name came last of all. Such a name is often a word that no caption had, so "
+                "there was nothing to learn it from.",
                 exam.worst,
             ),
             _questions(exam),
+            _matrix(exam),
+            _learning(tour, exam),
+            _all_figures(exam),
             Section(
                 "Try next",
                 "Lines to type where you started the tour.",

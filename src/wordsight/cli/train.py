@@ -19,7 +19,6 @@ def train(
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Threads that prepare batches.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute; default: all cores.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: an accelerator if there is one.")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard's files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one line of JSON.")] = False,
 ) -> None:
@@ -45,7 +44,6 @@ def train(
         resume=resume,
         workers=workers,
         tensorboard=tensorboard,
-        device=device,
     )
     if as_json:
         outcome = {"folder": str(run.folder), "steps": run.steps, "best_step": run.best_step, "scores": run.best_scores}

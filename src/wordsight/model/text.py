@@ -1,8 +1,8 @@
 """Texts in groups of like length: the text tower computes no more positions than a caption has.
 
 Attention is causal and the tower is read at the end of text, so what stands behind it changes nothing: dropping it
-is exact. A batch cut to its longest caption still computes one third for nothing on real captions; cut into four
-groups of like length, a few percent.
+is exact. 256 captions of flickr8k cut to the longest still compute 2.1 times the positions that they have; in four
+groups of like length, 1.3 times.
 """
 
 from collections.abc import Sequence

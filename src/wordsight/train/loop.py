@@ -68,9 +68,8 @@ def train(
     workers: int = 1,
     evaluators: Sequence[Evaluator] = (),
     tensorboard: bool = False,
-    device: str | None = None,
 ) -> Run:
-    """Train a model as a recipe says.
+    """Train a model as a recipe says, on the first accelerator if there is one, else on the CPU.
 
     Args:
         recipe: a file, a name of `wordsight recipes`, or a `Recipe`.
@@ -81,7 +80,6 @@ def train(
         workers: threads that prepare batches; they change nothing but speed.
         evaluators: more validation, beside the recipe's own.
         tensorboard: also write TensorBoard's files (extra `log`).
-        device: `cpu`, `cuda`, ...; by default the first accelerator, or else the CPU.
 
     Raises:
         ConfigError: recipe and data do not fit, or a resumed run had another configuration.
@@ -99,7 +97,7 @@ def train(
     judges = [*open_evaluators(recipe, places), *evaluators]
     folder = make_folder(Path(out))
     with lock(folder / ".lock"):
-        state = _prepare(recipe, mixture, first, folder, resume, torch.device(device or _best_device()))
+        state = _prepare(recipe, mixture, first, folder, resume, _best_device())
         log = RunLog(folder, state.steps, recipe.schedule.steps, tensorboard)
         try:
             with _stop_requests() as stop, _loader(recipe, mixture, state, workers) as loader:
@@ -229,8 +227,9 @@ def _encoder(state: State, recipe: Recipe) -> DualEncoder:
     return DualEncoder(model.eval().requires_grad_(False), card)
 
 
-def _best_device() -> str:
-    return str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
+def _best_device() -> torch.device:
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
 
 
 class _Stop:
