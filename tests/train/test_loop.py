@@ -55,7 +55,9 @@ def test_a_run_opens_as_a_model(finished: Path) -> None:
     clip = ws.load(finished)
     answers = list(ws.Labels(clip, ["red", "blue"]).classify([np.full((16, 16, 3), (220, 30, 30), np.uint8)]))
     assert answers[0].label in {"red", "blue"}
-    assert clip.card.training["steps"] in (10, 20)
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    written = {row["step"]: row["scores"] for row in rows if "scores" in row}
+    assert clip.card.training["scores"] == written[clip.card.training["steps"]]
 
 
 def test_workers_change_nothing(world: Path, finished: Path, tmp_path: Path) -> None:
@@ -218,3 +220,37 @@ def test_broken_samples_are_listed_and_do_not_end_the_run(world: Path, tmp_path:
     (row,) = [json.loads(line) for line in (tmp_path / "run" / "broken.jsonl").read_text().splitlines()]
     assert row["key"] == "x"
     assert "not a picture" in row["reason"]
+
+
+def test_a_strangers_evaluator_is_asked_and_its_scores_are_kept(world: Path, tmp_path: Path) -> None:
+    asked = []
+
+    def evaluator(encoder: ws.DualEncoder, steps: int) -> dict[str, float]:
+        asked.append((steps, encoder.embed_texts(["red"]).shape))
+        return {"mine/accuracy": 1 / steps}
+
+    few = load_recipe(world / "recipe.toml", ("schedule.steps=4", "validation={every_steps=2}"))
+    run = train(few, world, tmp_path / "run", evaluators=[evaluator])
+    assert asked == [(2, (1, 16)), (4, (1, 16))]
+    assert (run.best_step, run.best_scores) == (2, {"mine/accuracy": 0.5})
+    assert ws.load(run.folder).card.training["steps"] == 2
+
+
+def test_half_precision_stays_near_single(world: Path, tmp_path: Path) -> None:
+    first = {}
+    for precision in ("float32", "bfloat16"):
+        few = load_recipe(world / "recipe.toml", ("schedule.steps=3", f"precision='{precision}'", "validation={}"))
+        train(few, world, tmp_path / precision)
+        first[precision] = json.loads((tmp_path / precision / "metrics.jsonl").read_text().splitlines()[0])["loss"]
+    assert first["float32"] != first["bfloat16"]
+    assert first["bfloat16"] == pytest.approx(first["float32"], rel=0.02)
+
+
+def test_tensorboard_gets_the_same_figures(world: Path, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    few = load_recipe(world / "recipe.toml", ("schedule.steps=10", "validation.every_steps=10"))
+    train(few, world, tmp_path / "run", tensorboard=True)
+    board = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert board.Scalars("loss")[0].value == pytest.approx(rows[0]["loss"])
+    assert board.Scalars("labels/accuracy")[0].value == pytest.approx(rows[1]["scores"]["labels/accuracy"])

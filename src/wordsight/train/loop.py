@@ -142,7 +142,10 @@ def _list_broken(loader: Loader, folder: Path, log: RunLog) -> None:
 
 def _validate(state: State, recipe: Recipe, judges: Sequence[Evaluator], folder: Path, log: RunLog) -> None:
     """Measure the model, save it as `last`, and as `best` too if it is."""
-    encoder = _encoder(state, recipe)
+    model = build_empty(recipe.architecture)
+    model.load_state_dict(state.weights(), assign=True)
+    model.eval().requires_grad_(False)
+    encoder = DualEncoder(model, _card(state, recipe, {}))
     scores = {name: value for judge in judges for name, value in judge(encoder, state.steps).items()}
     log.scores(state.steps, scores)
     names = ["last"]
@@ -150,7 +153,7 @@ def _validate(state: State, recipe: Recipe, judges: Sequence[Evaluator], folder:
         state.best_score, state.best_step, state.best_scores = headline(scores), state.steps, scores
         names.append("best")
     for name in names:
-        encoder.save(folder / name)
+        DualEncoder(model, _card(state, recipe, scores)).save(folder / name)
     for line in _score_lines(scores):
         log.say(f"step {state.steps}: {line}")
 
@@ -211,20 +214,16 @@ def _loader(recipe: Recipe, mixture: Mixture, state: State, workers: int) -> Loa
     return Loader(mixture, tokenizer, plan, workers=workers, first_step=state.steps)
 
 
-def _encoder(state: State, recipe: Recipe) -> DualEncoder:
-    """The state's model as people use it, sharing its tensors."""
-    model = build_empty(recipe.architecture)
-    model.load_state_dict(state.weights(), assign=True)
-    scores = {name: value for name, value in state.best_scores.items() if "." not in name}
-    card = Card(
+def _card(state: State, recipe: Recipe, scores: dict[str, float]) -> Card:
+    """What is written beside the state's weights."""
+    manifest = {"recipe": recipe.about.title, "data": state.identity["data"], "steps": state.steps, "seed": recipe.seed}
+    return Card(
         name=recipe.about.title,
         model=recipe.architecture,
         preprocessing=recipe.form,
         tokenizer=TokenizerConfig(family="clip", context_length=recipe.architecture.text.context_length),
-        training={"recipe": recipe.about.title, "data": state.identity["data"], "steps": state.steps}
-        | {"seed": recipe.seed, "scores": scores},
+        training=manifest | {"scores": scores},
     )
-    return DualEncoder(model.eval().requires_grad_(False), card)
 
 
 def _best_device() -> torch.device:

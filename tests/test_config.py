@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+
+from wordsight.config import Config, decode, differing_keys, load_toml, plain, set_key, to_toml
+from wordsight.errors import ConfigError
+
+
+class Wheel(Config, frozen=True):
+    size_px: int = 3
+    name: str | None = None
+
+
+class Car(Config, frozen=True):
+    wheels: tuple[Wheel, ...] = ()
+    spare: Wheel | None = None
+    colour: str = "red"
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"color": "blue"}, r"^car: unknown key 'color'; did you mean 'colour'\?$"),
+        ({"spare": {"size": 3}}, r"^car: unknown key 'size' in \[spare\]; did you mean 'size_px'\?$"),
+        ({"wheels": [{"sise_px": 3}]}, r"unknown key 'sise_px' in \[wheels.*; did you mean 'size_px'\?$"),
+        ({"zzzzzz": 1}, r"^car: unknown key 'zzzzzz'$"),
+        ({"colour": 3}, r"^car: Expected 'str', got 'int' - at 'colour'$"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line_with_its_place(tree: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        decode(tree, Car, "car")
+
+
+def test_a_structure_comes_back_from_its_toml(tmp_path: Path) -> None:
+    car = Car(wheels=(Wheel(), Wheel(size_px=4, name="ß")), spare=None)
+    (tmp_path / "car.toml").write_text(to_toml(car), encoding="utf-8")
+    assert load_toml(tmp_path / "car.toml", Car) == car
+
+
+def test_set_takes_toml_values_and_words_and_leaves_the_tree_alone() -> None:
+    tree = {"a": {"b": 1}}
+    assert set_key(tree, "a.b=2.5") == {"a": {"b": 2.5}}
+    assert set_key(tree, "a.c=[1, 2]") == {"a": {"b": 1, "c": [1, 2]}}
+    assert set_key(tree, "d.e.f=word = word") == {"a": {"b": 1}, "d": {"e": {"f": "word = word"}}}
+    assert tree == {"a": {"b": 1}}
+    with pytest.raises(ConfigError, match="'b' is a value, not a table"):
+        set_key(tree, "a.b.c=1")
+
+
+def test_differing_keys_are_named_with_their_tables() -> None:
+    one, other = plain(Car(spare=Wheel())), plain(Car(spare=Wheel(size_px=4), colour="blue"))
+    assert differing_keys(one, other) == ["colour", "spare.size_px"]
+    assert differing_keys(one, one) == []
