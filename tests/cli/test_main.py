@@ -99,3 +99,12 @@ def test_progress_has_rate_and_time_left(monkeypatch, capsys):
         progress(10)
         progress(40)
     assert capsys.readouterr().err == "40 of 100 pictures, 2.0 pictures/s, 30 s left\n"
+
+
+def test_threads_wait_without_spinning_unless_the_user_says_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "environ", {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"})
+    (tmp_path / "photo.jpg").write_bytes(b"")
+    for policy in ("PASSIVE", "ACTIVE"):
+        assert main(["demo", "--out", str(tmp_path)]) == 2
+        assert os.environ["OMP_WAIT_POLICY"] == policy
+        os.environ["OMP_WAIT_POLICY"] = "ACTIVE"

@@ -51,16 +51,6 @@ KINDS: dict[tuple[str, ...], frozenset[str]] = {
 }
 """Kinds of things, each with its names, the shown one first, and the subgroups of Unicode that belong to it."""
 
-QUESTIONS = (
-    "an animal",
-    "something to eat",
-    "a person doing sport",
-    "a house",
-    "a flag with red and white",
-    "the moon at night",
-)
-"""What the report asks for in words; written down before the first model was trained."""
-
 TEMPLATES = "drawings"
 _SHOWN = 5
 
@@ -73,11 +63,13 @@ class KindExam:
         accuracy: over all pictures of the kinds, against always answering the commonest kind.
         by_kind: share of right answers for each kind, most pictures first, against one answer in K by lot.
         commonest: the kind with the most pictures.
+        found: for each kind the numbers of the pictures, of all that there are, that fit its words best.
     """
 
     accuracy: Figure
     by_kind: tuple[Figure, ...]
     commonest: str
+    found: Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -91,7 +83,6 @@ class Exam:
         similarity: (N, N) cosine of picture n and name m.
         probability: (N, N) of name m for picture n.
         rank: (N,) at which place, counted from 1, each picture's name came.
-        found: for each of `QUESTIONS` the numbers of the pictures that fit best.
     """
 
     pairs: tuple[PicturePair, ...]
@@ -100,7 +91,6 @@ class Exam:
     similarity: NDArray[np.float32]
     probability: NDArray[np.float64]
     rank: NDArray[np.float64]
-    found: Mapping[str, tuple[int, ...]]
 
     @property
     def best(self) -> list[int]:
@@ -142,8 +132,6 @@ def examine(clip: DualEncoder, pairs: Sequence[PicturePair]) -> Exam:
     similarity_NN = clip.similarity(image_NE, text_NE)
     logits_NN = clip.logits(image_NE, text_NE).astype(np.float64)
     powers_NN = np.exp(logits_NN - logits_NN.max(axis=1, keepdims=True))
-    question_NQ = image_NE @ clip.embed_texts(QUESTIONS).T
-    fitting_QN = np.argsort(-question_NQ, axis=0, kind="stable").T[:, :_SHOWN].tolist()
     return Exam(
         pairs=tuple(pairs),
         retrieval=tuple(retrieval_figures(image_NE, text_NE, range(len(pairs)))),
@@ -151,7 +139,6 @@ def examine(clip: DualEncoder, pairs: Sequence[PicturePair]) -> Exam:
         similarity=similarity_NN,
         probability=powers_NN / powers_NN.sum(axis=1, keepdims=True),
         rank=first_ranks(similarity_NN, [[number] for number in range(len(pairs))]),
-        found={question: tuple(row) for question, row in zip(QUESTIONS, fitting_QN, strict=True)},
     )
 
 
@@ -159,8 +146,9 @@ def _examine_kinds(clip: DualEncoder, image_NE: NDArray[np.float32], pairs: Sequ
     names = [kind[0] for kind in KINDS]
     found = [(number, names.index(kind)) for number, pair in enumerate(pairs) if (kind := kind_of(pair))]
     number_N, label_N = np.array(found).T
-    scores_NK = image_NE[number_N] @ Labels(clip, KINDS, templates=TEMPLATES).weights.T
-    hits_N = accuracy_hits(scores_NK, label_N)
+    fit_NK = image_NE @ Labels(clip, KINDS, templates=TEMPLATES).weights.T
+    hits_N = accuracy_hits(fit_NK[number_N], label_N)
+    best_KN = np.argsort(-fit_NK, axis=0, kind="stable").T[:, :_SHOWN]
     counts_K = np.bincount(label_N, minlength=len(names))
     return KindExam(
         accuracy=share("kind of thing", hits_N, float(counts_K.max() / len(label_N))),
@@ -170,6 +158,7 @@ def _examine_kinds(clip: DualEncoder, image_NE: NDArray[np.float32], pairs: Sequ
             if counts_K[kind]
         ),
         commonest=names[int(counts_K.argmax())],
+        found={name: tuple(row.tolist()) for name, row in zip(names, best_KN, strict=True)},
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wordsight.cli.demo_exam import KINDS, TEMPLATES, Exam
+from wordsight.cli.demo_exam import KINDS, TEMPLATES, Exam, kind_of
 from wordsight.cli.demo_state import Side, Summary
 from wordsight.data.samples import ATTRIBUTION
 from wordsight.metrics import Figure
@@ -73,7 +73,10 @@ def commands_of(program: str, out: Path) -> list[tuple[str, str]]:
         (f"{program} classify {one} --labels {EXAMPLE_LABELS} {look} --top 4", "labels of your own for a picture"),
         (f"{program} classify {pictures} --labels {labels} {look}", "the kind of every held-out picture"),
         (f"{program} embed {pictures} --out {vectors} --model {model}", "pictures as vectors"),
-        (f"{program} demo --steps 3000 --out {shlex.quote(f'{out}-longer')}", "the same, learning longer"),
+        (
+            f"{program} demo --steps 100 --out {shlex.quote(f'{out}-short')}",
+            "a shorter training: how much less does it know?",
+        ),
         (f"{program} recipes", "what else there is to train"),
     ]
 
@@ -135,7 +138,7 @@ def page(tour: Tour, exam: Exam) -> Page:
                 "there was nothing to learn it from.",
                 exam.worst,
             ),
-            _questions(exam),
+            _found(exam),
             _matrix(exam),
             _learning(tour, exam),
             _all_figures(exam),
@@ -163,7 +166,7 @@ def _in_short(tour: Tour, exam: Exam) -> Section:
         f"Given a picture, the model puts {n} names in order; given a name, {n} pictures. It can also tell kinds "
         "apart, such as animals from clocks, by words alone: this is zero-shot classification.\n\n"
         "Below each figure, the dot is the share that came out right, the bar around it how sure that is (an interval "
-        "of 95 %), and the tick what guessing gives.",
+        "of 95 %), and the tick what guessing gives; of kinds, always answering the commonest.",
         [
             Tiles(
                 [
@@ -176,7 +179,11 @@ def _in_short(tour: Tour, exam: Exam) -> Section:
             Tiles(
                 [
                     Tile("Learned from", f"{tour.pictures:,}", f"drawings of {tour.concepts:,} things"),
-                    Tile("Training", _time(tour.seconds), f"{tour.steps:,} steps of {tour.batch_size} pairs"),
+                    Tile(
+                        "Training",
+                        _time(tour.seconds).replace("minutes", "min"),
+                        f"{tour.steps:,} steps of {tour.batch_size} pairs",
+                    ),
                     Tile("Speed", f"{_pairs_per_s(tour):,.0f} pairs/s", "pictures with one of their captions"),
                     Tile("Size", f"{tour.parameters / 1e6:.1f} million", "numbers in both encoders"),
                 ]
@@ -200,7 +207,8 @@ def _learning(tour: Tour, exam: Exam) -> Section:
     return Section(
         "How it learned",
         "The loss says how badly the pairs of a batch are told apart while it learns from them; the shares beside it "
-        "what this is worth on pictures that it has not seen.",
+        "what this is worth on pictures that it has not seen. Where the shares stay level while the loss still falls, "
+        "it learns its drawings by heart: more pictures would help then, more steps would not.",
         [
             Plot([Curve("training", [row["step"] for row in steps], [row["loss"] for row in steps])], "step", "loss"),
             Plot(recall, "step", "among the best 10", level=chance, is_share=True),
@@ -277,15 +285,18 @@ def _cards(exam: Exam, title: str, text: str, numbers: Sequence[int]) -> Section
     return Section(title, f"{text} Below each, its five likeliest names of {len(exam.pairs)}.", [Gallery(cards)])
 
 
-def _questions(exam: Exam) -> Section:
-    cards = [
-        Card(question, answers=[Answer(exam.pairs[n].name, 1.0, picture=exam.pairs[n].picture) for n in numbers])
-        for question, numbers in exam.found.items()
-    ]
+def _found(exam: Exam) -> Section:
+    cards = []
+    for kind, numbers in exam.kinds.found.items():
+        pairs = [exam.pairs[number] for number in numbers]
+        answers = [Answer(pair.name, 1.0, kind_of(pair) == kind, pair.picture) for pair in pairs]
+        cards.append(Card(kind, answers=answers))
     return Section(
-        "Asked in words",
-        "The five held-out pictures that fit each text best, best first. The questions were written down before the "
-        "first training; judge the answers yourself.",
+        "Found by words",
+        f"For each of {len(KINDS)} kinds, the five of all {len(exam.pairs)} pictures that fit its words best. "
+        "A tick marks those that Unicode counts to the kind.\n\n"
+        "These words are some that captions had. A model this small makes little of phrases that no caption resembles, "
+        "such as “something to eat”.",
         [Gallery(cards)],
     )
 

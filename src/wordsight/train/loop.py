@@ -126,7 +126,7 @@ def _go_on(
         if done or stop.requested or state.steps % recipe.checkpoint_every_steps == 0:
             save_checkpoint(folder / CHECKPOINT, state)
         if stop.requested and not done:
-            log.say(f"stopped after step {state.steps}; everything is saved, go on with --resume")
+            log.say(f"stopped after step {state.steps}; everything is saved, and a resumed run goes on from here")
             raise KeyboardInterrupt
 
 
