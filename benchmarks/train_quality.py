@@ -4,7 +4,7 @@
 
 It takes about two and a half hours: six trials of eight minutes for the peer's rate and batch, chosen on the selection
 split, one run of thirty minutes of each, and one of ours at the peer's number of steps and batch. What is finished is
-kept as JSON in `benchmarks/results/train_quality` with its settings, and made again only where these have changed; a run
+kept as JSON in `benchmarks/results/train_quality` with its settings, made again only where these have changed; a run
 of ours that was interrupted goes on. Time is CPU time of two threads, data included: thirty minutes are sixty core
 minutes, whatever else the machine does meanwhile.
 """

@@ -7,27 +7,7 @@ from wordsight.train import load_recipe
 from wordsight.train.recipe import ScheduleConfig
 from wordsight.train.step import rate_at
 
-RECIPE = """
-[about]
-title = "test"
-[model]
-embed_dim = 16
-[model.image]
-kind = "residual"
-image_size_px = 16
-widths = [8, 16]
-blocks = [1, 1]
-[model.text]
-width = 16
-heads = 2
-layers = 1
-context_length = 16
-[schedule]
-steps = 10
-warmup_steps = 2
-[optimizer]
-learning_rate = 1e-3
-"""
+from .conftest import RECIPE
 
 
 @pytest.fixture
@@ -38,7 +18,7 @@ def recipe_file(tmp_path: Path) -> Path:
 
 
 def test_misspelt_key_names_the_nearest(recipe_file: Path) -> None:
-    recipe_file.write_text(RECIPE.replace("learning_rate", "learning_rat"))
+    recipe_file.write_text(RECIPE.replace("learning_rate =", "learning_rat ="))
     with pytest.raises(ConfigError, match=r"recipe.toml: unknown key 'learning_rat' .*did you mean 'learning_rate'\?$"):
         load_recipe(recipe_file)
 
@@ -64,7 +44,7 @@ def test_set_changes_one_key(recipe_file: Path) -> None:
         ("nothing", "expected key=value"),
         ("schedule.steps=0", ">= 1"),
         ("accumulation=3", "cannot be cut into 3"),
-        ("schedule.warmup_steps=10", "leave nothing"),
+        ("schedule.warmup_steps=20", "leave nothing"),
         ("model='ViT-B-33'", "did you mean 'ViT-B-32'"),
     ],
 )

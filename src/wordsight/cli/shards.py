@@ -1,9 +1,5 @@
 """`wordsight shards`: a folder, a tar file or a table of pictures and texts becomes shards."""
 
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +7,6 @@ import typer
 
 if TYPE_CHECKING:
     from wordsight.data import PackSummary
-
-_SECONDS_A_LINE = 5.0
 
 
 def shards(
@@ -40,6 +34,7 @@ def shards(
     """
     import msgspec
 
+    from wordsight.cli.terminal import progress_of
     from wordsight.data import PackOptions, SourceOptions, open_source, pack, read_keys
 
     options = PackOptions(
@@ -55,7 +50,7 @@ def shards(
             image_column=image_column, text_columns=tuple(text_column or ()), label_column=label_column, names=names
         ),
     )
-    with _progress(found.count, quiet=as_json) as progress:
+    with progress_of(found.count, "pictures") as progress:
         summary = pack(found, out, options, progress)
     typer.echo(msgspec.json.encode(summary).decode() if as_json else _in_words(summary, out))
 
@@ -71,39 +66,3 @@ def _in_words(summary: "PackSummary", out: Path) -> str:
         lines.append(f"{summary.skipped:,} skipped, with reasons in {out / 'skipped.jsonl'}:")
         lines += [f"  {broken.key} ({broken.shard}): {broken.reason}" for broken in summary.first_skipped]
     return "\n".join(lines)
-
-
-@contextmanager
-def _progress(total: int | None, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A bar with rate and time left on a terminal, a plain line every few seconds elsewhere; both on stderr."""
-    if quiet:
-        yield lambda done: None
-    elif sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("", total=total, rate="")
-            start = time.monotonic()
-
-            def show(done: int) -> None:
-                bar.update(task, completed=done, rate=f"{done / max(time.monotonic() - start, 1e-9):,.0f}/s")
-
-            yield show
-    else:
-        yield _plain_lines(total)
-
-
-def _plain_lines(total: int | None) -> Callable[[int], None]:
-    start = last = time.monotonic()
-
-    def show(done: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= _SECONDS_A_LINE:
-            last = now
-            of = f" of {total:,}" if total is not None else ""
-            typer.echo(f"{done:,}{of} pictures, {done / (now - start):,.0f}/s", err=True)
-
-    return show

@@ -25,11 +25,11 @@ def printable(text: object) -> str:
 
 
 @contextmanager
-def progress_of(total: int, what: str) -> Iterator[Progress]:
+def progress_of(total: int | None, what: str) -> Iterator[Progress]:
     """Show progress on the standard error with rate and time left: a line that is rewritten on a terminal, else lines.
 
     Args:
-        total: of the items.
+        total: of the items; None where it is not known, and then no time left is shown.
         what: their name in the plural, such as `pictures`.
     """
     on_terminal = sys.stderr.isatty()
@@ -42,8 +42,9 @@ def progress_of(total: int, what: str) -> Iterator[Progress]:
             return
         shown = now
         rate = done / (now - begin)
-        left_s = (total - done) / rate if rate else 0.0
-        line = f"{done:,} of {total:,} {what}, {rate:.1f} {what}/s, {left_s:.0f} s left"
+        line = f"{done:,} {what}, {rate:.1f} {what}/s"
+        if total is not None and rate:
+            line = f"{done:,} of {total:,} {what}, {rate:.1f} {what}/s, {(total - done) / rate:.0f} s left"
         print(f"\r{line}\033[K" if on_terminal else line, end="" if on_terminal else "\n", file=sys.stderr, flush=True)
 
     try:
