@@ -58,7 +58,8 @@ def test_a_batch_is_what_its_draws_say(mixture: Mixture) -> None:
             shards = mixture.sources[source].shards
             epoch, place = divmod(position, len(shards))
             sample = shards.sample(Walk(shards, 3, source).sample_at(position))
-            text = draw_text(sample, mixture.sources[source], draws(3, stream_of(Purpose.TEXT, source), epoch, place))
+            drawn = draws(3, stream_of(Purpose.TEXT, source), epoch, place)
+            _, text = draw_text(sample, mixture.sources[source].templates, drawn)
             crop = draws(3, stream_of(Purpose.CROP, source), epoch, place)
             assert (batch.keys[row], batch.texts[row]) == (sample.key, text)
             assert (batch.pixels[row].numpy() == augment(decode(sample.picture), 8, PLAN.augmentation, crop)).all()
@@ -145,8 +146,13 @@ def test_texts_of_one_meaning_share_a_group(make_shards: Shards) -> None:
 
 def test_a_name_with_braces_is_only_text() -> None:
     sample = Sample(key="a", picture=b"", names=("{0.__class__}",))
-    source = MixtureSource(None, 1.0, ("a {}",))  # type: ignore[arg-type]
-    assert draw_text(sample, source, draws(0, 0, 0, 0)) == "a {0.__class__}"
+    assert draw_text(sample, ("a {}",), draws(0, 0, 0, 0)) == ("{0.__class__}", "a {0.__class__}")
+
+
+def test_templates_hold_captions_too_and_change_no_group() -> None:
+    sample = Sample(key="a", picture=b"", captions=("two dogs",), names=())
+    drawn = {draw_text(sample, ("{}", "a picture of {}"), draws(0, 0, 0, place)) for place in range(20)}
+    assert drawn == {("two dogs", "two dogs"), ("two dogs", "a picture of two dogs")}
 
 
 def test_the_size_may_grow_with_the_steps(mixture: Mixture) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wordsight.data.mixture import NAME_PLACE, Mixture, MixtureSource, Walk
+from wordsight.data.mixture import NAME_PLACE, Mixture, Walk
 from wordsight.data.order import Purpose, draws, stream_of
 from wordsight.data.sample import BrokenSample, BrokenSampleError, Sample
 from wordsight.errors import ConfigError, DataError, PictureError
@@ -182,9 +182,9 @@ class _Maker:
 
     def _place_of(self, source: int, sample: Sample, epoch: int, place: int) -> _Place:
         generator = draws(self._plan.seed, stream_of(Purpose.TEXT, source), epoch, place)
-        text = draw_text(sample, self._sources[source], generator)
+        bare, text = draw_text(sample, self._sources[source].templates, generator)
         is_label = not sample.captions
-        return _Place(sample.key, text, _group(sample.names[0] if is_label else text), is_label)
+        return _Place(sample.key, text, _group(sample.names[0] if is_label else bare), is_label)
 
 
 class Loader:
@@ -326,14 +326,13 @@ class _Tally:
         )
 
 
-def draw_text(sample: Sample, source: MixtureSource, generator: np.random.Generator) -> str:
-    """One of the captions; or, for a label, one of its names in one of the source's templates."""
-    if sample.captions:
-        return sample.captions[int(generator.integers(len(sample.captions)))]
-    name = sample.names[int(generator.integers(len(sample.names)))]
-    if not source.templates:
-        return name
-    return source.templates[int(generator.integers(len(source.templates)))].replace(NAME_PLACE, name)
+def draw_text(sample: Sample, templates: Sequence[str], generator: np.random.Generator) -> tuple[str, str]:
+    """One of a sample's captions, or of the names of its label: alone, and in one of the templates if there are any."""
+    texts = sample.captions or sample.names
+    text = texts[int(generator.integers(len(texts)))]
+    if not templates:
+        return text, text
+    return text, templates[int(generator.integers(len(templates)))].replace(NAME_PLACE, text)
 
 
 def _group(text: str) -> int:

@@ -29,7 +29,7 @@ class SourceConfig(Config, frozen=True):
     Attributes:
         shards: path or address, or several, as for `open_shards`; a name may be one below a folder of data.
         weight: its share of the batch is weight over the sum of weights.
-        templates: of captions for labelled samples, each with one `{}` for the name; empty for the bare name.
+        templates: of texts, each with one `{}` for the caption or the label's name; empty for the bare text.
     """
 
     shards: str | tuple[str, ...]
