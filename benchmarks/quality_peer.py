@@ -21,11 +21,17 @@ import torch
 from PIL import Image
 from tests.parity.peers import open_clip
 
+from wordsight.train import load_recipe
+from wordsight.train.recipe import recipe_path
+
 PEER_SIZE_PX = 64
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1)
 LABEL_TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "a {}.", "a small photo of a {}.")
-SHARES = {"captions": 0.5, "labels": 0.35, "drawings": 0.15}
+RECIPE = load_recipe("flickr8k")
+SHARES = dict(zip(("captions", "labels", "drawings"), (source.weight for source in RECIPE.sources), strict=True))
+TEMPLATES = dict(zip(SHARES, (source.templates or ("{}",) for source in RECIPE.sources), strict=True))
+NAMES = recipe_path("flickr8k").with_name("tiny-imagenet-names.json")
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ def training_pairs(data: Path, selection: bool) -> dict[str, list[Pair]]:
     captions = captioned(data / "flickr8k-train.tar")
     left_out = selection_keys(captions) if selection else set()
     files = _members(data / "tiny-imagenet-train.tar")
-    names = json.loads((data / "tiny-imagenet-names.json").read_text())
+    names = json.loads(NAMES.read_text())
     classes_left_out = _chosen(list(names), 20) if selection else set()
     labels = [
         Pair(row["file"], files[row["file"]], tuple(names[row["wnid"]]))
@@ -125,7 +131,7 @@ def _batches(sources: dict[str, list[Pair]], batch: int, draw: random.Random):
                     queues[name] = draw.sample(sources[name], len(sources[name]))
                 pair = queues[name].pop()
                 text = draw.choice(pair.texts)
-                texts.append(draw.choice(LABEL_TEMPLATES).format(text) if name == "labels" else text)
+                texts.append(draw.choice(TEMPLATES[name]).replace("{}", text))
                 images.append(_random_resized_crop(Image.open(io.BytesIO(pair.picture)).convert("RGB"), draw))
         yield _as_batch(images), texts
 

@@ -9,6 +9,7 @@ of ours that was interrupted goes on. Time is CPU time of two threads, data incl
 minutes, whatever else the machine does meanwhile.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -19,6 +20,9 @@ import numpy as np
 import torch
 from benchmarks.quality_peer import (
     LABEL_TEMPLATES,
+    NAMES,
+    SHARES,
+    TEMPLATES,
     Pair,
     captioned,
     labelled,
@@ -97,8 +101,17 @@ def peer_trial(data: Path, results: Path, rate: float, batch: int) -> dict[str, 
         scores = {figure.name: figure.value for figure in figures}
         return log | {"scores": scores, "score": mean_recall(scores)}
 
-    settings = {"rate": rate, "batch": batch, "minutes": TRIAL_MINUTES}
+    settings = {"rate": rate, "batch": batch, "minutes": TRIAL_MINUTES} | mixture_settings()
     return kept(results / f"peer-{rate:g}-{batch}.json", settings, make)
+
+
+def mixture_settings() -> dict[str, Any]:
+    """What the peer trains on, as far as the recipe decides it."""
+    return {
+        "shares": SHARES,
+        "templates": {name: list(templates) for name, templates in TEMPLATES.items()},
+        "names": hashlib.sha256(NAMES.read_bytes()).hexdigest(),
+    }
 
 
 def mean_recall(scores: dict[str, float]) -> float:
@@ -114,7 +127,7 @@ def peer_run(data: Path, results: Path, best: dict[str, Any], minutes: float) ->
         model, log = train_peer(pairs, best["rate"], best["batch"], minutes * THREADS)
         return log | {"figures": judged(data, lambda p: peer_images(model, p), lambda t: peer_texts(model, t))}
 
-    settings = {"rate": best["rate"], "batch": best["batch"], "minutes": minutes}
+    settings = {"rate": best["rate"], "batch": best["batch"], "minutes": minutes} | mixture_settings()
     return kept(results / "peer.json", settings, make)
 
 
@@ -126,7 +139,7 @@ def recipe_settings(changes: tuple[str, ...] = ()) -> dict[str, Any]:
 def packed(data: Path, work: Path) -> Path:
     """The recipe's shards, packed once."""
     shards = work / "shards"
-    names = SourceOptions(names=data / "tiny-imagenet-names.json")
+    names = SourceOptions(names=NAMES)
     for archive in [data / "flickr8k-train.tar", data / "tiny-imagenet-train.tar", *sorted(data.glob("illus-*.tar"))]:
         if not (shards / archive.stem / "manifest.json").exists():
             options = names if archive.stem.startswith("tiny") else SourceOptions()
@@ -136,9 +149,9 @@ def packed(data: Path, work: Path) -> Path:
 
 def our_run(data: Path, work: Path, name: str, changes: tuple[str, ...] = ()) -> dict[str, Any]:
     """A run of the recipe, judged on the evaluation sets."""
-    recipe = load_recipe("flickr8k", changes)
+    recipe, shards = load_recipe("flickr8k", changes), packed(data, work)
     begin, wall = core_minutes(), time.time()
-    run = train(recipe, [packed(data, work)], work / name, resume=True)
+    run = train(recipe, [shards], work / name, resume=True)
     spent = {"core_minutes": core_minutes() - begin, "wall_minutes": (time.time() - wall) / 60}
     clip = ws.load(run.folder)
     steps = {"steps": run.steps, "batch": recipe.batch_size, "pairs_seen": run.steps * recipe.batch_size}

@@ -38,33 +38,36 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(softmax_loss, unit_pairs(4))
 
 
-def test_masked_is_plain_where_all_texts_differ() -> None:
+def test_masked_is_plain_where_no_text_is_anothers() -> None:
     plain, masked = unit_pairs(9), unit_pairs(9)
-    loss, masked_loss = softmax_loss(*plain), masked_softmax_loss(*masked, torch.arange(9).flip(0))
+    loss, masked_loss = softmax_loss(*plain), masked_softmax_loss(*masked, torch.eye(9, dtype=torch.bool))
     loss.backward(), masked_loss.backward()
     torch.testing.assert_close(masked_loss, loss, rtol=0, atol=1e-12)
     for one, other in zip(plain, masked, strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-12)
 
 
-def test_masked_leaves_out_the_pairs_of_equal_texts() -> None:
-    image, text, scale = unit_pairs(4)
-    group = [0, 1, 0, 2]
-    logits = (scale * image @ text.T).tolist()
-    terms = []
-    for n in range(4):
-        others = [m for m in range(4) if m == n or group[m] != group[n]]
-        terms.append(math.log(sum(math.exp(logits[n][m]) for m in others)) - logits[n][n])
-        terms.append(math.log(sum(math.exp(logits[m][n]) for m in others)) - logits[n][n])
-    loss = masked_softmax_loss(image, text, scale, torch.tensor(group))
-    assert loss.item() == pytest.approx(sum(terms) / 8, abs=1e-12)
+def test_masked_leaves_out_a_pictures_own_texts() -> None:
+    """A tabby with "cat", a Persian with "Persian": "cat" is no negative of the Persian, "Persian" is one of the tabby."""
+    image, text, scale = unit_pairs(3)
+    is_own = torch.tensor([[1, 0, 0], [1, 1, 0], [0, 0, 1]], dtype=torch.bool)
+    e = (scale * image @ text.T).exp().tolist()
+    by_picture = [e[0][0] / sum(e[0]), e[1][1] / (e[1][1] + e[1][2]), e[2][2] / sum(e[2])]
+    by_text = [
+        e[0][0] / (e[0][0] + e[2][0]),
+        e[1][1] / (e[0][1] + e[1][1] + e[2][1]),
+        e[2][2] / sum(row[2] for row in e),
+    ]
+    loss = masked_softmax_loss(image, text, scale, is_own)
+    assert loss.item() == pytest.approx(-sum(map(math.log, by_picture + by_text)) / 6, abs=1e-12)
 
 
 def test_masked_pairs_do_not_push_each_other() -> None:
     image, text, scale = unit_pairs(3)
-    masked_softmax_loss(image, text, scale, torch.zeros(3, dtype=torch.int64)).backward()
+    masked_softmax_loss(image, text, scale, torch.ones(3, 3, dtype=torch.bool)).backward()
     assert not any(tensor.grad.any() for tensor in (image, text, scale))
-    assert torch.autograd.gradcheck(lambda *pair: masked_softmax_loss(*pair, torch.tensor([0, 1, 0, 2])), unit_pairs(4))
+    is_own = torch.tensor([[1, 0, 1], [1, 1, 0], [0, 0, 0]], dtype=torch.bool)
+    assert torch.autograd.gradcheck(lambda *pair: masked_softmax_loss(*pair, is_own), unit_pairs(3))
 
 
 def test_words_cost_their_share() -> None:

@@ -21,22 +21,21 @@ def softmax_loss(image_NE: Tensor, text_NE: Tensor, scale: Tensor) -> Tensor:
     return (F.cross_entropy(logits_NN, partner_N) + F.cross_entropy(logits_NN.T, partner_N)) / 2
 
 
-def masked_softmax_loss(image_NE: Tensor, text_NE: Tensor, scale: Tensor, group_N: Tensor) -> Tensor:
-    """`softmax_loss` in which pairs of one group (of equal texts) are not each other's negatives.
+def masked_softmax_loss(image_NE: Tensor, text_NE: Tensor, scale: Tensor, is_own_NN: Tensor) -> Tensor:
+    """`softmax_loss` in which no picture has one of its own texts among its negatives.
 
     Where labels are captions a batch holds the same text many times, and the plain loss would push a picture of a cat
-    away from "a cat".
+    away from "a cat", or one of a tabby from "a cat", where both are names of its class.
 
     Args:
         image_NE: unit embeddings of the pictures.
         text_NE: unit embeddings of the texts; row n belongs to picture n.
         scale: what multiplies the cosine, ().
-        group_N: integers, equal where the texts are.
+        is_own_NN: bool, whether text m is one of picture n's; the diagonal does not matter.
     """
     logits_NN = scale * image_NE @ text_NE.T
     partner_N = torch.arange(len(logits_NN), device=logits_NN.device)
-    is_same_NN = (group_N[:, None] == group_N) & (partner_N[:, None] != partner_N)
-    logits_NN = logits_NN.masked_fill(is_same_NN, float("-inf"))
+    logits_NN = logits_NN.masked_fill(is_own_NN & (partner_N[:, None] != partner_N), float("-inf"))
     return (F.cross_entropy(logits_NN, partner_N) + F.cross_entropy(logits_NN.T, partner_N)) / 2
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -45,7 +46,7 @@ def take(mixture: Mixture, count: int, plan: BatchPlan = PLAN, **how: Any) -> li
 
 def assert_equal(one: Batch, other: Batch) -> None:
     assert (one.step, one.keys, one.texts) == (other.step, other.keys, other.texts)
-    for name in ("pixels", "ids", "text_groups", "is_label"):
+    for name in ("pixels", "ids", "text_numbers", "own_numbers", "own_ids", "is_label"):
         assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
@@ -69,7 +70,11 @@ def test_a_batch_is_what_its_draws_say(mixture: Mixture) -> None:
 def test_types_and_shapes_are_as_promised(mixture: Mixture) -> None:
     (batch,) = take(mixture, 1)
     assert (batch.pixels.shape, batch.pixels.dtype) == ((12, 8, 8, 3), torch.uint8)
-    assert (batch.ids.dtype, batch.text_groups.dtype, batch.is_label.dtype) == (torch.int32, torch.int64, torch.bool)
+    assert (batch.ids.dtype, batch.text_numbers.dtype, batch.is_label.dtype) == (torch.int32, torch.int64, torch.bool)
+    assert (batch.own_numbers.shape, batch.own_numbers.dtype) == ((12, 2), torch.int64)
+    assert (batch.own_ids.shape[:2], batch.own_ids.dtype) == ((12, 2), torch.int32)
+    for text, own in zip(batch.texts[:8], batch.own_ids[:8].tolist(), strict=True):
+        assert clip_tokenizer(16).encode(text) in [[token for token in ids[1:] if token][:-1] for ids in own]
     full = torch.from_numpy(clip_tokenizer(16)(list(batch.texts)))
     length = max(len(clip_tokenizer(16).encode(text)) for text in batch.texts) + 2
     assert torch.equal(batch.ids, full[:, :length])
@@ -96,12 +101,16 @@ def test_ranks_one_after_another_are_the_global_batch(mixture: Mixture, world: i
     parts = [take(mixture, 3, rank=rank, world=world) for rank in range(world)]
     for step, batch in enumerate(whole):
         ranks = [part[step] for part in parts]
-        width = batch.ids.shape[1]
+        width, own_width = batch.ids.shape[1], batch.own_ids.shape[2]
         joined = Batch(
             step=step,
             pixels=torch.cat([rank.pixels for rank in ranks]),
             ids=torch.cat([torch.nn.functional.pad(rank.ids, (0, width - rank.ids.shape[1])) for rank in ranks]),
-            text_groups=torch.cat([rank.text_groups for rank in ranks]),
+            text_numbers=torch.cat([rank.text_numbers for rank in ranks]),
+            own_numbers=torch.cat([rank.own_numbers for rank in ranks]),
+            own_ids=torch.cat(
+                [torch.nn.functional.pad(rank.own_ids, (0, own_width - rank.own_ids.shape[2])) for rank in ranks]
+            ),
             is_label=torch.cat([rank.is_label for rank in ranks]),
             keys=sum((rank.keys for rank in ranks), ()),
             texts=sum((rank.texts for rank in ranks), ()),
@@ -133,15 +142,34 @@ def test_all_captions_names_and_templates_are_drawn(mixture: Mixture) -> None:
     assert texts == labels | captions
 
 
-def test_texts_of_one_meaning_share_a_group(make_shards: Shards) -> None:
-    told = ["A  cat ", "a cat", "a dog", "thing 0"]
-    captions = open_shards(make_shards("captions", [4], lambda number: {"caption": told[number]}))
-    labels = open_shards(make_shards("labels", [2], lambda number: {"label": "thing 0", "names": ["thing 0", "junk"]}))
-    mixture = Mixture([MixtureSource(captions, 4.0), MixtureSource(labels, 2.0, ("a big {}",))])
-    for batch in take(mixture, 4, dataclasses.replace(PLAN, batch_size=6)):
-        groups = dict(zip(batch.texts, batch.text_groups.tolist(), strict=True))
-        assert groups["A  cat"] == groups["a cat"] != groups["a dog"]
-        assert {group for text, group in groups.items() if "big" in text} == {groups["thing 0"]}
+def test_a_text_is_known_as_every_pictures_that_has_it(make_shards: Shards) -> None:
+    told = ["A  cat ", "a dog"]
+    names = [{"label": "tabby", "names": ["tabby", "a cat"]}, {"label": "pug", "names": ["pug", "a dog"]}]
+    captions = open_shards(make_shards("captions", [2], lambda number: {"caption": told[number]}))
+    labels = open_shards(make_shards("labels", [2], lambda number: names[number % 2]))
+    mixture = Mixture([MixtureSource(captions, 2.0), MixtureSource(labels, 2.0, ("a big {}",))])
+    drawn = set()
+    for batch in take(mixture, 12, dataclasses.replace(PLAN, batch_size=4)):
+        own = [{"a cat"} if t == "A  cat" else {"a dog"} for t in batch.texts[:2]]
+        own += [
+            {"tabby", "a cat"} if t in ("a big tabby", "a big a cat") else {"pug", "a dog"} for t in batch.texts[2:]
+        ]
+        bare = [" ".join(text.removeprefix("a big ").lower().split()) for text in batch.texts]
+        expected = [[text in texts for text in bare] for texts in own]
+        # the picture of "a big a cat" is a tabby's, of "a big a dog" a pug's
+        assert batch.is_own_text().tolist() == expected
+        drawn.update(bare)
+    assert drawn == {"a cat", "a dog", "tabby", "pug"}
+
+
+def test_a_source_may_have_crops_of_its_own(mixture: Mixture) -> None:
+    first, second = mixture.sources
+    own = Augmentation(scale=(0.1, 0.2), detail=(0.5, 0.5))
+    changed = Mixture([first, msgspec.structs.replace(second, augmentation=own)])
+    (plain,), (batch,) = take(mixture, 1), take(changed, 1)
+    assert torch.equal(plain.pixels[:8], batch.pixels[:8])
+    assert not torch.equal(plain.pixels[8:], batch.pixels[8:])
+    assert changed.fingerprint != mixture.fingerprint
 
 
 def test_a_name_with_braces_is_only_text() -> None:
@@ -149,7 +177,7 @@ def test_a_name_with_braces_is_only_text() -> None:
     assert draw_text(sample, ("a {}",), draws(0, 0, 0, 0)) == ("{0.__class__}", "a {0.__class__}")
 
 
-def test_templates_hold_captions_too_and_change_no_group() -> None:
+def test_templates_hold_captions_too() -> None:
     sample = Sample(key="a", picture=b"", captions=("two dogs",), names=())
     drawn = {draw_text(sample, ("{}", "a picture of {}"), draws(0, 0, 0, place)) for place in range(20)}
     assert drawn == {("two dogs", "two dogs"), ("two dogs", "a picture of two dogs")}

@@ -95,6 +95,16 @@ def test_boxes_that_do_not_fit_are_drawn_again_and_then_the_whole_is_taken() -> 
         assert abs(found[:, axis].mean() - without_second_draws) > 4, "negative control: one try alone"
 
 
+def test_detail_is_lost_by_reducing_the_crop_first() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    whole = Augmentation(scale=(1, 1), ratio=(1, 1))
+    half = Augmentation(scale=(1, 1), ratio=(1, 1), detail=(0.5, 0.5))
+    assert np.array_equal(augment(image, 32, half, np.random.default_rng(0)), resized(resized(image, 16), 32))
+    assert not np.array_equal(augment(image, 32, whole, np.random.default_rng(0)), resized(resized(image, 16), 32))
+    small = image[:10, :10]
+    assert np.array_equal(augment(small, 32, half, np.random.default_rng(0)), resized(small, 32)), "nothing to reduce"
+
+
 @pytest.mark.parametrize(
     ("width", "height", "box"),
     [(10, 200, (0, 93, 10, 106)), (200, 10, (93, 0, 106, 10)), (1, 5000, (0, 2499, 1, 2500))],
@@ -157,10 +167,18 @@ def test_turning_flip_on_moves_no_crop() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"scale": (0.0, 1.0)}, {"scale": (0.9, 0.5)}, {"scale": (0.5, 1.5)}, {"ratio": (0.0, 1.0)}, {"ratio": (2.0, 1.0)}],
+    [
+        {"scale": (0.0, 1.0)},
+        {"scale": (0.9, 0.5)},
+        {"scale": (0.5, 1.5)},
+        {"ratio": (0.0, 1.0)},
+        {"ratio": (2.0, 1.0)},
+        {"detail": (0.0, 1.0)},
+        {"detail": (0.5, 1.1)},
+    ],
 )
 def test_impossible_ranges_are_refused(wrong: dict) -> None:
-    with pytest.raises(ConfigError, match=r"^augmentation (scale|ratio) .*: expected "):
+    with pytest.raises(ConfigError, match=r"^augmentation (scale|ratio|detail) .*: expected "):
         Augmentation(**wrong)
     with pytest.raises(ConfigError, match="expected"):
         config.decode({key: list(value) for key, value in wrong.items()}, Augmentation, "recipe.toml")

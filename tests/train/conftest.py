@@ -46,6 +46,7 @@ shards = "squares"
 shards = "squares"
 [[validation.labels]]
 shards = "labels"
+templates = ["a {} square at the top", "a {} square at the left"]
 """
 
 

@@ -42,7 +42,7 @@ class BatchPlan:
     Attributes:
         batch_size: places in a global batch, over all ranks.
         size_px: side of the square pictures, or a function that gives it for a step.
-        augmentation: how crops are drawn.
+        augmentation: how crops are drawn, where a source does not say it.
         seed: 0 to 2**64 - 1.
         policy: how a file is looked at; see `wordsight.image.decode`.
         max_broken_share: of the distinct samples seen of a source, above which the run stops; judged after 100 of them,
@@ -71,8 +71,10 @@ class Batch:
         step: whose batch this is.
         pixels: (N, H, W, 3) uint8, H = W.
         ids: (N, L) int32, L the ids of the longest text here, so not the same on every rank.
-        text_groups: (N,) int64; pairs whose texts mean the same share a number, on all ranks: equal but for case and
-            white space, or drawn from one label's names. For masking false negatives.
+        text_numbers: (N,) int64; texts equal but for case and white space, before a template is put around them, have
+            the same number, on all ranks.
+        own_numbers: (N, T) int64; the numbers of all texts of a picture, of which one was drawn; padded with zeros.
+        own_ids: (N, T, L) int32, the ids of all these texts.
         is_label: (N,) bool, whether the text was made from a label.
         keys: of the samples.
         texts: as they were tokenised.
@@ -81,10 +83,16 @@ class Batch:
     step: int
     pixels: torch.Tensor
     ids: torch.Tensor
-    text_groups: torch.Tensor
+    text_numbers: torch.Tensor
+    own_numbers: torch.Tensor
+    own_ids: torch.Tensor
     is_label: torch.Tensor
     keys: tuple[str, ...]
     texts: tuple[str, ...]
+
+    def is_own_text(self) -> torch.Tensor:
+        """(N, N) bool: whether text m is one of picture n's texts, and so no false answer to it."""
+        return (self.own_numbers[:, :, None] == self.text_numbers).any(dim=1)
 
 
 class _Place(NamedTuple):
@@ -92,7 +100,8 @@ class _Place(NamedTuple):
 
     key: str
     text: str
-    group: int
+    number: int
+    own_texts: tuple[str, ...]
     is_label: bool
 
 
@@ -133,11 +142,14 @@ class _Maker:
             position = step * self._counts[source] + place
             places.append(self._fill(source, position, pixels[row], seen))
         texts = tuple(place.text for place in places)
+        own_numbers, own_ids = self._own([place.own_texts for place in places])
         batch = Batch(
             step=step,
             pixels=torch.from_numpy(pixels),
             ids=torch.from_numpy(_trim(self._tokenize(texts))),
-            text_groups=torch.tensor([place.group for place in places], dtype=torch.int64),
+            text_numbers=torch.tensor([place.number for place in places], dtype=torch.int64),
+            own_numbers=torch.from_numpy(own_numbers),
+            own_ids=torch.from_numpy(own_ids),
             is_label=torch.tensor([place.is_label for place in places], dtype=torch.bool),
             keys=tuple(place.key for place in places),
             texts=texts,
@@ -162,7 +174,8 @@ class _Maker:
                 continue
             seen.append(_Seen(source, number, None))
             crop = draws(plan.seed, stream_of(Purpose.CROP, source), epoch, place)
-            square[:] = augment(image, square.shape[0], plan.augmentation, crop)
+            augmentation = self._sources[source].augmentation or plan.augmentation
+            square[:] = augment(image, square.shape[0], augmentation, crop)
             return self._place_of(source, sample, epoch, place)
         worst, count = Counter(item.shard for item in broken).most_common(1)[0]
         raise DataError(
@@ -183,8 +196,19 @@ class _Maker:
     def _place_of(self, source: int, sample: Sample, epoch: int, place: int) -> _Place:
         generator = draws(self._plan.seed, stream_of(Purpose.TEXT, source), epoch, place)
         bare, text = draw_text(sample, self._sources[source].templates, generator)
-        is_label = not sample.captions
-        return _Place(sample.key, text, _group(sample.names[0] if is_label else bare), is_label)
+        own_texts = sample.captions or sample.names
+        return _Place(sample.key, text, text_number(bare), own_texts, is_label=not sample.captions)
+
+    def _own(self, texts: Sequence[tuple[str, ...]]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Numbers (N, T) and ids (N, T, L) of all texts of N pictures."""
+        is_there = np.arange(max(map(len, texts))) < np.array([[len(own)] for own in texts])
+        flat = [text for own in texts for text in own]
+        numbers = np.zeros(is_there.shape, np.int64)
+        numbers[is_there] = [text_number(text) for text in flat]
+        ids = _trim(self._tokenize(flat))
+        padded = np.zeros((*is_there.shape, ids.shape[1]), np.int32)
+        padded[is_there] = ids
+        return numbers, padded
 
 
 class Loader:
@@ -335,7 +359,7 @@ def draw_text(sample: Sample, templates: Sequence[str], generator: np.random.Gen
     return text, templates[int(generator.integers(len(templates)))].replace(NAME_PLACE, text)
 
 
-def _group(text: str) -> int:
+def text_number(text: str) -> int:
     """A number that equal texts share, whatever their case and white space: 64 bits of BLAKE2b."""
     digest = hashlib.blake2b(" ".join(text.lower().split()).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)

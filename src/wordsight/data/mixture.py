@@ -19,6 +19,7 @@ from wordsight.config import Config
 from wordsight.data.order import Purpose, permutation, stream_of, windowed_permutation
 from wordsight.data.reader import ShardSet
 from wordsight.errors import ConfigError
+from wordsight.image import Augmentation
 
 NAME_PLACE = "{}"
 
@@ -30,11 +31,13 @@ class SourceConfig(Config, frozen=True):
         shards: path or address, or several, as for `open_shards`; a name may be one below a folder of data.
         weight: its share of the batch is weight over the sum of weights.
         templates: of texts, each with one `{}` for the caption or the label's name; empty for the bare text.
+        augmentation: how crops of its pictures are drawn; where it does not say, as the recipe does.
     """
 
     shards: str | tuple[str, ...]
     weight: float = 1.0
     templates: tuple[str, ...] = ()
+    augmentation: Augmentation | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight > 0):
@@ -45,11 +48,12 @@ class SourceConfig(Config, frozen=True):
 
 
 class MixtureSource(msgspec.Struct, frozen=True):
-    """A source that is open: its samples, weight and templates; see `SourceConfig`."""
+    """A source that is open: its samples, weight, templates and augmentation; see `SourceConfig`."""
 
     shards: ShardSet
     weight: float = 1.0
     templates: tuple[str, ...] = ()
+    augmentation: Augmentation | None = None
 
 
 class Mixture:
@@ -66,8 +70,8 @@ class Mixture:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the sources' data, weights and templates."""
-        parts = [(source.shards.fingerprint, source.weight, source.templates) for source in self.sources]
+        """SHA-256 over the sources' data, weights, templates and augmentation."""
+        parts = [(s.shards.fingerprint, s.weight, s.templates, s.augmentation) for s in self.sources]
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
     def places(self, batch_size: int) -> tuple[int, ...]:

@@ -23,17 +23,22 @@ class Augmentation(Config, frozen=True, kw_only=True):
         scale: least and greatest share of the image's area.
         ratio: least and greatest width over height of the crop, before it is resized to a square.
         flip: mirror left and right with probability 1/2; off, because captions say left and right.
+        detail: least and greatest share of the square's side to which the crop is first reduced before it is enlarged
+            again, so that the model also learns from pictures smaller than its own size; (1, 1) leaves it out.
     """
 
     scale: tuple[float, float] = (0.9, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = False
+    detail: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ConfigError(f"augmentation scale {self.scale}: expected 0 < least <= greatest <= 1")
         if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
             raise ConfigError(f"augmentation ratio {self.ratio}: expected 0 < least <= greatest")
+        if not 0 < self.detail[0] <= self.detail[1] <= 1:
+            raise ConfigError(f"augmentation detail {self.detail}: expected 0 < least <= greatest <= 1")
 
 
 def augment(
@@ -43,7 +48,7 @@ def augment(
 
     Args:
         image: (H, W, 3) uint8; not changed.
-        generator: the only source of randomness; 23 numbers are taken from it.
+        generator: the only source of randomness; 24 numbers are taken from it.
 
     Returns:
         (size_px, size_px, 3) uint8, contiguous, a new array.
@@ -51,11 +56,15 @@ def augment(
     Source: torchvision's `RandomResizedCrop` (Szegedy et al. 2014, arXiv 1409.4842, section 6) and
         `RandomHorizontalFlip`; distributions and rounding are theirs, the stream of draws is not.
     """
-    draws = generator.random(2 * _NUM_TRIES + 3)
-    left, top, width, height = _draw_box(image.shape[1], image.shape[0], augmentation, draws)
+    draws = generator.random(2 * _NUM_TRIES + 4)
+    left, top, width, height = _draw_box(image.shape[1], image.shape[0], augmentation, draws[:-1])
     crop = Image.fromarray(image[top : top + height, left : left + width])
+    least, greatest = augmentation.detail
+    reduced_px = round(size_px * (least + (greatest - least) * draws[-1]))
+    if reduced_px < min(crop.size):
+        crop = crop.resize((reduced_px, reduced_px), Image.Resampling.BICUBIC)
     square = np.asarray(crop.resize((size_px, size_px), Image.Resampling.BICUBIC))
-    if augmentation.flip and draws[-1] < 0.5:
+    if augmentation.flip and draws[-2] < 0.5:
         square = square[:, ::-1]
     return square.copy()
 

@@ -74,7 +74,7 @@ def train_step(state: State, batch: Batch, recipe: Recipe) -> StepFigures:
 def _on_device(batch: Batch, device: torch.device) -> Batch:
     if device.type == "cpu":
         return batch
-    names = ("pixels", "ids", "text_groups")
+    names = ("pixels", "ids", "text_numbers", "own_numbers", "own_ids")
     return replace(batch, **{name: getattr(batch, name).to(device, non_blocking=True) for name in names})
 
 
@@ -122,12 +122,12 @@ def _losses(state: State, image_NE: Tensor, text_NE: Tensor, batch: Batch, recip
     text_unit_NE = nn.functional.normalize(text_NE, dim=-1)
     scale = state.learner.clip.scale
     if recipe.masks_equal_texts:
-        loss = masked_softmax_loss(image_unit_NE, text_unit_NE, scale, batch.text_groups)
+        loss = masked_softmax_loss(image_unit_NE, text_unit_NE, scale, batch.is_own_text())
     else:
         loss = softmax_loss(image_unit_NE, text_unit_NE, scale)
     if state.words is None or state.learner.words is None:
         return loss, loss.new_zeros(())
-    return loss, caption_words_loss(state.learner.words(image_NE), state.words.targets(batch.ids))
+    return loss, caption_words_loss(state.learner.words(image_NE), state.words.targets(batch.own_ids.flatten(1)))
 
 
 def _precision(recipe: Recipe, batch: Batch) -> AbstractContextManager[object]:
