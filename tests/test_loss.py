@@ -48,7 +48,7 @@ def test_masked_is_plain_where_no_text_is_anothers() -> None:
 
 
 def test_masked_leaves_out_a_pictures_own_texts() -> None:
-    """A tabby with "cat", a Persian with "Persian": "cat" is no negative of the Persian, "Persian" is one of the tabby."""
+    """A tabby with "cat", a Persian with "Persian": the first text is no negative of the second picture."""
     image, text, scale = unit_pairs(3)
     is_own = torch.tensor([[1, 0, 0], [1, 1, 0], [0, 0, 1]], dtype=torch.bool)
     e = (scale * image @ text.T).exp().tolist()
