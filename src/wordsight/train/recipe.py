@@ -45,8 +45,9 @@ class LossConfig(Config, frozen=True):
     """Figure 3, and what may be added to it.
 
     `mask_equal_texts`: a text of the batch that is one of a picture's own (a caption, or a name of its label) is no
-    negative of it; `auto` does so where a source has labels for captions, in which equal texts are common. `caption_words`: weight of the second task, in
-    which a linear layer names the caption's words from the picture (after SuperCLIP, arXiv 2512.14480), or 0.
+    negative of it; `auto` does so where a source has labels for captions, in which equal texts are common.
+    `caption_words`: weight of the second task, in which a linear layer names the words of the picture's texts (after
+    SuperCLIP, arXiv 2512.14480), or 0.
     """
 
     mask_equal_texts: bool | Literal["auto"] = "auto"
