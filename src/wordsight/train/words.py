@@ -1,8 +1,9 @@
 """The second task: name the words of a picture's texts from the picture alone (after SuperCLIP, arXiv 2512.14480).
 
-A small batch holds few negatives, and contrast alone learns slowly from it; words teach the picture tower directly: those
-of all captions or names of a picture, not only of the one that was drawn for the contrast. Rare words say more than frequent ones, so each word counts by its inverse document frequency. The layer that
-names them is used in training only.
+A small batch holds few negatives, and contrast alone learns slowly from it; words teach the picture tower directly:
+those of all captions or names of a picture, not only of the one that was drawn for the contrast. Rare words say more
+than frequent ones, so each word counts by its inverse document frequency. The layer that names them is used in training
+only.
 """
 
 from collections import Counter, defaultdict
