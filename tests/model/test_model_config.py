@@ -101,7 +101,8 @@ def test_a_contradiction_is_refused_in_one_line(make: Callable[[], Any], message
     ("change", "message"),
     [
         ({"embed_dims": 64}, r"model.toml: unknown key 'embed_dims'; did you mean 'embed_dim'\?"),
-        ({"activation": "relu"}, "model.toml: .*relu"),
+        ({"text": {"width": 64, "heads": 4, "layers": 2, "activation": "relu"}}, "model.toml: .*relu"),
+        ({"text": {"width": 32, "heads": 4, "layers": 2, "projection": "none"}}, "model.toml: .*32 is not 64"),
         ({"text": {"width": 64, "heads": 5, "layers": 2}}, "model.toml: .*width 64 is not a multiple of heads 5"),
         ({"text": {"width": -4, "heads": 1, "layers": 2}}, "model.toml: .*text.width"),
         ({"image": {"kind": "vti"}}, "model.toml: .*vti"),
@@ -113,7 +114,7 @@ def test_a_misspelt_file_is_refused_with_its_place(change: dict[str, Any], messa
         "image": {"kind": "residual", "image_size_px": 32, "widths": [16], "blocks": [1]},
         "text": {"width": 64, "heads": 2, "layers": 2},
     }
-    assert decode(good, ModelConfig, "model.toml").activation == "quick_gelu"
+    assert decode(good, ModelConfig, "model.toml").text.activation == "quick_gelu"
     with pytest.raises(ConfigError, match=message):
         decode(good | change, ModelConfig, "model.toml")
 

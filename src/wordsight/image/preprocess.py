@@ -37,6 +37,8 @@ class Preprocessing(Config, frozen=True, kw_only=True):
         mean, std: of red, green, blue, for samples in 0 to 1.
         resize: `shortest`, the shorter side to `size_px` and the centre cropped out; `squash`, both sides to it.
         interpolation: Pillow's filter.
+        crop: what becomes of the half pixel of an odd margin: `round`, half to even, as OpenAI and open_clip do by
+            torchvision; `floor`, as transformers does.
     """
 
     size_px: int
@@ -44,6 +46,7 @@ class Preprocessing(Config, frozen=True, kw_only=True):
     std: tuple[float, float, float] = CLIP_STD
     resize: Literal["shortest", "squash"] = "shortest"
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    crop: Literal["round", "floor"] = "round"
 
     def __post_init__(self) -> None:
         if self.size_px < 1 or self.size_px**2 > _MAX_RESIZED_PIXELS:
@@ -83,7 +86,8 @@ def to_square(
             f"cropped, more than {_MAX_RESIZED_PIXELS} pixels; cut it to a less thin shape"
         )
     resized = Image.fromarray(image).resize((resized_width, resized_height), _FILTERS[preprocessing.interpolation])
-    left, top = (round((side - size_px) / 2) for side in resized.size)
+    margins = (side - size_px for side in resized.size)
+    left, top = (m // 2 if preprocessing.crop == "floor" else round(m / 2) for m in margins)
     return np.array(resized.crop((left, top, left + size_px, top + size_px)))
 
 

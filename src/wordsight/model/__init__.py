@@ -4,7 +4,7 @@ config.py                       what a model is made of
 presets.py                      the published ones and small ones, by name
 clip.py                         both towers, and how to build them: read this first
 transformer.py                  the blocks of both towers
-vit.py, resnet.py, residual.py  the image towers
+vit.py, siglip.py, resnet.py, residual.py  the image towers
 text.py                         texts in groups of like length
 pixels.py                       bytes to normalised floats
 initialise.py                   first weights, from a generator
@@ -19,6 +19,7 @@ from wordsight.model.config import (
     ModelConfig,
     ModifiedResNetConfig,
     ResidualConfig,
+    SigLIPConfig,
     TextConfig,
     VisionTransformerConfig,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "ModelConfig",
     "ModifiedResNetConfig",
     "ResidualConfig",
+    "SigLIPConfig",
     "TextConfig",
     "VisionTransformerConfig",
     "build",

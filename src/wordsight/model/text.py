@@ -11,8 +11,30 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wordsight.model.config import TextConfig
+
 LEAST_TEXTS = 64  # in a group: below, the pieces are too small to keep a device busy
 MOST_GROUPS = 4
+
+
+def text_position(ids_NL: Tensor, text: TextConfig) -> Tensor:
+    """Which token of each text is read, (N,) int64."""
+    if text.pool == "end":
+        return ids_NL.argmax(dim=1) if text.end_id is None else (ids_NL == text.end_id).int().argmax(dim=1)
+    position = 0 if text.pool == "first" else ids_NL.shape[1] - 1
+    return torch.full((ids_NL.shape[0],), position, device=ids_NL.device)
+
+
+def class_token_mask(ids_NL: Tensor, text: TextConfig) -> Tensor:
+    """Which tokens each one sees where a class token stands behind the text: (N, L + 1, L + 1) bool.
+
+    open_clip hides the padding one place too late, and all published weights were trained so: the first token is
+    always seen, token l + 1 where id l is no padding.
+    """
+    is_seen_NL = torch.nn.functional.pad(ids_NL != text.pad_id, (1, 0), value=True)
+    length = is_seen_NL.shape[1]
+    square = torch.ones(length, length, dtype=torch.bool, device=ids_NL.device)
+    return is_seen_NL[:, None] & (square.tril() if text.is_causal else square)
 
 
 class TextGroup(NamedTuple):

@@ -1,7 +1,7 @@
 """The transformer of both towers, with the names of the published weights (`resblocks.0.attn.in_proj_weight`).
 
-Pre-norm blocks of attention and a two-layer perceptron. A tower reads one token at its end, so the last block
-computes that token alone: its keys and values see every token; its query, output projection and perceptron see one.
+Pre-norm blocks of attention and a two-layer perceptron. A tower that reads one token at its end has the last block
+compute that token alone: its keys and values see every token; its query, output projection and perceptron see one.
 The result is the same, and most of a block is saved.
 """
 
@@ -12,10 +12,11 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from wordsight.model.config import Activation
+from wordsight.model.config import Activation, TransformerShape
 from wordsight.model.initialise import fill_normal, fill_uniform
 
 QUICK_GELU_SLOPE = 1.702
+FIRST_LAYER_SCALE = 1e-5
 
 
 class Attention(nn.Module):
@@ -35,12 +36,12 @@ class Attention(nn.Module):
         nn.init.zeros_(self.in_proj_bias)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x_NLD: Tensor, is_causal: bool) -> Tensor:
-        """(N, L, D) -> (N, L, D)."""
+    def forward(self, x_NLD: Tensor, is_causal: bool, visible: Tensor | None) -> Tensor:
+        """(N, L, D) -> (N, L, D); `visible` (N, 1, L, L) bool says which token sees which, where that is not simple."""
         n, length, width = x_NLD.shape
         projected = F.linear(x_NLD, self.in_proj_weight, self.in_proj_bias)
         query, key, value = projected.view(n, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, is_causal=is_causal)
         return self.out_proj(mixed.transpose(1, 2).reshape(n, length, width))
 
     def pool(self, x_NLD: Tensor, token_ND: Tensor, visible_NL: Tensor | None) -> Tensor:
@@ -57,12 +58,12 @@ class Attention(nn.Module):
 
 
 class Perceptron(nn.Module):
-    """Two layers, four times as wide between, where the activation is."""
+    """Two layers, by default four times as wide between, where the activation is."""
 
-    def __init__(self, width: int, activation: Activation) -> None:
+    def __init__(self, width: int, inner_width: int | None, activation: Activation) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(width, 4 * width)
-        self.c_proj = nn.Linear(4 * width, width)
+        self.c_fc = nn.Linear(width, inner_width or 4 * width)
+        self.c_proj = nn.Linear(inner_width or 4 * width, width)
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,49 +72,63 @@ class Perceptron(nn.Module):
         quick_gelu(h) = h sigmoid(1.702 h) = silu(1.702 h) / 1.702. In training both factors go into the weights,
         which are smaller than a batch of activations and then kept once, not three times, for the way back.
         """
-        if self.activation == "gelu":
-            return self.c_proj(F.gelu(self.c_fc(x)))
+        if self.activation != "quick_gelu":
+            return self.c_proj(F.gelu(self.c_fc(x), approximate="none" if self.activation == "gelu" else "tanh"))
         if torch.is_grad_enabled():
             hidden = F.linear(x, QUICK_GELU_SLOPE * self.c_fc.weight, QUICK_GELU_SLOPE * self.c_fc.bias)
             return F.linear(F.silu(hidden), self.c_proj.weight / QUICK_GELU_SLOPE, self.c_proj.bias)
         return self.c_proj(F.silu(QUICK_GELU_SLOPE * self.c_fc(x)) / QUICK_GELU_SLOPE)
 
 
+class LayerScale(nn.Module):
+    """Learnt factors of one branch of a block (Touvron et al. 2021, arXiv 2103.17239)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.empty(width))
+
+    def initialise(self, generator: Generator) -> None:
+        """As published: branches start near zero."""
+        nn.init.constant_(self.gamma, FIRST_LAYER_SCALE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return x * self.gamma
+
+
 class Block(nn.Module):
     """Attention and perceptron, each behind its normalisation and added to what came in."""
 
-    def __init__(self, width: int, heads: int, activation: Activation) -> None:
+    def __init__(self, shape: TransformerShape) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(width)
-        self.attn = Attention(width, heads)
-        self.ln_2 = nn.LayerNorm(width)
-        self.mlp = Perceptron(width, activation)
+        self.ln_1 = nn.LayerNorm(shape.width, shape.epsilon)
+        self.attn = Attention(shape.width, shape.heads)
+        self.ls_1 = LayerScale(shape.width) if shape.layer_scale else nn.Identity()
+        self.ln_2 = nn.LayerNorm(shape.width, shape.epsilon)
+        self.mlp = Perceptron(shape.width, shape.mlp_width, shape.activation)
+        self.ls_2 = LayerScale(shape.width) if shape.layer_scale else nn.Identity()
 
-    def forward(self, x_NLD: Tensor, is_causal: bool) -> Tensor:
+    def forward(self, x_NLD: Tensor, is_causal: bool = False, visible: Tensor | None = None) -> Tensor:
         """(N, L, D) -> (N, L, D)."""
-        x_NLD = x_NLD + self.attn(self.ln_1(x_NLD), is_causal)
-        return x_NLD + self.mlp(self.ln_2(x_NLD))
+        x_NLD = x_NLD + self.ls_1(self.attn(self.ln_1(x_NLD), is_causal, visible))
+        return x_NLD + self.ls_2(self.mlp(self.ln_2(x_NLD)))
 
-    def pool(self, x_NLD: Tensor, position_N: Tensor | None) -> Tensor:
-        """Row `position_N` of a causal `forward`, or row 0 of one that is not (None): (N, L, D) -> (N, D)."""
+    def read(self, x_NLD: Tensor, position_N: Tensor, visible_NL: Tensor | None = None) -> Tensor:
+        """Row `position_N` (int64) of a `forward` in which it sees `visible_NL` (None: all): (N, L, D) -> (N, D)."""
         normed_NLD = self.ln_1(x_NLD)
-        if position_N is None:
-            x_ND, token_ND, visible_NL = x_NLD[:, 0], normed_NLD[:, 0], None
-        else:
-            rows_N = torch.arange(x_NLD.shape[0], device=x_NLD.device)
-            x_ND, token_ND = x_NLD[rows_N, position_N], normed_NLD[rows_N, position_N]
-            visible_NL = torch.arange(x_NLD.shape[1], device=x_NLD.device) <= position_N[:, None]
-        x_ND = x_ND + self.attn.pool(normed_NLD, token_ND, visible_NL)
-        return x_ND + self.mlp(self.ln_2(x_ND))
+        rows_N = torch.arange(x_NLD.shape[0], device=x_NLD.device)
+        x_ND, token_ND = x_NLD[rows_N, position_N], normed_NLD[rows_N, position_N]
+        x_ND = x_ND + self.ls_1(self.attn.pool(normed_NLD, token_ND, visible_NL))
+        return x_ND + self.ls_2(self.mlp(self.ln_2(x_ND)))
 
 
 class Transformer(nn.Module):
-    """A stack of blocks that is read at one token."""
+    """A stack of blocks."""
 
-    def __init__(self, width: int, heads: int, layers: int, activation: Activation) -> None:
+    def __init__(self, shape: TransformerShape) -> None:
         super().__init__()
-        self.width = width
-        self.resblocks = nn.ModuleList(Block(width, heads, activation) for _ in range(layers))
+        self.width = shape.width
+        self.resblocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
 
     def initialise_scaled(self, generator: Generator) -> None:
         """The published text tower's deviations: narrower where blocks add to the residual, by their number."""
@@ -124,16 +139,33 @@ class Transformer(nn.Module):
             fill_normal(block.mlp.c_fc.weight, (2 * self.width) ** -0.5, generator)
             fill_normal(block.mlp.c_proj.weight, into_residual, generator)
 
-    def forward(self, x_NLD: Tensor, position_N: Tensor | None = None) -> Tensor:
+    def forward(self, x_NLD: Tensor) -> Tensor:
+        """All tokens after all blocks, each seeing all: (N, L, D) -> (N, L, D)."""
+        for block in self._blocks():
+            x_NLD = block(x_NLD)
+        return x_NLD
+
+    def read(
+        self, x_NLD: Tensor, position_N: Tensor, is_causal: bool = False, visible_NLL: Tensor | None = None
+    ) -> Tensor:
         """One token of each sequence after all blocks: (N, L, D) -> (N, D).
 
-        With `position_N` (int64) attention is causal and the token is the one there; without, every token sees all
-        and the token is the first.
+        Args:
+            position_N: int64, which token.
+            is_causal: whether a token sees only those before it and itself.
+            visible_NLL: bool, which tokens (last axis) each one sees, where that is neither all nor causal.
         """
         *blocks, last = self._blocks()
+        visible = None if visible_NLL is None else visible_NLL[:, None]
         for block in blocks:
-            x_NLD = block(x_NLD, position_N is not None)
-        return last.pool(x_NLD, position_N)
+            x_NLD = block(x_NLD, is_causal, visible)
+        if visible_NLL is not None:
+            seen_NL = visible_NLL[torch.arange(x_NLD.shape[0], device=x_NLD.device), position_N]
+        elif is_causal:
+            seen_NL = torch.arange(x_NLD.shape[1], device=x_NLD.device) <= position_N[:, None]
+        else:
+            seen_NL = None
+        return last.read(x_NLD, position_N, seen_NL)
 
     def _blocks(self) -> list[Block]:
         return cast(list[Block], list(self.resblocks))

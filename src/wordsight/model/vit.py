@@ -3,24 +3,25 @@
 import torch
 from torch import Generator, Tensor, nn
 
-from wordsight.model.config import Activation, VisionTransformerConfig
+from wordsight.model.config import VisionTransformerConfig
 from wordsight.model.initialise import fill_normal
 from wordsight.model.transformer import Transformer
 
 
 class VisionTransformer(nn.Module):
-    """Patches, a class token and positions through a transformer; the class token is the picture."""
+    """Patches, a class token and positions through a transformer; the token, or the mean of patches, is the picture."""
 
-    def __init__(self, config: VisionTransformerConfig, embed_dim: int, activation: Activation) -> None:
+    def __init__(self, config: VisionTransformerConfig, embed_dim: int) -> None:
         super().__init__()
+        self.config = config
         width, patch = config.width, config.patch_size_px
         is_published = config.stem == "patch"
         self.conv1 = nn.Conv2d(3, width, patch, patch, bias=False) if is_published else conv_stem(patch, width)
         self.class_embedding = nn.Parameter(torch.empty(width))
         self.positional_embedding = nn.Parameter(torch.empty(config.grid**2 + 1, width))
-        self.ln_pre = nn.LayerNorm(width)
-        self.transformer = Transformer(width, config.heads, config.layers, activation)
-        self.ln_post = nn.LayerNorm(width)
+        self.ln_pre = nn.LayerNorm(width, config.epsilon) if config.norm_before else nn.Identity()
+        self.transformer = Transformer(config)
+        self.ln_post = nn.LayerNorm(width, config.epsilon)
         self.proj = nn.Parameter(torch.empty(width, embed_dim))
 
     def initialise(self, generator: Generator) -> None:
@@ -33,8 +34,14 @@ class VisionTransformer(nn.Module):
         patches_NPD = self.conv1(pixels).flatten(2).transpose(1, 2)
         start_N1D = self.class_embedding.expand(pixels.shape[0], 1, -1).to(patches_NPD.dtype)
         x_NLD = torch.cat([start_N1D, patches_NPD], dim=1) + self.positional_embedding
-        x_ND = self.transformer(self.ln_pre(x_NLD))
-        return self.ln_post(x_ND) @ self.proj
+        return self._pool(self.ln_pre(x_NLD)) @ self.proj
+
+    def _pool(self, x_NLD: Tensor) -> Tensor:
+        if self.config.pool == "class_token":
+            first_N = torch.zeros(x_NLD.shape[0], dtype=torch.int64, device=x_NLD.device)
+            return self.ln_post(self.transformer.read(x_NLD, first_N))
+        x_NPD = self.transformer(x_NLD)[:, 1:]
+        return self.ln_post(x_NPD.mean(dim=1)) if self.config.norm_after_pool else self.ln_post(x_NPD).mean(dim=1)
 
 
 def conv_stem(patch_size_px: int, width: int) -> nn.Sequential:
