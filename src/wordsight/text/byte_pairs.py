@@ -73,6 +73,11 @@ class BytePairEncoder:
         self._tokens_of: Callable[[str], list[str]] = regex.compile(_PATTERN, regex.IGNORECASE).findall
         self._packed = _WordCache(self._pack_word)
 
+    @property
+    def symbols(self) -> list[str]:
+        """Every id's symbol as the published vocabulary writes it, bytes as printable characters; a new list."""
+        return list(self._symbols)
+
     def __reduce__(self) -> tuple[type["BytePairEncoder"], tuple[np.ndarray]]:
         return BytePairEncoder, (self.merges,)  # another process fills its own memory of words
 
