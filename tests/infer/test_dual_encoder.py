@@ -2,6 +2,7 @@ import inspect
 import io
 import math
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -19,9 +20,9 @@ WORDS = ["cat", "dog", "a small red house by the sea", "sky", "", "two trees", "
 def test_the_public_methods_are_those_of_the_face():
     public = {name for name in dir(DualEncoder) if not name.startswith("_")}
     methods = {"embed_images", "embed_texts", "similarity", "logits", "tokenize", "preprocess", "save"}
-    assert public == methods | {"scale", "fingerprint"}
-    assert set(vars(tiny_clip())) - {"_tokenizer"} == {"model", "card", "policy"}
-    assert list(inspect.signature(DualEncoder).parameters) == ["model", "card", "policy"]
+    assert public == methods | {"scale", "bias", "fingerprint", "tokenizer"}
+    assert set(vars(tiny_clip())) == {"model", "card", "policy", "files"}
+    assert list(inspect.signature(DualEncoder).parameters) == ["model", "card", "policy", "files"]
 
 
 @pytest.mark.parametrize("kind", ["vit", "residual"])
@@ -193,9 +194,7 @@ def test_the_fingerprint_is_that_of_what_decides_a_vector(tmp_path):
     with torch.no_grad():
         other.model.logit_scale += 1e-6
     digests.add(other.fingerprint.digest)
-    gelu = type(tiny_config())(
-        **{name: getattr(tiny_config(), name) for name in ("image", "text", "embed_dim")}, activation="gelu"
-    )
+    gelu = msgspec.structs.replace(tiny_config(), text=msgspec.structs.replace(tiny_config().text, activation="gelu"))
     digests.add(DualEncoder(clip.model, tiny_card(model=gelu)).fingerprint.digest)
     half = tiny_clip()
     half.model.half()

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.tiny_clip import tiny_clip
+from tests.tiny_clip import random_image, tiny_clip
+from tests.weights.models import heads_64_wide, sentencepiece_model
 
 from wordsight.errors import ConfigError, WeightsError
-from wordsight.infer import load
+from wordsight.infer import DualEncoder, load
+from wordsight.weights.convert import convert
 
 
 @pytest.fixture
@@ -68,21 +70,49 @@ def test_a_run_without_a_model_says_when_it_comes(run):
 
 
 def test_a_misspelt_place_is_answered_with_the_nearest(run):
-    assert "no such model; did you mean 'first'?; give the folder" in refusal(run.parent / "frist")
-    assert "no such model; give the folder of a saved model or of a training run" in refusal("nowhere/at/all")
+    assert "did you mean 'first'?; give a name that 'wordsight models' lists" in refusal(run.parent / "frist")
+    assert "no such model; give a name that 'wordsight models' lists, a file of weights" in refusal("nowhere/at/all")
+    assert "no such model; did you mean 'openai/ViT-B-32'?" in refusal("openai/ViT-B32")
 
 
 def test_what_is_no_model_is_told(tmp_path):
-    assert "neither a model (model.safetensors, wordsight.json) nor a training run" in refusal(tmp_path)
+    assert "no weights and none of wordsight.json, open_clip_config.json, config.json; give a" in refusal(tmp_path)
     (tmp_path / "x.pt").write_bytes(b"\x80\x04.")
-    assert "x.pt: not a model of wordsight; give a folder" in refusal(tmp_path / "x.pt")
-    assert refusal("hf-hub:org/repo").startswith("hf-hub:org/repo: models of the hub cannot be loaded yet")
+    assert "x.pt: " in refusal(tmp_path / "x.pt")
+    (tmp_path / "y.bin").write_bytes(b"")
+    assert "y.bin: " in refusal(tmp_path / "y.bin")
 
 
-def test_weights_alone_say_what_lacks(tmp_path):
+def test_weights_alone_are_refused_with_the_choices(tmp_path):
     tiny_clip().save(tmp_path / "model")
     (tmp_path / "model" / "wordsight.json").unlink()
-    assert "put the wordsight.json that was saved with them beside them" in refusal(tmp_path / "model")
+    assert "weights alone do not say their activation; name the architecture with --as" in refusal(tmp_path / "model")
+
+
+@pytest.mark.parametrize("target", ["open_clip", "hf", "openai"])
+def test_every_format_gives_the_vectors_of_its_model(tmp_path, target):
+    found = heads_64_wide()
+    convert(found, tmp_path / "out", target)
+    clip = DualEncoder(found.build("made here"), found.card)
+    loaded = load(tmp_path / "out", "cpu")
+    picture = random_image(3, 48, 40)  # even margins: where the half pixel of an odd one goes, formats differ
+    texts = ["a photo of a cat", "it's 12 o'clock"]
+    np.testing.assert_allclose(loaded.embed_images(picture), clip.embed_images(picture), atol=1e-6)
+    np.testing.assert_allclose(loaded.embed_texts(texts), clip.embed_texts(texts), atol=1e-6)
+    assert loaded.scale == pytest.approx(clip.scale)
+
+
+def test_another_familys_tokenizer_is_saved_and_trained_with(tmp_path):
+    found = sentencepiece_model()
+    clip = DualEncoder(found.build("made here"), found.card, files=found.files)
+    clip.save(tmp_path / "model")
+    clip.save(tmp_path / "model")  # over itself
+    loaded = load(tmp_path / "model", "cpu")
+    assert loaded.fingerprint == clip.fingerprint
+    assert loaded.bias == pytest.approx(clip.model.logit_bias.item())
+    assert loaded.tokenize("a photo of a cat").tolist() == clip.tokenize("a photo of a cat").tolist()
+    (tmp_path / "model" / "spiece.model").unlink()
+    assert "spiece.model: the card wants this tokenizer" in refusal(tmp_path / "model")
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:x"])

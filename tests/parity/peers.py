@@ -11,9 +11,20 @@ import importlib.machinery
 import importlib.util
 import sys
 import types
+import warnings
 from typing import Any
 
-_SUBMODULES = ("transforms", "transforms.functional", "ops", "ops.misc", "models", "models.feature_extraction")
+import torch
+
+_SUBMODULES = (
+    "transforms",
+    "transforms.functional",
+    "ops",
+    "ops.misc",
+    "models",
+    "models.feature_extraction",
+    "datasets",
+)
 
 
 class _AnyName(types.ModuleType):
@@ -29,6 +40,9 @@ class _InterpolationMode(enum.Enum):
     NEAREST = "nearest"
     BILINEAR = "bilinear"
     BICUBIC = "bicubic"
+    BOX = "box"
+    HAMMING = "hamming"
+    LANCZOS = "lanczos"
 
 
 def _stand_in_for_torchvision() -> None:
@@ -52,6 +66,14 @@ def _stand_in_for_torchvision() -> None:
     sys.modules["torchvision.transforms.functional"].InterpolationMode = _InterpolationMode  # type: ignore[attr-defined]
 
 
+def _import(name: str) -> Any:
+    """A package that wants torchvision; what it warns of while it is imported is its own affair."""
+    _stand_in_for_torchvision()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module(name)
+
+
 def has_open_clip() -> bool:
     """Whether open_clip is installed; a test that needs it skips where it is not."""
     return importlib.util.find_spec("open_clip") is not None
@@ -59,5 +81,48 @@ def has_open_clip() -> bool:
 
 def open_clip() -> Any:
     """The open_clip package, on this process's torch."""
-    _stand_in_for_torchvision()
-    return importlib.import_module("open_clip")
+    return _import("open_clip")
+
+
+def timm() -> Any:
+    """The timm package, whose image towers open_clip takes for SigLIP, on this process's torch."""
+    return _import("timm")
+
+
+def has_timm() -> bool:
+    """Whether timm is installed; a test that needs it skips where it is not."""
+    return importlib.util.find_spec("timm") is not None
+
+
+def has_transformers() -> bool:
+    """Whether transformers is installed; a test that needs it skips where it is not."""
+    return importlib.util.find_spec("transformers") is not None
+
+
+def transformers() -> Any:
+    """The transformers package, which looks for torchvision once, when it is first imported."""
+    return importlib.import_module("transformers")
+
+
+def fill_at_random(model: Any, seed: int) -> None:
+    """Draw every parameter and buffer of a peer that its files hold, so that no gain of 1 or bias of 0 hides a mistake.
+
+    Matrices keep a signal's size. Patches, tokens and positions are small, so that the epsilon of the first
+    normalisation behind them can be seen.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in model.state_dict().items():
+        if not tensor.is_floating_point():  # how many batches a normalisation has seen
+            continue
+        noise = torch.randn(tensor.shape, generator=generator)
+        if name.endswith(("logit_scale", "logit_bias")):
+            drawn = (3 if name.endswith("scale") else -9) + noise / 10
+        elif tensor.ndim == 1 and name.endswith(("weight", "gamma", "running_var")):
+            drawn = 1 + noise.clamp(-4, 4) / 5
+        elif any(word in name for word in ("embed", "conv1.weight", "cls_emb")):
+            drawn = noise / 50 * (tensor[0].numel() ** -0.5 if tensor.ndim == 4 else 1)
+        elif tensor.ndim == 1:
+            drawn = noise / 5
+        else:
+            drawn = noise * tensor[0].numel() ** -0.5
+        tensor.copy_(drawn.to(tensor.dtype))

@@ -14,7 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 import wordsight as ws
+from tests.weights.models import sentencepiece_model
 from wordsight.errors import ConfigError, DataError, OutputError, TrainingError
+from wordsight.infer import DualEncoder
 from wordsight.train import load_recipe, train
 from wordsight.train import loop as loop_module
 
@@ -63,6 +65,20 @@ def test_a_run_opens_as_a_model(finished: Path) -> None:
 def test_workers_change_nothing(world: Path, finished: Path, tmp_path: Path) -> None:
     train(world / "recipe.toml", world, tmp_path / "three", workers=3)
     assert_equal_bits(finished, tmp_path / "three")
+
+
+def test_a_run_from_another_family_keeps_its_tokenizer(world: Path, tmp_path: Path) -> None:
+    found = sentencepiece_model()
+    DualEncoder(found.build("made here"), found.card, files=found.files).save(tmp_path / "siglip")
+    changes = ("schedule.steps=2", "schedule.warmup_steps=0", "batch_size=8", "loss.caption_words=0")
+    train(load_recipe(world / "recipe.toml", changes), world, tmp_path / "run", start=tmp_path / "siglip")
+    tuned = ws.load(tmp_path / "run")
+    assert tuned.card.tokenizer == found.card.tokenizer
+    assert tuned.card.preprocessing == found.card.preprocessing
+    assert (tmp_path / "run" / "best" / "spiece.model").read_bytes() == found.files["spiece.model"]
+    before = ws.load(tmp_path / "siglip")
+    assert (tuned.tokenize("a photo of a cat") == before.tokenize("a photo of a cat")).all()
+    assert np.abs(tuned.embed_texts("a photo of a cat") - before.embed_texts("a photo of a cat")).max() > 1e-6
 
 
 def test_a_run_from_a_model_starts_with_its_weights_and_size(world: Path, finished: Path, tmp_path: Path) -> None:

@@ -10,7 +10,14 @@ from safetensors.torch import load_file, save_file
 from tests.tiny_clip import tiny_card, tiny_clip
 
 from wordsight.errors import OutputError, WeightsError
-from wordsight.weights.own import load_folder, save_folder
+from wordsight.model import CLIP
+from wordsight.weights import Card
+from wordsight.weights.own import read_own, save_folder
+
+
+def load_folder(folder: Path) -> tuple[CLIP, Card]:
+    found = read_own(folder)
+    return found.build(str(folder / "model.safetensors")), found.card
 
 
 @pytest.fixture

@@ -45,6 +45,7 @@ class BatchPlan:
         augmentation: how crops are drawn, where a source does not say it.
         seed: 0 to 2**64 - 1.
         policy: how a file is looked at; see `wordsight.image.decode`.
+        trims_texts: drop the columns of ids in which every text is over; not for text towers that read their padding.
         max_broken_share: of the distinct samples seen of a source, above which the run stops; judged after 100 of them,
             or after all if there are fewer.
     """
@@ -54,6 +55,7 @@ class BatchPlan:
     augmentation: Augmentation
     seed: int = 0
     policy: Policy = "viewer"
+    trims_texts: bool = True
     max_broken_share: float = 0.02
 
     def __post_init__(self) -> None:
@@ -142,11 +144,12 @@ class _Maker:
             position = step * self._counts[source] + place
             places.append(self._fill(source, position, pixels[row], seen))
         texts = tuple(place.text for place in places)
+        ids = self._tokenize(texts)
         own_numbers, own_ids = self._own([place.own_texts for place in places])
         batch = Batch(
             step=step,
             pixels=torch.from_numpy(pixels),
-            ids=torch.from_numpy(_trim(self._tokenize(texts))),
+            ids=torch.from_numpy(_trim(ids) if self._plan.trims_texts else ids),
             text_numbers=torch.tensor([place.number for place in places], dtype=torch.int64),
             own_numbers=torch.from_numpy(own_numbers),
             own_ids=torch.from_numpy(own_ids),

@@ -3,7 +3,7 @@
 Its public methods are frozen by a test. What makes inference quicker lies behind them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,7 @@ from wordsight.infer.encode import encode_ids, encode_squares, hash_weights
 from wordsight.infer.fingerprint import Fingerprint
 from wordsight.infer.pictures import as_pictures
 from wordsight.model import CLIP
-from wordsight.text import clip_tokenizer
+from wordsight.text import TextTokenizer, build_tokenizer
 from wordsight.weights import Card
 from wordsight.weights.own import save_folder
 
@@ -36,19 +36,24 @@ class DualEncoder:
         model: used where it is (device, precision), not copied; its mode of training or evaluation is left alone.
         card: of the model.
         policy: how files are looked at: `viewer`, as a person sees them, or `published`.
+        files: the tokenizer's, by name, where it is not the published one.
 
     Raises:
-        ConfigError: no such policy.
+        ConfigError: no such policy, or the tokenizer's file is missing or broken.
     """
 
-    def __init__(self, model: CLIP, card: Card, policy: Policy = "viewer") -> None:
+    def __init__(
+        self, model: CLIP, card: Card, policy: Policy = "viewer", files: Mapping[str, bytes] | None = None
+    ) -> None:
         if policy not in get_args(Policy):
             known = get_args(Policy)
             raise ConfigError(f"picture policy {policy!r}: expected {' or '.join(known)}{nearest(policy, known)}")
         self.model = model
         self.card = card
         self.policy = policy
-        self._tokenizer = clip_tokenizer(card.tokenizer.context_length)
+        self.files = dict(files or {})
+        if card.tokenizer.file:
+            _ = self.tokenizer  # a broken file is told now; the published one takes 40 ms, when it is needed
 
     def embed_images(self, sources: PictureSource | Iterable[PictureSource]) -> Vectors:
         """Embed pictures.
@@ -108,8 +113,8 @@ class DualEncoder:
         return _unit(images) @ _unit(texts).T
 
     def logits(self, images: Vectors, texts: Vectors) -> Vectors:
-        """Scaled cosines, as the model was trained; arguments and errors as `similarity`."""
-        return np.asarray(np.float32(self.scale) * self.similarity(images, texts), np.float32)
+        """Scaled cosines plus the bias, if any, as the model was trained; arguments and errors as `similarity`."""
+        return np.asarray(np.float32(self.scale) * self.similarity(images, texts) + np.float32(self.bias), np.float32)
 
     def tokenize(self, texts: str | Sequence[str]) -> NDArray[np.int32]:
         """The ids of texts, (M, L) int32 with L the model's context; one that is too long is cut.
@@ -117,7 +122,7 @@ class DualEncoder:
         Raises:
             TextError: not strings.
         """
-        return self._tokenizer(texts)
+        return self.tokenizer(texts)
 
     def preprocess(self, source: PictureSource) -> NDArray[np.float32]:
         """What the model sees of one picture: (3, S, S) float32, mean and deviation applied.
@@ -133,12 +138,22 @@ class DualEncoder:
         Raises:
             OutputError: the place cannot be written, or holds files that are not a model's.
         """
-        save_folder(folder, self.model.state_dict(), self.card)
+        save_folder(folder, self.model.state_dict(), self.card, self.files)
 
     @property
     def scale(self) -> float:
         """What cosines are multiplied by: the inverse of the temperature."""
         return self.model.scale.item()
+
+    @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        """What turns texts into ids, built when it is first asked for."""
+        return build_tokenizer(self.card.tokenizer, self.files)
+
+    @property
+    def bias(self) -> float:
+        """What is added to scaled cosines: SigLIP learns it, the others have none (0)."""
+        return self.model.logit_bias.item() if self.card.model.logit_bias else 0.0
 
     @cached_property
     def fingerprint(self) -> Fingerprint:

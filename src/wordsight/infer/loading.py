@@ -7,55 +7,79 @@ import torch
 from wordsight.errors import ConfigError, WeightsError, nearest
 from wordsight.files import newest_whole
 from wordsight.infer.dual_encoder import DualEncoder
-from wordsight.weights.own import CARD_NAME, WEIGHTS_NAME, is_model_folder, load_folder
+from wordsight.weights.found import Found
+from wordsight.weights.published import is_published, published_card, published_cards
+from wordsight.weights.reading import described, describes_model, read, stated_architecture
+from wordsight.weights.resolve import HUB_PREFIX, resolve
 
 _BEST_NAME = "best"
 _RUN_FILES = ("metrics.jsonl", "recipe.toml")
 
 
-def load(name_or_path: str | Path, device: str | torch.device | None = None) -> DualEncoder:
+def load(
+    name_or_path: str | Path,
+    device: str | torch.device | None = None,
+    architecture: str | None = None,
+    averaged: bool | None = None,
+    mirror: str | None = None,
+) -> DualEncoder:
     """Load a model.
 
     Args:
-        name_or_path: the folder of a saved model (or a file in it), or that of a training run, whose best is taken.
+        name_or_path: a name of `wordsight models`, `hf-hub:owner/name`, a file of weights, the folder of a model (ours,
+            open_clip's or Hugging Face's), or that of a training run, whose best is taken.
         device: such as `cpu` or `cuda:1`; by default the first accelerator, or else the CPU.
+        architecture: of weights that do not say theirs: `ViT-B-32` (GELU), `ViT-B-32-quickgelu`, a preset.
+        averaged: of a training checkpoint with both, whether the averaged weights are meant.
+        mirror: a server that takes the place of the one from which published weights are fetched.
 
     Raises:
         WeightsError: there is no such model, or its files are broken.
         ConfigError: there is no such device.
     """
     where = _device(device)
-    model, card = load_folder(_model_folder(name_or_path))
-    return DualEncoder(model.to(where), card)
+    found = find(name_or_path, architecture, averaged, mirror)
+    return DualEncoder(found.build(str(name_or_path)).to(where), found.card, files=found.files)
 
 
-def _model_folder(name_or_path: str | Path) -> Path:
-    if str(name_or_path).startswith("hf-hub:"):
-        raise WeightsError(f"{name_or_path}: models of the hub cannot be loaded yet; give the folder of a saved model")
+def find(
+    name_or_path: str | Path,
+    architecture: str | None = None,
+    averaged: bool | None = None,
+    mirror: str | None = None,
+) -> Found:
+    """The parts of a model, not built; arguments and errors as `load`."""
+    name = str(name_or_path)
     path = newest_whole(Path(name_or_path))
-    if path.is_file() and path.name in (WEIGHTS_NAME, CARD_NAME):
-        path = path.parent
-    if path.is_file():
-        raise WeightsError(f"{path}: not a model of wordsight; give a folder with {WEIGHTS_NAME} and {CARD_NAME}")
-    if not path.is_dir():
-        raise WeightsError(
-            f"{name_or_path}: no such model{_nearest_neighbour(path)}; "
-            "give the folder of a saved model or of a training run"
-        )
-    if is_model_folder(path):
+    if path.exists():
+        return read(_place_of_model(path), architecture, averaged)
+    if name.startswith(HUB_PREFIX):
+        return read(resolve(name, mirror), architecture, averaged)
+    if is_published(name):
+        known = published_card(name)
+        return described(read(resolve(name, mirror), architecture or stated_architecture(known), averaged), known)
+    raise WeightsError(
+        f"{name}: no such model{_nearest(path)}; give a name that 'wordsight models' lists, a file of weights, or the "
+        "folder of a model or of a training run"
+    )
+
+
+def _place_of_model(path: Path) -> Path:
+    """A path itself, or the best model of a training run, whose checkpoint is no model."""
+    if path.is_file() or describes_model(path):
         return path
     best = newest_whole(path / _BEST_NAME)
     if best.is_dir():
         return best
-    if any((path / name).exists() for name in _RUN_FILES):
+    if any((path / file).exists() for file in _RUN_FILES):
         raise WeightsError(f"{path}: the run has no model yet; it is there after the first validation")
-    raise WeightsError(f"{path}: neither a model ({WEIGHTS_NAME}, {CARD_NAME}) nor a training run ({_BEST_NAME}/)")
+    return path
 
 
-def _nearest_neighbour(path: Path) -> str:
-    if not path.parent.is_dir():
-        return ""
-    return nearest(path.name, [entry.name for entry in path.parent.iterdir() if entry.is_dir()])
+def _nearest(path: Path) -> str:
+    """The nearest name of published weights, or of a folder beside."""
+    beside = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
+    return nearest(str(path), published_cards()) or nearest(path.name, beside)
 
 
 def _device(device: str | torch.device | None) -> torch.device:

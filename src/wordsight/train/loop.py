@@ -28,13 +28,13 @@ from wordsight.errors import OutputError
 from wordsight.files import clear_partial, lock, make_folder, settle_folder, write_whole
 from wordsight.infer import DualEncoder, load
 from wordsight.model import build, build_empty
-from wordsight.text import clip_tokenizer
+from wordsight.text import build_tokenizer
 from wordsight.train.checkpoint import load_checkpoint, save_checkpoint
 from wordsight.train.log import RunLog
 from wordsight.train.optimizer import adamw
 from wordsight.train.recipe import Recipe, load_recipe
 from wordsight.train.sources import open_evaluators, open_sources
-from wordsight.train.state import Average, Learner, State
+from wordsight.train.state import Average, Learner, State, Tokens
 from wordsight.train.step import train_step
 from wordsight.train.validation import Evaluator, headline
 from wordsight.train.words import CaptionWords
@@ -75,7 +75,7 @@ def train(
         recipe: a file, a name of `wordsight recipes`, or a `Recipe`.
         data: folders of shards, or a folder of such folders.
         out: the run's folder.
-        start: a model to start from, as for `wordsight.load`; it brings its architecture and preprocessing.
+        start: a model to start from, as for `wordsight.load`; it brings its architecture, preprocessing and tokenizer.
         resume: go on from the checkpoint in `out`, exactly; without one there, start.
         workers: threads that prepare batches; they change nothing but speed.
         evaluators: more validation, beside the recipe's own.
@@ -145,7 +145,7 @@ def _validate(state: State, recipe: Recipe, judges: Sequence[Evaluator], folder:
     model = build_empty(recipe.architecture)
     model.load_state_dict(state.weights(), assign=True)
     model.eval().requires_grad_(False)
-    encoder = DualEncoder(model, _card(state, recipe, {}))
+    encoder = DualEncoder(model, _card(state, recipe, {}), files=state.tokens.files)
     scores = {name: value for judge in judges for name, value in judge(encoder, state.steps).items()}
     log.scores(state.steps, scores)
     names = ["last"]
@@ -153,7 +153,7 @@ def _validate(state: State, recipe: Recipe, judges: Sequence[Evaluator], folder:
         state.best_score, state.best_step, state.best_scores = headline(scores), state.steps, scores
         names.append("best")
     for name in names:
-        DualEncoder(model, _card(state, recipe, scores)).save(folder / name)
+        DualEncoder(model, _card(state, recipe, scores), files=state.tokens.files).save(folder / name)
     for line in _score_lines(scores):
         log.say(f"step {state.steps}: {line}")
 
@@ -172,9 +172,9 @@ def _prepare(
     checkpoint = folder / CHECKPOINT
     if not resume and (checkpoint.exists() or (folder / "recipe.toml").exists()):
         raise OutputError(f"{folder}: holds a run already; go on with --resume, or choose another --out")
-    words = None
+    tokens, words = _tokens(recipe, first), None
     if recipe.loss.caption_words:
-        words = CaptionWords.count(mixture, clip_tokenizer(recipe.architecture.text.context_length))
+        words = CaptionWords.count(mixture, tokens.tokenizer)
     generator = torch.Generator().manual_seed(recipe.seed)
     clip = build(recipe.architecture, generator)
     if first is not None:
@@ -190,6 +190,7 @@ def _prepare(
         optimizer=adamw(learner, recipe.optimizer),
         average=Average(learner, recipe.averaging) if recipe.averaging else None,
         words=words.to(device) if words else None,
+        tokens=tokens,
         identity=identity,
         device=device,
     )
@@ -203,15 +204,22 @@ def _prepare(
     return state
 
 
+def _tokens(recipe: Recipe, first: DualEncoder | None) -> Tokens:
+    if first is not None:
+        return Tokens(first.card.tokenizer, first.tokenizer, first.files)
+    config = TokenizerConfig(context_length=recipe.architecture.text.context_length)
+    return Tokens(config, build_tokenizer(config, {}), {})
+
+
 def _loader(recipe: Recipe, mixture: Mixture, state: State, workers: int) -> Loader:
     plan = BatchPlan(
         batch_size=recipe.batch_size,
         size_px=recipe.architecture.image.image_size_px,
         augmentation=recipe.augmentation,
         seed=recipe.seed,
+        trims_texts=recipe.architecture.text.is_trimmed,
     )
-    tokenizer = clip_tokenizer(recipe.architecture.text.context_length)
-    return Loader(mixture, tokenizer, plan, workers=workers, first_step=state.steps)
+    return Loader(mixture, state.tokens.tokenizer, plan, workers=workers, first_step=state.steps)
 
 
 def _card(state: State, recipe: Recipe, scores: dict[str, float]) -> Card:
@@ -221,7 +229,7 @@ def _card(state: State, recipe: Recipe, scores: dict[str, float]) -> Card:
         name=recipe.about.title,
         model=recipe.architecture,
         preprocessing=recipe.form,
-        tokenizer=TokenizerConfig(family="clip", context_length=recipe.architecture.text.context_length),
+        tokenizer=state.tokens.config,
         training=manifest | {"scores": scores},
     )
 

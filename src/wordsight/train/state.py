@@ -4,6 +4,7 @@
 draws is a function of the recipe's seed and s (design rule 1).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wordsight.model import CLIP
+from wordsight.text import TextTokenizer, TokenizerConfig
 from wordsight.train.words import CaptionWords
 
 
@@ -50,6 +52,15 @@ def _floats(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """How texts become ids: as the model from which training starts, or else as published; saved with the weights."""
+
+    config: TokenizerConfig
+    tokenizer: TextTokenizer
+    files: Mapping[str, bytes]
+
+
 @dataclass
 class State:
     """A run between two steps.
@@ -57,6 +68,7 @@ class State:
     Attributes:
         average: the averaged weights, or None where the recipe has no averaging.
         words: what the second task asks for, or None where the recipe has no such task.
+        tokens: the tokenizer, which no step changes.
         identity: recipe and data as plain data; a checkpoint of another identity is refused.
         device: where the tensors are.
         steps: how many were taken.
@@ -67,6 +79,7 @@ class State:
     optimizer: torch.optim.Optimizer
     average: Average | None
     words: CaptionWords | None
+    tokens: Tokens
     identity: dict[str, Any]
     device: torch.device
     steps: int = 0

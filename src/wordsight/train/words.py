@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wordsight.data import BrokenSampleError, Mixture
-from wordsight.text import Tokenizer
+from wordsight.text import TextTokenizer
 
 _MOST_WORDS = 5000
 _LEAST_SAMPLES = 6
@@ -34,7 +34,7 @@ class CaptionWords:
     weight: Tensor
 
     @classmethod
-    def count(cls, mixture: Mixture, tokenizer: Tokenizer) -> "CaptionWords":
+    def count(cls, mixture: Mixture, tokenizer: TextTokenizer) -> "CaptionWords":
         """Count in how many samples each token occurs, in an even sample of each source of at most 50,000.
 
         Kept are the 5,000 most frequent tokens that occur in at least 6 samples; sources count by their weight.

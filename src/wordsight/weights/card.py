@@ -12,15 +12,11 @@ from wordsight.config import Config
 from wordsight.errors import ConfigError
 from wordsight.image import Preprocessing
 from wordsight.model import ModelConfig
+from wordsight.text import TokenizerConfig
+
+__all__ = ["Card", "TokenizerConfig"]
 
 _CLIP_VOCABULARY_SIZE = 49408
-
-
-class TokenizerConfig(Config, frozen=True):
-    """How texts become ids; `clip` is the published byte-pair tokenizer, which pads to `context_length`."""
-
-    family: Literal["clip"] = "clip"
-    context_length: int = 77
 
 
 class Card(Config, frozen=True):
@@ -58,10 +54,16 @@ class Card(Config, frozen=True):
                 f"tokenizer.context_length {self.tokenizer.context_length} contradicts "
                 f"model.text.context_length {text.context_length}; make them equal"
             )
-        if text.vocabulary_size < _CLIP_VOCABULARY_SIZE:
+        if self.tokenizer.family == "clip" and text.vocabulary_size < _CLIP_VOCABULARY_SIZE:
             raise ConfigError(
                 f"model.text.vocabulary_size {text.vocabulary_size}: "
                 f"the clip tokenizer has {_CLIP_VOCABULARY_SIZE} ids; give the tower as many"
+            )
+        greatest_id = max([self.tokenizer.pad_id, *self.tokenizer.around])
+        if greatest_id >= text.vocabulary_size:
+            raise ConfigError(
+                f"model.text.vocabulary_size {text.vocabulary_size}: the tokenizer's begin, end or padding is "
+                f"id {greatest_id}; give the tower the vocabulary of its tokenizer"
             )
         if self.preprocessing.size_px != size_px:
             raise ConfigError(

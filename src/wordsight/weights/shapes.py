@@ -1,0 +1,178 @@
+"""What the shapes of tensors say: the architecture of OpenAI's layout, and where weights and a configuration differ."""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+from torch import Tensor
+
+from wordsight.errors import ConfigError, WeightsError
+from wordsight.model import (
+    CLIP,
+    ModelConfig,
+    ModifiedResNetConfig,
+    TextConfig,
+    VisionTransformerConfig,
+    build_empty,
+)
+from wordsight.model.config import Activation
+
+Shape = tuple[int, ...]
+
+_HEAD_WIDTH = 64
+_RESNET_STRIDE = 32
+_TENSORS_OF_LAYER = 12
+_MAX_LAYERS = 1024
+_MAX_COUNT = 1 << 24
+_NAMES_IN_ERROR = 5
+
+
+def architecture_of(shapes: Mapping[str, Shape], activation: Activation) -> ModelConfig:
+    """The architecture of weights in OpenAI's layout, for each of the nine published ones and any like them.
+
+    Args:
+        shapes: of all tensors, by name.
+        activation: of both towers, which no shape tells.
+
+    Raises:
+        WeightsError: tensors are missing or unexpected, or contradict one another; the first such one is named.
+
+    Source: OpenAI's `clip/model.py: build_model`; heads are 64 wide, as published.
+    """
+    embed_dim = _shape(shapes, "text_projection", 2)[1]
+    try:
+        config = ModelConfig(image=_image(shapes, activation), text=_text(shapes, activation), embed_dim=embed_dim)
+    except ConfigError as error:
+        raise WeightsError(f"the shapes are those of no model: {error}") from error
+    wrong = differences(shapes, shapes_of(build_bounded(config, len(shapes)).state_dict()), "the other tensors say")
+    if wrong:
+        raise WeightsError(wrong)
+    return config
+
+
+def build_bounded(config: ModelConfig, num_tensors: int) -> CLIP:
+    """A model without memory, as `build_empty`, of a configuration that a stranger may have written.
+
+    Args:
+        num_tensors: how many tensors lie in the file; no model is built whose layers have more.
+
+    Raises:
+        WeightsError: the configuration would keep us building: absurd widths, or more layers than tensors.
+    """
+    counts = list(_counts(msgspec.to_builtins(config)))
+    for key, count in counts:
+        if count > _MAX_COUNT:
+            raise WeightsError(f"the card says {key} {count}, more than any model has")
+    num_layers = sum(count for key, count in counts if key in ("layers", "blocks"))
+    if num_layers > min(num_tensors // _TENSORS_OF_LAYER, _MAX_LAYERS):
+        raise WeightsError(f"{num_tensors} tensors cannot be the card's {num_layers} layers")
+    return build_empty(config)
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
+    """The shapes of tensors, by name."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def differences(found: Mapping[str, Shape], expected: Mapping[str, Shape], whose: str) -> str:
+    """In which names, or else in which shape, found tensors are not the expected ones; empty if they are.
+
+    Args:
+        whose: who expects, such as `the card says`.
+    """
+    sides = {"missing": expected.keys() - found.keys(), "unexpected": found.keys() - expected.keys()}
+    wrong = [f"{label} {first_names(names)}" for label, names in sides.items() if names]
+    if wrong:
+        return "; ".join(wrong)
+    for name, shape in expected.items():
+        if found[name] != shape:
+            return f"{name} is {found[name]}, {whose} {shape}"
+    return ""
+
+
+def first_names(names: Iterable[str]) -> str:
+    """The first five of names in their order, and how many there are: for errors."""
+    ordered = sorted(names)
+    shown = ", ".join(name[:80] if name.isprintable() else ascii(name)[:80] for name in ordered[:_NAMES_IN_ERROR])
+    return shown + (f", ... ({len(ordered)} in all)" if len(ordered) > _NAMES_IN_ERROR else "")
+
+
+def _shape(shapes: Mapping[str, Shape], name: str, num_axes: int) -> Shape:
+    if name not in shapes:
+        raise WeightsError(f"missing {name}: not in OpenAI's layout")
+    if len(shapes[name]) != num_axes or 0 in shapes[name]:
+        raise WeightsError(f"{name} is {shapes[name]}; expected {num_axes} axes, none of them empty")
+    return shapes[name]
+
+
+def _image(shapes: Mapping[str, Shape], activation: Activation) -> VisionTransformerConfig | ModifiedResNetConfig:
+    if "visual.layer1.0.conv1.weight" in shapes:
+        return _resnet(shapes)
+    width, _, patch_size_px, _ = _shape(shapes, "visual.conv1.weight", 4)
+    return VisionTransformerConfig(
+        image_size_px=_grid(shapes, "visual.positional_embedding") * patch_size_px,
+        patch_size_px=patch_size_px,
+        width=width,
+        layers=_count(shapes, "visual.transformer.resblocks"),
+        heads=_heads("visual.conv1.weight", width),
+        activation=activation,
+    )
+
+
+def _resnet(shapes: Mapping[str, Shape]) -> ModifiedResNetConfig:
+    one, two, three, four = (_count(shapes, f"visual.layer{stage}") for stage in range(1, 5))
+    return ModifiedResNetConfig(
+        image_size_px=_grid(shapes, "visual.attnpool.positional_embedding") * _RESNET_STRIDE,
+        layers=(one, two, three, four),
+        width=_shape(shapes, "visual.layer1.0.conv1.weight", 4)[0],
+    )
+
+
+def _text(shapes: Mapping[str, Shape], activation: Activation) -> TextConfig:
+    context_length, width = _shape(shapes, "positional_embedding", 2)
+    return TextConfig(
+        width=width,
+        heads=_heads("positional_embedding", width),
+        layers=_count(shapes, "transformer.resblocks"),
+        context_length=context_length,
+        vocabulary_size=_shape(shapes, "token_embedding.weight", 2)[0],
+        activation=activation,
+    )
+
+
+def _heads(name: str, width: int) -> int:
+    if width % _HEAD_WIDTH:
+        raise WeightsError(f"{name} is {width} wide, no multiple of the published heads' {_HEAD_WIDTH}")
+    return width // _HEAD_WIDTH
+
+
+def _grid(shapes: Mapping[str, Shape], name: str) -> int:
+    """Patches along one side, from the positions of a square of them and one more."""
+    shape = _shape(shapes, name, 2)
+    grid = math.isqrt(shape[0] - 1)
+    if grid**2 + 1 != shape[0]:
+        raise WeightsError(f"{name} is {shape}; expected the positions of a square of patches and one more")
+    return grid
+
+
+def _count(shapes: Mapping[str, Shape], prefix: str) -> int:
+    """How many numbered parts lie under a name."""
+    numbered = re.compile(re.escape(prefix) + r"\.(\d{1,9})\.")
+    parts = {match[1] for name in shapes if (match := numbered.match(name))}
+    if not parts:
+        raise WeightsError(f"missing {prefix}.0: not in OpenAI's layout")
+    return len(parts)
+
+
+def _counts(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
+    """The whole numbers in plain data, each with the key under which it lies."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _counts(inner, name)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _counts(inner, key)
+    elif isinstance(value, int):
+        yield key, value

@@ -1,0 +1,166 @@
+"""Where the members of a zip file lie, for files that are mapped and read in place.
+
+Nothing is extracted: torch stores weights as they are, so a member is a range of the file, and a compressed one (maybe
+a bomb) is refused. Only text is ever unpacked, to a bound. Sizes and offsets are compared with the file before use.
+
+Source: PKWARE's APPNOTE 6.3.10, 4.3 and 4.5.3 (sizes beyond 4 GB).
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from mmap import mmap
+
+from wordsight.errors import WeightsError
+
+_END = struct.Struct("<4s4H2LH")
+_LOCATOR_64 = struct.Struct("<4sLQL")
+_END_64 = struct.Struct("<4sQ2H2L4Q")
+_ENTRY = struct.Struct("<4s6H3L5H2L")
+_LOCAL = struct.Struct("<4s5H3L2H")
+
+_MAX_DIRECTORY_BYTES = 1 << 24
+_MAX_COMMENT_BYTES = 0xFFFF
+_IS_IN_64 = 0xFFFFFFFF
+_EXTRA_64 = 1
+_ENCRYPTED = 1
+_STORED = 0
+
+
+@dataclass(frozen=True)
+class Member:
+    """One entry of the directory; `header` is where its own header starts, `packed` its size in the file."""
+
+    name: bytes
+    method: int
+    flags: int
+    header: int
+    size: int
+    packed: int
+
+    @property
+    def shown(self) -> str:
+        """The name for errors."""
+        return ascii(self.name.decode("utf-8"))[:80]
+
+
+def read_directory(buffer: mmap, where: str) -> Mapping[str, Member]:
+    """All members by name.
+
+    Raises:
+        WeightsError: not a zip file, cut short, two members of one name, or a directory that lies.
+    """
+    start, size = _find_directory(buffer, where)
+    if size > _MAX_DIRECTORY_BYTES or start + size > len(buffer):
+        raise _broken(where, f"its directory claims {size} bytes at {start}")
+    members: dict[str, Member] = {}
+    try:
+        for member in _entries(buffer[start : start + size]):
+            name = member.name.decode("utf-8")
+            if name in members:
+                raise _broken(where, f"two members are called {name[:80]!r}")
+            members[name] = member
+    except (struct.error, UnicodeDecodeError) as error:
+        raise _broken(where, "its directory is cut short or not one") from error
+    return members
+
+
+def locate(buffer: mmap, member: Member, where: str) -> int:
+    """Where the bytes of a member start that is stored as it is.
+
+    Raises:
+        WeightsError: it is compressed or encrypted, its own header says otherwise, or it ends behind the file.
+    """
+    if member.method != _STORED or member.flags & _ENCRYPTED or member.size != member.packed:
+        raise WeightsError(
+            f"{where}: member {member.shown} is compressed or encrypted, torch's never are; save it again with torch"
+        )
+    return _start(buffer, member, where)
+
+
+def unpack(buffer: mmap, member: Member, where: str, max_bytes: int) -> bytes:
+    """The start of a member, compressed or not: what its first `max_bytes` hold, and no more than as many.
+
+    Raises:
+        WeightsError: as `locate`, or it is compressed in another way than torch's.
+    """
+    start = _start(buffer, member, where)
+    packed = buffer[start : start + min(member.packed, max_bytes)]
+    if member.method == _STORED:
+        return packed
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, max_bytes)
+    except zlib.error as error:
+        raise _broken(where, f"member {member.shown} cannot be unpacked") from error
+
+
+def _start(buffer: mmap, member: Member, where: str) -> int:
+    try:
+        header = _LOCAL.unpack_from(buffer, member.header)
+    except struct.error as error:
+        raise _broken(where, f"member {member.shown} lies behind the end of the file") from error
+    name_bytes, extra_bytes = header[-2:]
+    name_start = member.header + _LOCAL.size
+    start = name_start + name_bytes + extra_bytes
+    is_same = buffer[name_start : name_start + name_bytes] == member.name and header[3] == member.method
+    if header[0] != b"PK\x03\x04" or not is_same:
+        raise _broken(where, f"member {member.shown} is not where the directory says")
+    if start + member.packed > len(buffer):
+        raise _broken(where, f"member {member.shown} ends behind the end of the file")
+    return start
+
+
+def _broken(where: str, reason: str) -> WeightsError:
+    return WeightsError(f"{where}: not a whole archive of torch: {reason}; fetch the file again")
+
+
+def _find_directory(buffer: mmap, where: str) -> tuple[int, int]:
+    """Start and size of the directory, from the record that ends the file."""
+    end = buffer.rfind(b"PK\x05\x06", max(0, len(buffer) - _END.size - _MAX_COMMENT_BYTES))
+    if end < 0 or end + _END.size > len(buffer):
+        raise _broken(where, "the end of the zip file is missing")
+    *_, size, start, comment_bytes = _END.unpack_from(buffer, end)
+    if end + _END.size + comment_bytes != len(buffer):
+        raise _broken(where, "something follows the end of the zip file")
+    locator = end - _LOCATOR_64.size
+    if locator >= 0 and buffer[locator : locator + 4] == b"PK\x06\x07":
+        _, _, end_64, _ = _LOCATOR_64.unpack_from(buffer, locator)
+        if end_64 + _END_64.size > len(buffer) or buffer[end_64 : end_64 + 4] != b"PK\x06\x06":
+            raise _broken(where, "the end of the zip file is not where it says")
+        *_, size, start = _END_64.unpack_from(buffer, end_64)
+    return start, size
+
+
+def _entries(directory: bytes) -> Iterator[Member]:
+    position = 0
+    while position < len(directory):
+        entry = _ENTRY.unpack_from(directory, position)
+        if entry[0] != b"PK\x01\x02":
+            raise struct.error("no entry of a directory")
+        flags, method = entry[3:5]
+        packed, size, name_bytes, extra_bytes, comment_bytes = entry[8:13]
+        name_start = position + _ENTRY.size
+        extra_start = name_start + name_bytes
+        position = extra_start + extra_bytes + comment_bytes
+        if position > len(directory):
+            raise struct.error("an entry behind the end")
+        extra = directory[extra_start : extra_start + extra_bytes]
+        size, packed, header = _from_64(extra, size, packed, entry[-1])
+        yield Member(directory[name_start:extra_start], method, flags, header, size, packed)
+
+
+def _from_64(extra: bytes, *values: int) -> Iterator[int]:
+    """Size, packed size and offset, each taken from the 64-bit field if the entry says that it is there."""
+    position, long_values = 0, b""
+    while position + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, position)
+        if kind == _EXTRA_64:
+            long_values = extra[position + 4 : position + 4 + length]
+        position += 4 + length
+    position = 0
+    for value in values:
+        if value == _IS_IN_64:
+            (value,) = struct.unpack_from("<Q", long_values, position)
+            position += 8
+        yield value

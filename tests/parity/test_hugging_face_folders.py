@@ -1,0 +1,320 @@
+"""Hugging Face folders against transformers: towers, tokens and pixels of CLIPModel and SiglipModel.
+
+The peer is drawn at random over every tensor, saved by `save_pretrained`, and read back by `read_hugging_face`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tests.parity.peers import fill_at_random, has_transformers, transformers
+from tests.text.test_families import siglip_files
+from wordsight.image import CLIP_MEAN, Preprocessing, normalise, to_square
+from wordsight.model import CLIP, PUBLISHED, ModelConfig, VisionTransformerConfig, build_empty
+from wordsight.text import build_tokenizer, tokenize
+from wordsight.weights.found import Found
+from wordsight.weights.hugging_face import hugging_face_files_of, read_hugging_face
+from wordsight.weights.layouts import to_theirs
+
+pytestmark = pytest.mark.skipif(not has_transformers(), reason="needs transformers")
+
+WITHIN = 1e-5
+TEXTS = ["a cat", "two dogs running over wet sand towards a very blue sea", "", "a photo of the number 7"]
+VITS = [name for name, config in PUBLISHED.items() if isinstance(config.image, VisionTransformerConfig)]
+SIDES = (5, 31, 32, 33, 47, 64, 65, 97, 100, 128)
+
+
+def clip_config(name: str = "ViT-B-32", text: dict[str, Any] | None = None, **vision: Any) -> Any:
+    """A published structure: all its layers and patches, an eighth as wide."""
+    config = PUBLISHED[name]
+    wide, long = config.image, config.text
+    towers = {
+        "vision_config": {
+            "hidden_size": wide.width // 8,
+            "intermediate_size": wide.width // 2,
+            "num_hidden_layers": wide.layers,
+            "num_attention_heads": wide.heads,
+            "image_size": wide.image_size_px,
+            "patch_size": wide.patch_size_px,
+        }
+        | vision,
+        "text_config": {
+            "hidden_size": long.width // 8,
+            "intermediate_size": long.width // 2,
+            "num_hidden_layers": long.layers,
+            "num_attention_heads": long.heads,
+        }
+        | (text or {}),
+    }
+    return transformers().CLIPConfig(**towers, projection_dim=config.embed_dim // 8)
+
+
+def small_clip(text: dict[str, Any] | None = None, **vision: Any) -> Any:
+    return clip_config(
+        text={"num_hidden_layers": 3} | (text or {}), **({"num_hidden_layers": 3, "image_size": 64} | vision)
+    )
+
+
+def siglip_config(text: dict[str, Any] | None = None, **vision: Any) -> Any:
+    """SigLIP's structure at 50 pieces: 65 pixels in patches of 16 leave one over, as 384 in 14s do."""
+    common = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 12, "num_attention_heads": 12}
+    return transformers().SiglipConfig(
+        vision_config=common | {"image_size": 65, "patch_size": 16} | vision,
+        text_config=common
+        | {"vocab_size": 50, "bos_token_id": None, "eos_token_id": 1, "max_position_embeddings": 16}
+        | (text or {}),
+    )
+
+
+def peer_of(config: Any, seed: int = 0) -> Any:
+    library = transformers()
+    peer = (library.CLIPModel if config.model_type == "clip" else library.SiglipModel)(config).eval()
+    fill_at_random(peer, seed)
+    return peer
+
+
+def processor_of(config: Any) -> Any:
+    library, size = transformers(), config.vision_config.image_size
+    side = {"height": size, "width": size}
+    if config.model_type == "clip":
+        return library.CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size=side)
+    return library.SiglipImageProcessorPil(size=side)
+
+
+def saved(folder: Path, peer: Any) -> Path:
+    peer.save_pretrained(folder)
+    processor_of(peer.config).save_pretrained(folder)
+    if peer.config.model_type == "siglip":
+        for name, content in siglip_files().items():
+            (folder / name).write_bytes(content)
+    return folder
+
+
+def built(found: Found, model: ModelConfig | None = None) -> CLIP:
+    ours = build_empty(model or found.card.model)
+    ours.load_state_dict(dict(found.tensors), strict=True, assign=True)
+    return ours.eval()
+
+
+def inputs(found: Found) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    size = found.card.model.image.image_size_px
+    ids = torch.from_numpy(build_tokenizer(found.card.tokenizer, found.files)(TEXTS)).long()
+    return torch.randn(2, 3, size, size, generator=generator), ids
+
+
+@torch.no_grad()
+def greatest_difference(ours: CLIP, peer: Any, found: Found) -> float:
+    """Of a component of the unit embeddings, of either tower; logits must be the peer's too."""
+    pixels, ids = inputs(found)
+    images = torch.nn.functional.normalize(ours.encode_image(pixels), dim=1)
+    texts = torch.nn.functional.normalize(ours.encode_text(ids), dim=1)
+    theirs = peer(input_ids=ids, pixel_values=pixels)
+    difference = max((images - theirs.image_embeds).abs().max().item(), (texts - theirs.text_embeds).abs().max().item())
+    logits = ours.scale * images @ texts.T + (ours.logit_bias if ours.config.logit_bias else 0)
+    if difference < WITHIN:
+        torch.testing.assert_close(logits, theirs.logits_per_image, rtol=1e-4, atol=1e-3)
+    return difference
+
+
+@pytest.mark.parametrize("name", VITS)
+def test_embeddings_of_the_four_vits_are_transformers(tmp_path: Path, name: str) -> None:
+    peer = peer_of(clip_config(name))
+    found = read_hugging_face(saved(tmp_path, peer))
+    assert greatest_difference(built(found), peer, found) < WITHIN
+    published = PUBLISHED[name]
+    text = msgspec.structs.replace(published.text, width=published.text.width // 8, end_id=49407)
+    image = msgspec.structs.replace(published.image, width=published.image.width // 8)
+    assert found.card.model == ModelConfig(image=image, text=text, embed_dim=published.embed_dim // 8)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"hidden_act": "gelu"},
+        {"hidden_act": "gelu_pytorch_tanh"},
+        {"layer_norm_eps": 1e-6},
+        {"intermediate_size": 200},
+        {"num_attention_heads": 4},
+        {"text": {"hidden_act": "gelu"}},
+        {"text": {"eos_token_id": 2}},
+        {"text": {"layer_norm_eps": 1e-3, "intermediate_size": 100, "max_position_embeddings": 20}},
+    ],
+    ids=str,
+)
+def test_every_key_of_a_clip_is_computed_as_transformers_does(tmp_path: Path, config: dict[str, Any]) -> None:
+    peer = peer_of(small_clip(**config))
+    found = read_hugging_face(saved(tmp_path, peer))
+    assert greatest_difference(built(found), peer, found) < WITHIN
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"hidden_act": "gelu", "text": {"hidden_act": "quick_gelu"}},
+        {"layer_norm_eps": 1e-4, "text": {"layer_norm_eps": 1e-3}},
+        {"intermediate_size": 359, "num_attention_heads": 8, "num_hidden_layers": 3},
+    ],
+    ids=str,
+)
+def test_embeddings_of_siglip_are_transformers(tmp_path: Path, config: dict[str, Any]) -> None:
+    peer = peer_of(siglip_config(**config))
+    found = read_hugging_face(saved(tmp_path, peer))
+    assert greatest_difference(built(found), peer, found) < WITHIN
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_faults_are_noticed(tmp_path: Path, kind: str) -> None:
+    """Negative controls: each of these must move an embedding by more than the tolerance."""
+    few = {"num_hidden_layers": 2}
+    peer = peer_of(
+        siglip_config(few, **few)
+        if kind == "siglip"
+        else small_clip(layer_norm_eps=1e-6, text={"layer_norm_eps": 1e-6})
+    )
+    found = read_hugging_face(saved(tmp_path, peer))
+    model, tensors = found.card.model, found.tensors
+    for tower in ("image", "text"):
+        for change in ({"activation": "gelu"}, {"epsilon": 1e-5}):
+            wrong = msgspec.structs.replace(getattr(model, tower), **change)
+            other = built(found, msgspec.structs.replace(model, **{tower: wrong}))
+            assert greatest_difference(other, peer, found) > WITHIN, (tower, change)
+    for prefix in ("visual.transformer.", "transformer."):
+        one, other = (f"{prefix}resblocks.{number}." for number in (0, 1))
+        swap = {n: n.replace(one, other) if n.startswith(one) else n.replace(other, one) for n in tensors}
+        swapped = {n: tensors[swap[n]] if n.startswith((one, other)) else tensors[n] for n in tensors}
+        assert greatest_difference(built(Found(swapped, found.card)), peer, found) > WITHIN, prefix
+    for name, tensor in tensors.items():
+        if name.endswith("bias") and name != "logit_bias" and not name.endswith("in_proj_bias"):
+            zeroed = Found({**tensors, name: torch.zeros_like(tensor)}, found.card)
+            assert greatest_difference(built(zeroed), peer, found) > WITHIN, name
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_what_is_written_is_loaded_by_transformers(tmp_path: Path, kind: str) -> None:
+    peer = peer_of(siglip_config() if kind == "siglip" else small_clip(text={"eos_token_id": 2}))
+    found = read_hugging_face(saved(tmp_path / "one", peer))
+    written = hugging_face_files_of(found.card, found.tensors)
+    folder = tmp_path / "two"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(written.config))
+    (folder / "preprocessor_config.json").write_text(json.dumps(written.preprocessor))
+    save_file(written.tensors, folder / "model.safetensors", {"format": "pt"})
+    for name, content in found.files.items():
+        (folder / name).write_bytes(content)
+    original = load_file(tmp_path / "one" / "model.safetensors")
+    assert written.tensors.keys() == original.keys()
+    assert all(torch.equal(written.tensors[name], tensor) for name, tensor in original.items())
+    library = transformers()
+    loaded = (library.CLIPModel if kind == "clip" else library.SiglipModel).from_pretrained(folder).eval()
+    assert greatest_difference(built(found), loaded, found) < WITHIN
+    loader = library.CLIPImageProcessorPil if kind == "clip" else library.SiglipImageProcessorPil
+    processor = loader.from_pretrained(folder)
+    picture = random_picture(100, 64)  # an even margin, which both halve alike
+    pixels = processor(Image.fromarray(picture), return_tensors="np")["pixel_values"][0]
+    ours = normalise(to_square(picture, found.card.preprocessing), found.card.preprocessing)
+    np.testing.assert_allclose(pixels, ours, atol=1e-6)
+
+
+def test_shards_and_pickles_are_read_as_one_file_is(tmp_path: Path) -> None:
+    peer = peer_of(small_clip())
+    expected = read_hugging_face(saved(tmp_path / "one", peer)).tensors
+    peer.save_pretrained(tmp_path / "many", max_shard_size="1MB")
+    processor_of(peer.config).save_pretrained(tmp_path / "many")
+    assert len(list((tmp_path / "many").glob("*.safetensors"))) > 1
+    saved(tmp_path / "old", peer)
+    (tmp_path / "old" / "model.safetensors").unlink()
+    buffers = {"text_model.embeddings.position_ids": torch.arange(77)[None]}  # as files of older versions have them
+    torch.save(peer.state_dict() | buffers, tmp_path / "old" / "pytorch_model.bin")
+    for folder in ("many", "old"):
+        found = read_hugging_face(tmp_path / folder).tensors
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_table_of_older_versions_holds_in_the_newer_ones_stead(tmp_path: Path) -> None:
+    peer = peer_of(small_clip())
+    path = saved(tmp_path, peer) / "config.json"
+    config = json.loads(path.read_text())
+    text = config["text_config"]
+    config["text_config_dict"] = {key: text[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers")}
+    config["text_config"] = text | {"num_hidden_layers": 7, "num_attention_heads": 2}
+    path.write_text(json.dumps(config))
+    theirs = transformers().CLIPConfig.from_pretrained(tmp_path).text_config
+    ours = read_hugging_face(tmp_path).card.model.text
+    assert (ours.layers, ours.heads) == (theirs.num_hidden_layers, theirs.num_attention_heads) == (3, 8)
+
+
+def random_picture(width: int, height: int) -> np.ndarray:
+    return np.random.default_rng(1000 * width + height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def pixels_of(processor: Any, array: np.ndarray) -> np.ndarray:
+    return processor(Image.fromarray(array), return_tensors="np")["pixel_values"][0]
+
+
+def test_siglips_pixels_are_transformers() -> None:
+    size = 33
+    processor = transformers().SiglipImageProcessorPil(size={"height": size, "width": size})
+    told = Preprocessing(size_px=size, mean=(0.5,) * 3, std=(0.5,) * 3, resize="squash")
+    for width in SIDES:
+        for height in SIDES:
+            array = random_picture(width, height)
+            np.testing.assert_allclose(pixels_of(processor, array), normalise(to_square(array, told), told), atol=1e-6)
+
+
+def test_clips_pixels_are_transformers() -> None:
+    """transformers cuts the half pixel of an odd margin off; OpenAI's and open_clip's transforms round it to even."""
+    size = 32
+    processor = transformers().CLIPImageProcessorPil(
+        size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+    )
+    floor, published = Preprocessing(size_px=size, crop="floor"), Preprocessing(size_px=size)
+    differing = set()
+    for width in SIDES:
+        for height in SIDES:
+            array = random_picture(width, height)
+            theirs = pixels_of(processor, array)
+            np.testing.assert_allclose(theirs, normalise(to_square(array, floor), floor), atol=1e-6)
+            margin = int(size * max(width, height) / min(width, height)) - size
+            is_equal = bool(np.abs(theirs - normalise(to_square(array, published), published)).max() < 1e-6)
+            assert is_equal == (round(margin / 2) == margin // 2), (width, height)
+            differing |= {(width, height)} if not is_equal else set()
+    assert differing, "negative control"
+
+
+def test_the_processors_settings_are_read(tmp_path: Path) -> None:
+    found = read_hugging_face(saved(tmp_path / "clip", peer_of(small_clip())))
+    assert found.card.preprocessing == Preprocessing(size_px=64, crop="floor")
+    assert found.card.preprocessing.mean == CLIP_MEAN
+    found = read_hugging_face(saved(tmp_path / "siglip", peer_of(siglip_config(num_hidden_layers=2))))
+    half = (0.5, 0.5, 0.5)
+    assert found.card.preprocessing == Preprocessing(size_px=65, mean=half, std=half, resize="squash")
+
+
+def test_ids_are_those_of_transformers_for_the_folder(tmp_path: Path) -> None:
+    found = read_hugging_face(saved(tmp_path / "siglip", peer_of(siglip_config(num_hidden_layers=2))))
+    texts = ["A photo of: TWO dogs!", *TEXTS]
+    peer = transformers().SiglipTokenizer(str(tmp_path / "siglip" / "spiece.model"))
+    theirs = peer(texts, padding="max_length", max_length=16, truncation=True, return_tensors="np")["input_ids"]
+    assert np.array_equal(build_tokenizer(found.card.tokenizer, found.files)(texts), theirs)
+    found = read_hugging_face(saved(tmp_path / "clip", peer_of(small_clip())))
+    assert np.array_equal(build_tokenizer(found.card.tokenizer, found.files)(texts), tokenize(texts))
+
+
+def test_layouts_write_what_they_read(tmp_path: Path) -> None:
+    for kind, config in (("clip", small_clip()), ("siglip", siglip_config(num_hidden_layers=2))):
+        peer = peer_of(config)
+        found = read_hugging_face(saved(tmp_path / kind, peer))
+        back = to_theirs(found.tensors, f"hugging_face_{kind}")  # type: ignore[arg-type]
+        assert back.keys() == peer.state_dict().keys()
+        assert all(torch.equal(back[name], tensor) for name, tensor in peer.state_dict().items())

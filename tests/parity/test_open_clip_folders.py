@@ -1,0 +1,349 @@
+"""open_clip's folders against open_clip's own classes: every option that a configuration can set, at least once.
+
+The peer is drawn at random over every tensor, saved with its configuration, and read back by `read_open_clip`.
+"""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tests.parity.peers import fill_at_random, has_open_clip, has_timm, open_clip, timm
+from wordsight.errors import WeightsError
+from wordsight.image import Preprocessing
+from wordsight.model import CLIP, ModelConfig, SigLIPConfig, TextConfig, build_empty
+from wordsight.text import TokenizerConfig, tokenize
+from wordsight.weights import Card
+from wordsight.weights.layouts import place, to_ours, to_theirs
+from wordsight.weights.open_clip import layout_of, open_clip_config_of, read_open_clip, read_open_clip_config
+from wordsight.weights.open_clip_config import timm_image, timm_names
+
+pytestmark = pytest.mark.skipif(not has_open_clip(), reason="needs open_clip")
+needs_timm = pytest.mark.skipif(not has_timm(), reason="needs timm")
+
+WITHIN = 1e-5
+CONTEXT = 12
+VISION = {"image_size": 32, "layers": 3, "width": 64, "head_width": 32, "patch_size": 8}
+TEXT = {"context_length": CONTEXT, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 3}
+PREPROCESS = {"size": 32, "mode": "RGB", "interpolation": "bicubic", "resize_mode": "shortest", "fill_color": 0}
+TEXTS = ["a cat", "two dogs running over wet sand towards a very blue sea", "", "a photo of the number 7"]
+
+OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "plain": ({}, {}, {}),
+    "quick_gelu": ({"quick_gelu": True}, {}, {}),
+    "no_ln_pre": ({}, {"no_ln_pre": True}, {}),
+    "mean of normalised patches": ({}, {"pool_type": "avg"}, {}),
+    "normalised mean of patches": ({}, {"pool_type": "avg", "final_ln_after_pool": True}, {}),
+    "normalised token": ({}, {"final_ln_after_pool": True}, {}),
+    "layer scale": ({}, {"ls_init_value": 1e-4}, {"ls_init_value": 1e-4}),
+    "head width": ({}, {"head_width": 16}, {"heads": 4}),
+    "inner width": ({}, {"mlp_ratio": 4.9231}, {"mlp_ratio": 2.5}),
+    "epsilon": ({}, {"norm_kwargs": {"eps": 1e-6}}, {"norm_kwargs": {"eps": 1e-3}}),
+    "tanh": ({}, {"act_kwargs": {"approximate": "tanh"}}, {"act_kwargs": {"approximate": "tanh"}}),
+    "sin-cos positions": ({}, {"pos_embed_type": "sin_cos_2d"}, {}),
+    "first": ({}, {}, {"pool_type": "first"}),
+    "last": ({}, {}, {"pool_type": "last"}),
+    "eos": ({}, {}, {"pool_type": "eos", "eos_id": 49407}),
+    "eos, not causal": ({}, {}, {"pool_type": "eos", "eos_id": 49407, "no_causal_mask": True}),
+    "last, not causal": ({}, {}, {"pool_type": "last", "no_causal_mask": True, "pad_id": 0}),
+    "first, not causal": ({}, {}, {"pool_type": "first", "no_causal_mask": True}),
+    "projection with a bias": ({}, {}, {"proj_bias": True}),
+    "no projection": ({"embed_dim": 64}, {}, {"proj_type": "none"}),
+    "class token": ({"custom_text": True}, {}, {"embed_cls": True}),
+    "class token, not causal": ({"custom_text": True}, {}, {"embed_cls": True, "no_causal_mask": True, "pad_id": 0}),
+    "custom text": ({"custom_text": True}, {}, {}),
+    "other width and context": ({}, {}, {"width": 96, "heads": 3, "context_length": 20, "vocab_size": 49500}),
+    "bias and scale": ({"init_logit_bias": -10, "init_logit_scale": 2.3}, {}, {}),
+    "scale of one row": ({"nonscalar_logit_scale": True, "init_logit_bias": -10}, {}, {}),
+    "ResNet": ({}, {"layers": [1, 1, 1, 1], "width": 16, "head_width": 64}, {}),
+}
+
+
+def model_cfg(option: str = "plain") -> dict[str, Any]:
+    top, vision, text = OPTIONS[option]
+    return {"embed_dim": 32, "vision_cfg": VISION | vision, "text_cfg": TEXT | text} | top
+
+
+def peer_of(config: dict[str, Any], seed: int = 0) -> Any:
+    library = open_clip()
+    kind = library.CustomTextCLIP if config.get("custom_text") else library.CLIP
+    peer = kind(**{key: value for key, value in config.items() if key != "custom_text"}).eval()
+    fill_at_random(peer, seed)
+    return peer
+
+
+def saved(folder: Path, config: dict[str, Any], peer: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    table = {"model_cfg": config, "preprocess_cfg": PREPROCESS}
+    (folder / "open_clip_config.json").write_text(json.dumps(table))
+    save_file(peer.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+def built(config: ModelConfig, tensors: Any) -> CLIP:
+    model = build_empty(config)
+    model.load_state_dict(dict(tensors), strict=True, assign=True)
+    return model.eval()
+
+
+def inputs(config: ModelConfig) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    size, text = config.image.image_size_px, config.text
+    if text.vocabulary_size >= 49408:
+        ids = torch.from_numpy(tokenize(TEXTS, text.context_length)).long()
+    else:
+        ids = torch.randint(2, text.vocabulary_size, (4, text.context_length), generator=generator)
+    return torch.randn(4, 3, size, size, generator=generator), ids
+
+
+@torch.no_grad()
+def greatest_difference(ours: CLIP, peer: Any, config: ModelConfig) -> float:
+    """Of a component of the unit embeddings, of either tower; scale and bias must be equal."""
+    pixels, ids = inputs(config)
+    images, texts, scale = ours(pixels, ids)
+    torch.testing.assert_close(scale, peer.logit_scale.exp().reshape(()))
+    if config.logit_bias:
+        assert torch.equal(ours.logit_bias, peer.logit_bias.reshape(()))
+    theirs = peer.encode_image(pixels, normalize=True), peer.encode_text(ids, normalize=True)
+    return max((images - theirs[0]).abs().max().item(), (texts - theirs[1]).abs().max().item())
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_embeddings_with_every_option_are_open_clips(tmp_path: Path, option: str) -> None:
+    config = model_cfg(option)
+    peer = peer_of(config)
+    found = read_open_clip(saved(tmp_path, config, peer))
+    model = found.card.model
+    assert greatest_difference(built(model, found.tensors), peer, model) < WITHIN
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_what_is_written_is_loaded_by_open_clip(tmp_path: Path, option: str) -> None:
+    config = model_cfg(option)
+    peer = peer_of(config)
+    found = read_open_clip(saved(tmp_path / "one", config, peer))
+    written = open_clip_config_of(found.card)
+    layout = "open_clip_text" if written["model_cfg"].get("custom_text") else "open_clip"
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "open_clip_config.json").write_text(json.dumps(written))
+    save_file(to_theirs(found.tensors, layout), tmp_path / "two" / "open_clip_model.safetensors")
+    again = read_open_clip(tmp_path / "two")
+    assert again.card.model == found.card.model
+    assert again.card.preprocessing == found.card.preprocessing
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in found.tensors.items())
+    loaded = open_clip().create_model(f"local-dir:{tmp_path / 'two'}").eval()
+    assert greatest_difference(built(found.card.model, found.tensors), loaded, found.card.model) < WITHIN
+
+
+def test_a_tower_with_other_option_is_noticed(tmp_path: Path) -> None:
+    """Negative controls: activation, pooling, mask and epsilon each move the embeddings."""
+    for option, tower, change in [
+        ("plain", "image", {"activation": "quick_gelu"}),
+        ("plain", "text", {"activation": "gelu_tanh"}),
+        ("epsilon", "image", {"epsilon": 1e-5}),
+        ("normalised mean of patches", "image", {"norm_after_pool": False}),
+        ("last, not causal", "text", {"is_causal": True}),
+        ("class token", "text", {"pad_id": 1}),
+    ]:
+        config = model_cfg(option)
+        peer = peer_of(config)
+        found = read_open_clip(saved(tmp_path, config, peer))
+        model = found.card.model
+        wrong = msgspec.structs.replace(getattr(model, tower), **change)
+        other = built(msgspec.structs.replace(model, **{tower: wrong}), found.tensors)
+        assert greatest_difference(other, peer, model) > WITHIN, (option, change)
+
+
+TINY_TIMM = {"patch_size": 7, "embed_dim": 64, "depth": 3, "num_heads": 4, "img_size": 32, "mlp_ratio": 3.7362}
+TINY_TOWER = SigLIPConfig(image_size_px=32, patch_size_px=7, width=64, layers=3, heads=4, mlp_width=239)
+
+
+@functools.cache
+def tiny_timm_name(act_layer: str) -> str:
+    """A tower of timm with the structure of SigLIP's and no size to speak of, under a name of its own."""
+    name = f"vit_tiny_siglip_{act_layer}"
+
+    def entry(pretrained: bool = False, **options: Any) -> Any:
+        del pretrained
+        options.pop("pretrained_cfg", None), options.pop("pretrained_cfg_overlay", None), options.pop("cache_dir", None)
+        tower = TINY_TIMM | {"class_token": False, "global_pool": "map", "act_layer": act_layer} | options
+        return timm().models.VisionTransformer(norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6), **tower)
+
+    entry.__name__ = name
+    timm().models.register_model(entry)
+    return name
+
+
+def siglip(act_layer: str) -> tuple[dict[str, Any], ModelConfig]:
+    """A configuration for open_clip, and what it is here."""
+    text = TEXT | {"context_length": 16, "vocab_size": 300, "no_causal_mask": True, "proj_bias": True}
+    text |= {"pool_type": "last", "norm_kwargs": {"eps": 1e-6}, "mlp_ratio": 3.7362}
+    if act_layer == "gelu_tanh":
+        text["act_kwargs"] = {"approximate": "tanh"}
+    vision = {"image_size": 32, "timm_model_name": tiny_timm_name(act_layer), "timm_pool": "map", "timm_proj": "none"}
+    config = {"embed_dim": 64, "init_logit_bias": -10, "custom_text": True, "vision_cfg": vision, "text_cfg": text}
+    tower = TextConfig(
+        width=64,
+        heads=2,
+        layers=3,
+        context_length=16,
+        vocabulary_size=300,
+        activation=act_layer,  # type: ignore[arg-type]
+        mlp_width=239,
+        epsilon=1e-6,
+        is_causal=False,
+        pool="last",
+        projection="linear",
+    )
+    image = msgspec.structs.replace(TINY_TOWER, activation=act_layer)
+    return config, ModelConfig(image=image, text=tower, embed_dim=64, logit_bias=True)
+
+
+@needs_timm
+@pytest.mark.parametrize("act_layer", ["gelu", "gelu_tanh"])
+def test_siglip_with_timms_trunk_is_open_clips(act_layer: str) -> None:
+    config, model = siglip(act_layer)
+    peer = peer_of(config)
+    state = peer.state_dict()
+    tensors = to_ours(state, layout_of(model, state), model, "peer")
+    assert greatest_difference(built(model, tensors), peer, model) < WITHIN
+    back = to_theirs(tensors, "open_clip_siglip")
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
+
+
+@needs_timm
+@pytest.mark.parametrize(
+    "fault", ["activation", "epsilon", "layers swapped", "query bias zeroed", "probe zeroed", "key and value swapped"]
+)
+def test_a_faulty_siglip_is_noticed(fault: str) -> None:
+    config, model = siglip("gelu")
+    peer = peer_of(config)
+    tensors = to_ours(peer.state_dict(), "open_clip_siglip", model, "peer")
+    image, one, other = model.image, "visual.transformer.resblocks.0.", "visual.transformer.resblocks.1."
+    in_proj = "visual.attn_pool.attn.in_proj_weight"
+    if fault == "activation":
+        image = msgspec.structs.replace(image, activation="gelu_tanh")
+    elif fault == "epsilon":
+        image = msgspec.structs.replace(image, epsilon=1e-5)
+    elif fault == "layers swapped":
+        swap = {n: n.replace(one, other) if one in n else n.replace(other, one) for n in tensors}
+        tensors = {name: tensors[swap[name]] for name in tensors}
+    elif fault == "query bias zeroed":
+        tensors["visual.attn_pool.attn.in_proj_bias"] = tensors["visual.attn_pool.attn.in_proj_bias"].clone()
+        tensors["visual.attn_pool.attn.in_proj_bias"][:64] = 0
+    elif fault == "probe zeroed":
+        tensors["visual.attn_pool.probe"] = torch.zeros(64)
+    else:
+        tensors[in_proj] = torch.cat([tensors[in_proj][:64], tensors[in_proj][128:], tensors[in_proj][64:128]])
+    wrong = built(msgspec.structs.replace(model, image=image), tensors)
+    assert greatest_difference(wrong, peer, model) > WITHIN
+
+
+@pytest.fixture
+def _linspace_off_meta(monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm reads numbers of a torch.linspace, which has none on the meta device."""
+    monkeypatch.setattr(torch, "linspace", functools.partial(torch.linspace, device="cpu"))
+
+
+@needs_timm
+@pytest.mark.usefixtures("_linspace_off_meta")
+@pytest.mark.parametrize("name", timm_names())
+def test_the_table_of_timms_names_is_timms(name: str) -> None:
+    with torch.device("meta"):
+        tower = timm().create_model(name, num_classes=0, global_pool="map")
+    ours = timm_image(name)
+    assert ours is not None
+    inner = ours.mlp_width or 4 * ours.width
+    assert (ours.width, ours.layers, ours.heads) == (tower.embed_dim, len(tower.blocks), tower.attn_pool.num_heads)
+    assert (inner, inner) == (tower.blocks[0].mlp.fc1.out_features, tower.attn_pool.mlp.fc1.out_features)
+    assert {tower.norm.eps, tower.attn_pool.norm.eps, tower.blocks[0].norm1.eps} == {ours.epsilon}
+    for act in (tower.blocks[0].mlp.act, tower.attn_pool.mlp.act):
+        is_tanh = type(act).__name__ == "GELUTanh" or getattr(act, "approximate", "none") == "tanh"
+        assert ours.activation == ("gelu_tanh" if is_tanh else "gelu")
+    assert tower.patch_embed.img_size == (ours.image_size_px,) * 2
+    assert tower.patch_embed.patch_size == (ours.patch_size_px,) * 2
+
+
+@needs_timm
+def test_every_siglip_of_timm_with_a_probe_is_in_the_table() -> None:
+    listed = {name for name in timm().list_models("vit_*_siglip_*") if "_gap_" not in name and "tiny" not in name}
+    assert listed == set(timm_names())
+
+
+def published() -> dict[str, dict[str, Any]]:
+    if not has_open_clip():
+        return {}
+    folder = Path(open_clip().__file__).parent / "model_configs"
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+REFUSED = {
+    "vision_cfg.timm_model_name": ("EVA", "MobileCLIP", "PE-", "ViTamin", "convnext", "swin", "vit_"),
+    "text_cfg.hf_model_name": ("mt5", "nllb", "roberta", "xlm"),
+    "multimodal_cfg": ("coca",),
+}
+
+
+def read_published(config: dict[str, Any]) -> Card:
+    """The card of a published architecture; those with another vocabulary get a file whose ids are all below 300."""
+    from tests.text.test_families import tiny_tokenizer_files
+
+    files = {} if config["text_cfg"].get("vocab_size") == 49408 else tiny_tokenizer_files()
+    return read_open_clip_config(config, {}, files)
+
+
+@needs_timm
+@pytest.mark.usefixtures("_linspace_off_meta")
+@pytest.mark.parametrize("name", published())
+def test_every_published_architecture_is_read_or_refused_with_its_reason(name: str) -> None:
+    config = published()[name]
+    key = next((key for key, starts in REFUSED.items() if name.startswith(starts)), None)
+    if key is not None:
+        with pytest.raises(WeightsError, match=f"{key} .*: .*(ours|read)"):
+            read_published(config)
+        return
+    model = read_published(config).model
+    plain = {key: value for key, value in config.items() if key != "custom_text"}
+    library = open_clip()
+    with torch.device("meta"):
+        peer = (library.CustomTextCLIP if config.get("custom_text") else library.CLIP)(**plain)
+    theirs = {name: tuple(tensor.shape) for name, tensor in peer.state_dict().items()}
+    layout = layout_of(model, theirs)
+    written = to_theirs(build_empty(model).state_dict(), layout)
+    assert {name: tuple(tensor.shape) for name, tensor in written.items()} == theirs
+
+
+def test_older_and_newer_names_of_the_text_tower_are_both_read(tmp_path: Path) -> None:
+    """open_clip loads a plain state dict where the configuration asks for a text tower of its own."""
+    config = model_cfg("custom text")
+    peer = peer_of(config)
+    folder = saved(tmp_path, config, peer)
+    expected = read_open_clip(folder).tensors
+    plain = {name.removeprefix("text."): tensor for name, tensor in peer.state_dict().items()}
+    save_file(plain, folder / "open_clip_model.safetensors")
+    assert all(torch.equal(read_open_clip(folder).tensors[name], tensor) for name, tensor in expected.items())
+    assert place("open_clip_text", "ln_final.bias").names == ("text.ln_final.bias",)
+
+
+def test_ids_are_those_of_open_clips_tokenizer_for_the_folder(tmp_path: Path) -> None:
+    folder = saved(tmp_path, model_cfg(), peer_of(model_cfg()))
+    card = read_open_clip(folder).card
+    assert card.tokenizer == TokenizerConfig(context_length=CONTEXT)
+    theirs = open_clip().get_tokenizer(f"local-dir:{folder}")(TEXTS)
+    assert np.array_equal(tokenize(TEXTS, CONTEXT), theirs.numpy())
+
+
+def test_preprocessing_is_what_open_clip_takes_from_the_folder(tmp_path: Path) -> None:
+    folder = saved(tmp_path, model_cfg(), peer_of(model_cfg()))
+    asked = open_clip().create_model(f"local-dir:{folder}").visual.preprocess_cfg
+    ours = read_open_clip(folder).card.preprocessing
+    assert ours == Preprocessing(size_px=32, mean=tuple(asked["mean"]), std=tuple(asked["std"]))
+    assert (ours.resize, ours.interpolation) == (asked["resize_mode"], asked["interpolation"])

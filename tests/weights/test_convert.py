@@ -1,0 +1,132 @@
+"""Every pair of architecture and target: it comes back equal in bits, or is refused with its reason."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from tests.weights.models import MODELS, found_of
+
+from wordsight.errors import OutputError, WeightsError
+from wordsight.weights.certificate import Certificate
+from wordsight.weights.convert import convert
+from wordsight.weights.found import Found
+from wordsight.weights.reading import read
+
+POSSIBLE = {
+    "openai": {"vit", "resnet"},
+    "open_clip": {"vit", "vit-gelu", "vit-narrow-heads", "vit-mean", "resnet", "class-token"},
+    "hf": {"vit", "vit-gelu", "vit-mixed", "vit-narrow-heads", "siglip"},
+    "wordsight": set(MODELS),
+    "onnx": set(MODELS),
+}
+"""The table of docs/models.md; an entry that is missing is refused."""
+
+REASONS = {
+    ("vit-gelu", "openai"): "cannot say that model.image.activation is 'gelu'.*'quick_gelu'",
+    ("siglip", "openai"): "openai cannot say this model",
+    ("class-token", "openai"): "openai cannot say this model",
+    ("vit-mixed", "open_clip"): "quick_gelu of both towers or of none",
+    ("siglip", "open_clip"): "timm",
+    ("residual", "open_clip"): "no image tower of this kind",
+    ("resnet", "hf"): "no CLIP with an image tower of this kind",
+    ("vit-mean", "hf"): "class token",
+    ("class-token", "hf"): "end of a causal text",
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("target", [target for target in POSSIBLE if target != "onnx"])
+def test_each_pair_comes_back_equal_in_bits_or_is_refused(name: str, target: str, tmp_path: Path) -> None:
+    found, out = found_of(name), tmp_path / "out"
+    if name not in POSSIBLE[target]:
+        with pytest.raises(WeightsError, match=REASONS.get((name, target), ".")) as refused:
+            convert(found, out, target)
+        assert "\n" not in str(refused.value)
+        assert list(tmp_path.iterdir()) == []
+        return
+    certificate = convert(found, out, target)
+    crop = "round to floor" if target == "hf" and name != "siglip" else ""
+    assert certificate == Certificate(target=target, images=0, texts=0, crop=crop)
+    assert json.loads((out / "certificate.json").read_text())["images"] == 0
+    back = read(out)
+    assert back.card.model == found.card.model
+    assert msgspec.structs.replace(back.card.preprocessing, crop="round") == found.card.preprocessing
+    assert back.card.tokenizer == found.card.tokenizer
+    assert back.files == found.files
+    assert back.tensors.keys() == found.tensors.keys()
+    for key, tensor in found.tensors.items():
+        assert torch.equal(back.tensors[key], tensor), key
+    again = tmp_path / "again"
+    convert(back, again, "wordsight")
+    for key, tensor in read(again).tensors.items():
+        assert torch.equal(tensor, found.tensors[key]), key
+
+
+@pytest.mark.parametrize("name", ["vit", "class-token", "siglip", "resnet", "residual"])
+def test_onnx_answers_as_the_model_does(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    certificate = convert(found_of(name), tmp_path / "out", "onnx")
+    assert certificate.holds
+    assert 0 < max(certificate.images, certificate.texts) < 1e-5
+    names = {"image.onnx", "text.onnx", "wordsight.json", "certificate.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names | set(found_of(name).files)
+
+
+def test_half_precision_is_written_as_float32(tmp_path: Path) -> None:
+    found = found_of("vit")
+    half = Found({k: v.half() if v.is_floating_point() else v for k, v in found.tensors.items()}, found.card)
+    convert(half, tmp_path / "out", "hf")
+    for key, tensor in read(tmp_path / "out").tensors.items():
+        assert torch.equal(tensor, half.tensors[key].float()), key
+
+
+def test_a_layout_that_loses_a_tensor_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control: files that answer otherwise are not written."""
+    from wordsight.weights import convert as module
+
+    form = module._FORMATS["hf"]
+
+    def read_swapped(folder: Path) -> Found:
+        again = form.read(folder)
+        one, other = (f"visual.transformer.resblocks.{n}.mlp.c_fc.bias" for n in (0, 1))
+        tensors = dict(again.tensors)
+        tensors[one], tensors[other] = tensors[other], tensors[one]
+        return Found(tensors, again.card, again.files)
+
+    monkeypatch.setitem(module._FORMATS, "hf", form._replace(read=read_swapped))
+    with pytest.raises(WeightsError, match=r"answers otherwise: images differ by 0\.\d+, texts by 0, "):
+        convert(found_of("vit"), tmp_path / "out", "hf")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_there_and_an_unknown_target_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OutputError, match="is there already; choose a folder that is not"):
+        convert(found_of("vit"), tmp_path / "out", "hf")
+    with pytest.raises(WeightsError, match=r"--to open-clip: expected one of .*; did you mean 'open_clip'\?"):
+        convert(found_of("vit"), tmp_path / "new", "open-clip")
+
+
+def test_transformers_reads_what_is_written(tmp_path: Path) -> None:
+    from tests.parity.peers import has_transformers, transformers
+
+    if not has_transformers():
+        pytest.skip("needs transformers")
+    found = found_of("vit")
+    convert(found, tmp_path / "out", "hf")
+    peer = transformers().CLIPModel.from_pretrained(tmp_path / "out").eval()
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        theirs = peer.vision_model(pixels).pooler_output @ peer.visual_projection.weight.T
+        ours = found.build("vit").encode_image(pixels)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+    texts = ["a photo of a cat", "two dogs running over wet sand", "it's 12 o'clock"]
+    ids = transformers().CLIPTokenizer.from_pretrained(tmp_path / "out")(texts)["input_ids"]
+    from wordsight.text import clip_tokenizer
+
+    for row, expected in zip(clip_tokenizer(16)(texts), ids, strict=True):
+        assert row[: len(expected)].tolist() == expected
+    assert np.all(clip_tokenizer(16)(texts[0])[0, len(ids[0]) :] == 0)

@@ -1,0 +1,439 @@
+"""Downloads from a web server on loopback that can be slow, break off, lie about its files and know no ranges."""
+
+import hashlib
+import http.server
+import os
+import random
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from wordsight.errors import OutputError, WeightsError
+from wordsight.weights.download import Patience, fetch_file, is_offline, mirrored, weights_cache
+
+CONTENT = random.Random(1).randbytes(300_000)  # no two places look alike
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+QUICK = Patience(timeout_s=5, tries=3, pause_s=0.001)
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves one content at every path but a few; what it does wrong is set by the tests."""
+
+    daemon_threads = True
+    content = CONTENT
+    tag = '"first"'
+    cut_at: list[int]
+    busy = 0
+    knows_ranges = True
+    says_length = True
+    sends_wrong_parts = False
+    moved_to = "/model.pt"
+    delay_s = 0.0
+    stall_s = 0.0
+    sent: int
+    asked: list[tuple[str, str, str]]
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        server = self.server
+        server.asked.append((self.path, self.headers.get("Range", ""), self.headers.get("If-Range", "")))
+        if self.path == "/missing.pt":
+            return self.send_error(404)
+        if self.path.startswith(("/loop", "/moved")):
+            self.send_response(302)
+            self.send_header("Location", self.server.moved_to if self.path.startswith("/moved") else "/loop2")
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
+        if server.busy:
+            server.busy -= 1
+            return self.send_error(503)
+        start = self.start()
+        if start and server.sends_wrong_parts:
+            return self.send_wrong_part()
+        if start >= len(server.content):
+            return self.send_error(416)
+        return self.answer(start)
+
+    def send_wrong_part(self) -> None:
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes 7-{len(self.server.content) - 1}/{len(self.server.content)}")
+        self.end_headers()
+        self.send(self.server.content[7:])
+
+    def start(self) -> int:
+        wanted = int(self.headers["Range"][6:-1]) if "Range" in self.headers and self.server.knows_ranges else 0
+        return wanted if self.headers.get("If-Range", self.server.tag) == self.server.tag else 0
+
+    def answer(self, start: int) -> None:
+        server = self.server
+        total = len(server.content)
+        time.sleep(server.delay_s)
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+        if server.says_length:
+            self.send_header("Content-Length", str(total - start))
+        if server.tag:
+            self.send_header("ETag", server.tag)
+        self.end_headers()
+        stop = server.cut_at.pop(0) if server.cut_at else total
+        self.send(server.content[start:stop])
+        time.sleep(server.stall_s)
+
+    def send(self, content: bytes) -> None:
+        try:
+            self.wfile.write(content)
+            self.server.sent += len(content)
+        except OSError:  # the client has seen enough
+            pass
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("HF_HUB_OFFLINE", "WORDSIGHT_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    found = Server(("127.0.0.1", 0), Handler)
+    found.cut_at, found.asked, found.sent = [], [], 0
+    thread = threading.Thread(target=found.serve_forever, args=(0.01,))
+    thread.start()
+    yield found
+    found.shutdown()
+    thread.join()
+    found.server_close()
+
+
+def visible(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def hidden(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
+
+
+def test_a_file_arrives_whole_and_is_not_fetched_twice(server, tmp_path):
+    seen: list[tuple[int, int | None]] = []
+    path = tmp_path / "deep" / "model.pt"
+    for _ in range(2):
+        got = fetch_file(
+            f"{server.address}/model.pt",
+            path,
+            SHA256,
+            len(CONTENT),
+            QUICK,
+            lambda done, total: seen.append((done, total)),
+        )
+        assert got == path
+    assert path.read_bytes() == CONTENT
+    assert len(server.asked) == 1
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert hidden(path.parent) == [".model.pt.lock"]
+
+
+def test_a_broken_connection_is_continued_and_no_byte_is_sent_twice(server, tmp_path):
+    server.cut_at = [100_000, 100_000, 250_000]
+    fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", SHA256, patience=QUICK)
+    assert (tmp_path / "model.pt").read_bytes() == CONTENT
+    assert [asked[1] for asked in server.asked] == ["", "bytes=100000-", "bytes=100000-", "bytes=250000-"]
+    assert server.sent == len(CONTENT)
+
+
+def test_a_later_call_goes_on_where_an_earlier_one_gave_up(server, tmp_path):
+    server.cut_at = [120_000, 120_000, 120_000]
+    with pytest.raises(WeightsError, match=r"the connection ended early, 3 times, at byte 120000; check the network"):
+        fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", patience=QUICK)
+    assert visible(tmp_path) == []
+    fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", patience=QUICK)
+    assert (tmp_path / "model.pt").read_bytes() == CONTENT
+    assert server.asked[-1] == ("/model.pt", "bytes=120000-", '"first"')
+    assert server.sent == len(CONTENT)
+
+
+def test_a_file_that_changed_between_two_attempts_is_fetched_anew(server, tmp_path):
+    server.cut_at = [120_000, 120_000, 120_000]
+    with pytest.raises(WeightsError):
+        fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", patience=QUICK)
+    server.content, server.tag = CONTENT[::-1], '"second"'
+    fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", patience=QUICK)
+    assert (tmp_path / "model.pt").read_bytes() == CONTENT[::-1]
+
+
+def test_a_changed_file_without_a_tag_shows_in_its_hash_and_is_fetched_anew(server, tmp_path):
+    server.tag = ""
+    server.content = CONTENT[::-1]
+    server.cut_at = [120_000, 120_000, 120_000]
+    with pytest.raises(WeightsError):
+        fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", SHA256, patience=QUICK)
+    server.content = CONTENT
+    fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", SHA256, patience=QUICK)
+    assert (tmp_path / "model.pt").read_bytes() == CONTENT
+    assert [asked[1] for asked in server.asked[-2:]] == ["bytes=120000-", ""]
+
+
+def test_where_nothing_tells_one_file_from_another_none_is_continued(server, tmp_path):
+    server.tag = ""
+    server.cut_at = [120_000]
+    fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", patience=QUICK)
+    assert (tmp_path / "model.pt").read_bytes() == CONTENT
+    assert [asked[1] for asked in server.asked] == ["", ""]
+
+
+def test_a_file_that_became_shorter_is_fetched_anew(server, tmp_path):
+    server.tag = ""
+    server.cut_at = [120_000, 120_000, 120_000]
+    with pytest.raises(WeightsError):
+        fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", SHA256, patience=QUICK)
+    server.content = CONTENT[:1000]
+    digest = hashlib.sha256(CONTENT[:1000]).hexdigest()
+    fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", digest, patience=QUICK)
+    assert (tmp_path / "model.pt").read_bytes() == CONTENT[:1000]
+
+
+def test_a_part_that_was_not_asked_for_is_not_taken(server, tmp_path):
+    server.cut_at = [120_000]
+    server.sends_wrong_parts = True
+    fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", patience=QUICK)
+    assert (tmp_path / "model.pt").read_bytes() == CONTENT
+
+
+def test_what_is_whole_and_only_lacks_its_name_is_not_fetched_again(server, tmp_path):
+    server.cut_at = [120_000, 120_000, 120_000]
+    with pytest.raises(WeightsError):
+        fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", SHA256, patience=QUICK)
+    (tmp_path / ".model.pt.partial").write_bytes(CONTENT)  # as if stopped just before it was renamed
+    server.asked.clear()
+    fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", SHA256, patience=QUICK)
+    assert (tmp_path / "model.pt").read_bytes() == CONTENT
+    assert server.asked == []
+
+
+def test_a_redirection_from_an_encrypted_connection_to_an_open_one_is_refused(server, tmp_path, monkeypatch):
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-keyout", str(key), "-out", str(certificate), "-subj", "/CN=localhost", "-days", "2"]
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    subprocess.run([*command, "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    server.moved_to = f"{server.address}/model.pt"
+    with Server(("127.0.0.1", 0), Handler) as secure:
+        secure.asked, secure.moved_to = [], server.moved_to
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        secure.socket = context.wrap_socket(secure.socket, server_side=True)
+        threading.Thread(target=secure.serve_forever, args=(0.01,), daemon=True).start()
+        with pytest.raises(WeightsError, match="or to where it is not encrypted"):
+            fetch_file(f"https://127.0.0.1:{secure.server_port}/moved", tmp_path / "model.pt", patience=QUICK)
+        secure.shutdown()
+    assert [asked[0] for asked in secure.asked] == ["/moved"]
+    assert server.asked == []
+
+
+def test_a_server_without_ranges_is_asked_from_the_start(server, tmp_path):
+    server.knows_ranges = False
+    server.cut_at = [100_000]
+    fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", SHA256, patience=QUICK)
+    assert (tmp_path / "model.pt").read_bytes() == CONTENT
+    assert server.sent == 100_000 + len(CONTENT)
+
+
+def test_a_server_that_says_no_length_is_believed_only_with_a_hash(server, tmp_path):
+    server.says_length = False
+    fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", SHA256, patience=QUICK)
+    assert (tmp_path / "model.pt").read_bytes() == CONTENT
+    server.cut_at = [1000]
+    with pytest.raises(WeightsError, match="SHA-256 of what came"):
+        fetch_file(f"{server.address}/model.pt", tmp_path / "other.pt", SHA256, patience=QUICK)
+    assert visible(tmp_path) == ["model.pt"]
+
+
+def test_a_wrong_hash_leaves_nothing(server, tmp_path):
+    expected = f"SHA-256 of what came is {SHA256}, expected {'0' * 64}; nothing was kept"
+    with pytest.raises(WeightsError, match=expected):
+        fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", "0" * 64, patience=QUICK)
+    assert visible(tmp_path) == []
+    assert hidden(tmp_path) == [".model.pt.lock"]
+
+
+def test_the_first_digits_of_a_hash_are_checked(server, tmp_path):
+    fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", SHA256[:8], patience=QUICK)
+    with pytest.raises(WeightsError, match="expected 00000000"):
+        fetch_file(f"{server.address}/model.pt", tmp_path / "other.pt", "00000000", patience=QUICK)
+
+
+def test_a_wrong_size_is_refused_before_anything_is_fetched(server, tmp_path):
+    with pytest.raises(WeightsError, match=f"the server has {len(CONTENT)} bytes, expected 7"):
+        fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", size_bytes=7, patience=QUICK)
+    assert visible(tmp_path) == []
+
+
+def test_a_busy_server_is_asked_again(server, tmp_path):
+    server.busy = 2
+    fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", SHA256, patience=QUICK)
+    server.busy = 3
+    with pytest.raises(WeightsError, match="the server answers 503 Service Unavailable, 3 times"):
+        fetch_file(f"{server.address}/model.pt", tmp_path / "other.pt", SHA256, patience=QUICK)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"), [("missing.pt", r"not on the server \(404\)"), ("loop", "redirected in circles")]
+)
+def test_what_another_try_does_not_mend_is_told_at_once(server, tmp_path, path, message):
+    with pytest.raises(WeightsError, match=message):
+        fetch_file(f"{server.address}/{path}", tmp_path / "model.pt", patience=QUICK)
+    assert len(server.asked) <= 6
+    assert visible(tmp_path) == []
+
+
+def test_a_redirection_keeps_the_range(server, tmp_path):
+    server.cut_at = [100_000]
+    fetch_file(f"{server.address}/moved.pt", tmp_path / "model.pt", SHA256, patience=QUICK)
+    assert server.asked[-1] == ("/model.pt", "bytes=100000-", '"first"')
+    assert server.sent == len(CONTENT)
+
+
+def test_a_server_that_stalls_is_left(server, tmp_path):
+    server.cut_at, server.stall_s = [100_000], 0.6
+    begin = time.monotonic()
+    patience = Patience(timeout_s=0.1, tries=1, pause_s=0)
+    with pytest.raises(WeightsError, match=r"timed out, 1 times, at byte 100000"):
+        fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", patience=patience)
+    assert time.monotonic() - begin < 0.5
+
+
+def test_where_nobody_listens_the_error_says_so(server, tmp_path):
+    with pytest.raises(WeightsError, match="Connection refused, 3 times"):
+        fetch_file("http://127.0.0.1:1/model.pt", tmp_path / "model.pt", patience=QUICK)
+
+
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "WORDSIGHT_OFFLINE"])
+def test_offline_what_is_there_is_taken_and_what_is_missing_is_named(server, tmp_path, monkeypatch, name):
+    fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", patience=QUICK)
+    monkeypatch.setenv(name, "1")
+    assert is_offline()
+    assert fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt").read_bytes() == CONTENT
+    with pytest.raises(
+        WeightsError, match=rf"other.pt: not there, and offline .*; put {server.address}/model.pt there"
+    ):
+        fetch_file(f"{server.address}/model.pt", tmp_path / "other.pt")
+    assert len(server.asked) == 1
+
+
+FETCH = """
+import sys
+from pathlib import Path
+from wordsight.weights.download import Patience, fetch_file
+url, path, sha256 = sys.argv[1:]
+print("ready", flush=True)
+sys.stdin.readline()
+fetch_file(url, Path(path), sha256, patience=Patience(pause_s=0.001))
+print(sorted(name for name in ("torch", "huggingface_hub") if name in sys.modules))
+"""
+
+
+def fetching(url: str, path: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", FETCH, url, str(path), SHA256]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_of_two_processes_one_downloads_and_both_have_the_file(server, tmp_path):
+    server.delay_s = 0.3  # the first still holds the lock when the second asks for it
+    both = [fetching(f"{server.address}/model.pt", tmp_path / "model.pt") for _ in range(2)]
+    for process in both:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in both:
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out) == (0, "[]\n"), err
+    assert (tmp_path / "model.pt").read_bytes() == CONTENT
+    assert len(server.asked) == 1
+
+
+def test_an_interrupted_process_leaves_no_half_file_under_the_name(server, tmp_path):
+    server.cut_at, server.stall_s = [100_000], 30
+    process = fetching(f"{server.address}/model.pt", tmp_path / "model.pt")
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    partial = tmp_path / ".model.pt.partial"
+    deadline = time.monotonic() + 30
+    while not (partial.exists() and partial.stat().st_size == 100_000) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert err.splitlines()[-1] == "KeyboardInterrupt"
+    assert visible(tmp_path) == []
+    server.stall_s = 0.0
+    fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", SHA256, patience=QUICK)
+    assert server.asked[-1][1] == "bytes=100000-"
+    assert server.sent == len(CONTENT)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 200 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_too_small_is_seen_before_the_download(server, small_disk):
+    with pytest.raises(OutputError, match=r"300,000 bytes are to come, .* are free; make room"):
+        fetch_file(f"{server.address}/model.pt", small_disk / "model.pt", patience=QUICK)
+    assert visible(small_disk) == []
+
+
+def test_a_disk_that_fills_up_is_told_and_leaves_no_file_under_the_name(server, small_disk):
+    server.says_length = False
+    with pytest.raises(OutputError, match="No space left on device; choose another place or make room"):
+        fetch_file(f"{server.address}/model.pt", small_disk / "model.pt", patience=QUICK)
+    assert visible(small_disk) == []
+
+
+def test_a_place_that_is_a_file_is_refused(server, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError, match="cannot be written"):
+        fetch_file(f"{server.address}/model.pt", tmp_path / "file" / "model.pt", patience=QUICK)
+
+
+def test_a_mirror_takes_the_place_of_the_server():
+    url = "https://example.org/clip/models/RN50.pt?x=1"
+    assert mirrored(url, "http://127.0.0.1:8000") == "http://127.0.0.1:8000/clip/models/RN50.pt?x=1"
+    assert mirrored(url, "https://a.org/deep/") == "https://a.org/deep/clip/models/RN50.pt?x=1"
+    with pytest.raises(WeightsError, match=r"mirror 'a\.org' is not an address"):
+        mirrored(url, "a.org")
+
+
+def test_the_cache_is_where_the_environment_says_when_it_is_asked(monkeypatch, tmp_path):
+    monkeypatch.delenv("WORDSIGHT_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert weights_cache() == tmp_path / ".cache" / "wordsight" / "weights"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    assert weights_cache() == tmp_path / "caches" / "wordsight" / "weights"
+    monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path / "own"))
+    assert weights_cache() == tmp_path / "own"
