@@ -18,8 +18,10 @@ NAMES = ["Answer", "DualEncoder", "Labels", "Run", "__version__", "errors", "loa
 OPTIONS = {
     "": ["--help", "--version"],
     "classify": ["--json", "--labels", "--model", "--templates", "--top", "pictures"],
+    "convert": ["--as", "--averaged", "--json", "--mirror", "--to", "model", "out"],
     "demo": ["--json", "--out", "--steps"],
     "embed": ["--json", "--model", "--out", "pictures"],
+    "models": ["--fetch", "--json", "--mirror", "name"],
     "recipes": ["--json", "name"],
     "shards": ["--exclude", "--image-column", "--json", "--label-column", "--max-mb", "--max-samples", "--names"],
     "train": ["--data", "--from", "--json", "--out", "--resume", "--set", "--tensorboard", "--threads", "--workers"],
@@ -80,6 +82,7 @@ def test_the_version_is_that_of_the_package():
         "import wordsight.weights",
         "import wordsight.zeroshot",
         "from wordsight.cli import main; main(['--help']); main(['classify', '--help']); main(['recipes'])",
+        "from wordsight.cli import main; main(['models']); main(['models', 'ViT-B/32'])",
     ],
 )
 def test_torch_is_not_loaded(code):

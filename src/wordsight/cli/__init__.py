@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from wordsight.errors import ConfigError, WordsightError, nearest
 
-VERBS = ("demo", "train", "classify", "embed", "shards", "recipes")
+VERBS = ("demo", "train", "classify", "embed", "shards", "models", "convert", "recipes")
 """In the order of `--help`; `classify` is `wordsight.cli.classify.classify`."""
 
 _DONE, _OURS, _THEIRS, _INTERRUPTED, _PIPE_CLOSED = 0, 1, 2, 130, 141

@@ -1,0 +1,109 @@
+"""Time and memory of `wordsight.load` for a model of ViT-B/32's size, random weights.
+
+    python -m benchmarks.load [--json FILE]
+
+Each load runs in a fresh process with a warm file cache, after all imports; ours and the peer's alternate. The peer is
+`safetensors.torch.load_file`, our module built on the meta device and `load_state_dict(assign=True)`. Memory is the
+growth of the peak resident size (VmHWM, reset after the imports), mapped pages counted. An archive is a scripted module
+with OpenAI's names in half precision, made here; its bound is the size that its weights have in float32.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from benchmarks.table import Row, finish, parser
+
+ROUNDS = 7
+ARCHITECTURE = "ViT-B-32"
+
+
+def status_kib(field: str) -> int:
+    """One line of /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(field)))
+
+
+def child(way: str, path: str) -> None:
+    """Load once; print seconds and the growth of the peak resident size in bytes."""
+    from safetensors.torch import load_file
+
+    import wordsight as ws
+    from wordsight.infer import DualEncoder
+    from wordsight.model import build_empty, preset
+
+    assert DualEncoder
+    ws.load  # noqa: B018  # resolves the lazy face
+    Path("/proc/self/clear_refs").write_text("5")
+    before, begin = status_kib("VmRSS"), time.perf_counter()
+    if way == "ours":
+        held = ws.load(path, device="cpu")
+    else:
+        held = build_empty(preset(ARCHITECTURE))
+        held.load_state_dict(load_file(Path(path) / "model.safetensors"), assign=True)
+    seconds = time.perf_counter() - begin
+    grown = (status_kib("VmHWM") - before) * 1024
+    assert held is not None
+    print(json.dumps([seconds, grown]))
+
+
+def measure(way: str, path: Path) -> tuple[float, float]:
+    """Seconds and bytes of one load in a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.load", "--child", way, str(path)]
+    seconds, grown = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return seconds, grown
+
+
+def write_models(folder: Path) -> tuple[Path, Path]:
+    """A folder of our format, and an archive as OpenAI's."""
+    from tests.weights.archives import Node, write_script
+
+    from wordsight.image import Preprocessing
+    from wordsight.model import build, preset
+    from wordsight.weights import Card, TokenizerConfig
+    from wordsight.weights.own import save_folder
+
+    config = preset(ARCHITECTURE)
+    model = build(config, torch.Generator().manual_seed(0)).eval()
+    card = Card("random", config, Preprocessing(size_px=224), TokenizerConfig())
+    save_folder(folder / "own", model.state_dict(), card)
+    halves = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in model.state_dict().items()}
+    return folder / "own", write_script(folder / "archive.pt", Node(halves).eval(), None)
+
+
+def main() -> None:
+    """Alternate the two ways and print the table."""
+    command = parser(__doc__.splitlines()[0])
+    command.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    options = command.parse_args()
+    if options.child:
+        child(*options.child)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        own, archive = write_models(Path(place))
+        file_bytes = (own / "model.safetensors").stat().st_size
+        for way, path in (("ours", own), ("peer", own), ("ours", archive)):
+            measure(way, path)
+        rounds = [(measure("ours", own), measure("peer", own), measure("ours", archive)) for _ in range(ROUNDS)]
+    ours, peer, from_archive = (
+        [statistics.median(column) for column in zip(*side, strict=True)] for side in zip(*rounds, strict=True)
+    )
+    finish(
+        [
+            Row.at_most("safetensors, time over the peer's", ours[0] / peer[0], 1.3),
+            Row.at_most("safetensors, growth of memory over the file's size", ours[1] / file_bytes, 1.2),
+            Row.at_most("half archive, growth of memory over the float32 size", from_archive[1] / file_bytes, 1.2),
+            Row.compare("safetensors, loads/s", 1 / ours[0], 1 / peer[0]),
+        ],
+        options.json,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""`wordsight models`: published weights, with what is known of them; `--fetch` brings them here."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from wordsight.weights.published import PublishedCard
+
+_HEADS = ("name", "file", "px", "weights", "licence", "ImageNet", "source")
+_RIGHT = {"file", "px", "weights", "ImageNet"}
+_IMAGENET = "ImageNet zero-shot top-1"
+_MB = 10**6
+
+
+def models(
+    name: Annotated[str, typer.Argument(help="Print this card whole.", metavar="[NAME]", show_default=False)] = "",
+    fetch: Annotated[bool, typer.Option("--fetch", help="Download NAME and print where it lies.")] = False,
+    mirror: Annotated[str, typer.Option(help="With --fetch: a server to ask in place of the usual one.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+) -> None:
+    """List published weights, print the card of one, or download it.
+
+    Beside a name stand the size of its file, the side of its pictures, the number of its weights, its licence and its
+    published zero-shot accuracy on ImageNet with the source; a dash where it was not seen in public. open_clip's
+    MODEL/TAG and OpenAI's names are understood too, and hf-hub:OWNER/NAME with --fetch.
+
+    \b
+    Example:
+      wordsight models
+      wordsight models openai/ViT-B-32
+    """
+    from wordsight.config import plain
+    from wordsight.errors import ConfigError
+    from wordsight.weights.published import CARDS_FOLDER, published_card, published_cards
+
+    if fetch and not name:
+        raise ConfigError("--fetch needs the NAME of what is to be downloaded; `wordsight models` lists them")
+    if mirror and not fetch:
+        raise ConfigError("--mirror goes with --fetch, which downloads; add it, or leave both out")
+    if fetch:
+        _fetch(name, mirror, as_json)
+    elif name and as_json:
+        print(json.dumps(plain(published_card(name))))
+    elif name:
+        print((CARDS_FOLDER / f"{published_card(name).name.replace('/', '-')}.toml").read_text("utf-8"), end="")
+    elif as_json:
+        print(json.dumps({known: plain(card) for known, card in published_cards().items()}))
+    else:
+        _show([_row(card) for card in published_cards().values()])
+
+
+def _fetch(name: str, mirror: str, as_json: bool) -> None:
+    from wordsight.weights.resolve import resolve
+
+    with _showing_bytes() as progress:
+        place = resolve(name, mirror or None, progress)
+    print(json.dumps({"name": name, "path": str(place)}) if as_json else place)
+
+
+@contextlib.contextmanager
+def _showing_bytes() -> Iterator[Callable[[int, int | None], None]]:
+    """Progress in megabytes of what is still to come when the first of them arrive."""
+    from wordsight.cli.terminal import Progress, progress_of
+
+    show: Progress | None = None
+    before = 0
+    with contextlib.ExitStack() as stack:
+
+        def progress(done: int, total: int | None) -> None:
+            nonlocal show, before
+            if show is None:
+                before = done
+                to_come = None if total is None else (total - done) // _MB
+                show = stack.enter_context(progress_of(to_come, "MB"))
+            show((done - before) // _MB)
+
+        yield progress
+
+
+def _row(card: "PublishedCard") -> tuple[str, ...]:
+    score = next((score for score in card.scores if score.figure == _IMAGENET), None)
+    return (
+        card.name,
+        f"{card.size_bytes / _MB:,.0f} MB" if card.size_bytes else "-",
+        str(card.resolution_px),
+        f"{card.million_parameters:,.0f} M" if card.million_parameters else "-",
+        card.licence or "-",
+        f"{score.value:.1f} %" if score else "-",
+        score.source if score else "-",
+    )
+
+
+def _show(rows: list[tuple[str, ...]]) -> None:
+    """A table on a terminal, its sources below; elsewhere lines whose fields a tab divides."""
+    if not sys.stdout.isatty():
+        print("\n".join("\t".join(row) for row in [_HEADS, *rows]))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    sources = list(dict.fromkeys(source for *_, source in rows if source != "-"))
+    table = Table(box=None, pad_edge=False)
+    for head in _HEADS[:-1]:
+        table.add_column(
+            head, justify="right" if head in _RIGHT else "left", no_wrap=head != "licence", overflow="fold"
+        )
+    for *row, source in rows:
+        note = f" ({sources.index(source) + 1})" if source in sources else "    "
+        table.add_row(*row[:-1], row[-1] + note)
+    console = Console(highlight=False)
+    console.print(table)
+    for number, source in enumerate(sources, 1):
+        console.print(f"({number}) {source}", markup=False)

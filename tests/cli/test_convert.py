@@ -1,0 +1,41 @@
+import json
+from pathlib import Path
+
+import pytest
+from tests.weights.models import found_of
+
+from wordsight.cli import main
+from wordsight.weights.convert import convert
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model in open_clip's format, as the example of `--help` has it."""
+    convert(found_of("vit"), tmp_path / "models" / "mine", "open_clip")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_example_of_the_help_runs(place, capsys):
+    assert main(["convert", "--help"]) == 0
+    (example,) = [line.split() for line in capsys.readouterr().out.splitlines() if "wordsight convert " in line][1:]
+    assert main(example[1:]) == 0
+    printed = capsys.readouterr().out
+    assert "converted: hf; greatest differences on fixed inputs, of at most 1e-05:\n  images  0\n  texts   0" in printed
+    assert (place / "converted" / "config.json").exists()
+
+
+def test_the_certificate_is_for_programs_too(place, capsys):
+    assert main(["convert", "models/mine", "one", "--to", "openai", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ids"] == 0
+    assert main(["convert", "one/model.pt", "two", "--to", "open_clip", "--json"]) == 0
+
+
+def test_a_users_mistake_is_one_line(place, capsys):
+    assert main(["convert", "models/mine", "out", "--to", "onxn"]) == 2
+    assert "did you mean 'onnx'?" in capsys.readouterr().err
+    assert main(["convert", "models/mien", "out", "--to", "hf"]) == 2
+    assert "did you mean 'mine'?" in capsys.readouterr().err
+    assert main(["convert", "models/mine", "models", "--to", "hf"]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert not (place / "out").exists()
