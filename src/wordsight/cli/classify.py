@@ -21,12 +21,16 @@ def classify(
         typer.Option(help="a,b,c, or a file: a label a line, or a JSON list.", metavar="A,B|FILE", show_default=False),
     ],
     model: Annotated[
-        str, typer.Option(help="Folder of a model or of a training run.", metavar="MODEL", show_default=False)
+        str,
+        typer.Option(
+            help="A name of 'wordsight models', a model, or a training run.", metavar="MODEL", show_default=False
+        ),
     ],
     templates: Annotated[
         str, typer.Option(help="A set (plain, photo, photos, drawings), or a text with {} for the label.")
     ] = "photo",
     top: Annotated[int, typer.Option(help="How many labels to show for each picture.", min=1)] = 1,
+    mirror: Annotated[str | None, typer.Option(help="A server in place of the one that published the weights.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture.")] = False,
 ) -> None:
     """Label pictures, zero-shot.
@@ -35,14 +39,13 @@ def classify(
     Example:
       wordsight classify photos/ --labels cat,dog,bird --model runs/first
     """
-    from wordsight.cli.terminal import progress_of
+    from wordsight.cli.terminal import open_model, progress_of
     from wordsight.errors import DataError
-    from wordsight.infer import load
     from wordsight.infer.pictures import find_pictures
     from wordsight.zeroshot import Labels, read_labels, resolve_templates
 
     names, texts = read_labels(labels), resolve_templates(templates)
-    classifier = Labels(load(model), names, texts)
+    classifier = Labels(open_model(model, mirror), names, texts)
     printer: _Lines = _JsonLines(top) if as_json else _Table(top) if sys.stdout.isatty() else _Lines(top)
     paths = list(find_pictures(pictures))
     with progress_of(len(paths), "pictures") as progress:

@@ -31,10 +31,13 @@ def convert(
     """
     import msgspec
 
+    from wordsight.cli.terminal import progress_of_bytes
     from wordsight.infer.loading import find
     from wordsight.weights.convert import convert as write
 
-    certificate = write(find(model, architecture, averaged, mirror), out, target)
+    with progress_of_bytes() as progress:
+        found = find(model, architecture, averaged, mirror, progress)
+    certificate = write(found, out, target)
     if as_json:
         typer.echo(msgspec.json.encode(certificate).decode())
         return

@@ -14,8 +14,12 @@ def embed(
     ],
     out: Annotated[Path, typer.Option(help="The file to write.", metavar="FILE.parquet|FILE.npy", show_default=False)],
     model: Annotated[
-        str, typer.Option(help="Folder of a model or of a training run.", metavar="MODEL", show_default=False)
+        str,
+        typer.Option(
+            help="A name of 'wordsight models', a model, or a training run.", metavar="MODEL", show_default=False
+        ),
     ],
+    mirror: Annotated[str | None, typer.Option(help="A server in place of the one that published the weights.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="What was done, as one JSON object.")] = False,
 ) -> None:
     """Turn pictures into vectors of unit length.
@@ -26,13 +30,12 @@ def embed(
     Example:
       wordsight embed photos/ --out photos.parquet --model runs/first
     """
-    from wordsight.cli.terminal import printable, progress_of
-    from wordsight.infer import load
+    from wordsight.cli.terminal import open_model, printable, progress_of
     from wordsight.infer.embed_files import check_out, embed_files
     from wordsight.infer.pictures import find_pictures
 
     check_out(out)
-    clip = load(model)
+    clip = open_model(model, mirror)
     paths = list(find_pictures(pictures))
     with progress_of(len(paths), "pictures") as progress:
         done = embed_files(clip, paths, out, progress)

@@ -1,9 +1,7 @@
 """`wordsight models`: published weights, with what is known of them; `--fetch` brings them here."""
 
-import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -55,31 +53,12 @@ def models(
 
 
 def _fetch(name: str, mirror: str, as_json: bool) -> None:
+    from wordsight.cli.terminal import progress_of_bytes
     from wordsight.weights.resolve import resolve
 
-    with _showing_bytes() as progress:
+    with progress_of_bytes() as progress:
         place = resolve(name, mirror or None, progress)
     print(json.dumps({"name": name, "path": str(place)}) if as_json else place)
-
-
-@contextlib.contextmanager
-def _showing_bytes() -> Iterator[Callable[[int, int | None], None]]:
-    """Progress in megabytes of what is still to come when the first of them arrive."""
-    from wordsight.cli.terminal import Progress, progress_of
-
-    show: Progress | None = None
-    before = 0
-    with contextlib.ExitStack() as stack:
-
-        def progress(done: int, total: int | None) -> None:
-            nonlocal show, before
-            if show is None:
-                before = done
-                to_come = None if total is None else (total - done) // _MB
-                show = stack.enter_context(progress_of(to_come, "MB"))
-            show((done - before) // _MB)
-
-        yield progress
 
 
 def _row(card: "PublishedCard") -> tuple[str, ...]:

@@ -2,12 +2,16 @@
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from wordsight.infer import DualEncoder
 
 _ON_TERMINAL_S = 0.2
 _ELSEWHERE_S = 10.0
+_MB = 1_000_000
 
 
 class Progress(Protocol):
@@ -52,3 +56,29 @@ def progress_of(total: int | None, what: str) -> Iterator[Progress]:
     finally:
         if on_terminal:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress_of_bytes() -> Iterator[Callable[[int, int | None], None]]:
+    """Progress in megabytes of what is still to come when the first bytes arrive: `progress(done, total)`."""
+    show: Progress | None = None
+    before = 0
+    with ExitStack() as stack:
+
+        def progress(done: int, total: int | None) -> None:
+            nonlocal show, before
+            if show is None:
+                before = done
+                to_come = None if total is None else (total - done) // _MB
+                show = stack.enter_context(progress_of(to_come, "MB"))
+            show((done - before) // _MB)
+
+        yield progress
+
+
+def open_model(name: str, mirror: str | None) -> "DualEncoder":
+    """Load a model for a verb, with progress where it is downloaded; errors as `wordsight.load`."""
+    from wordsight.infer import load
+
+    with progress_of_bytes() as progress:
+        return load(name, mirror=mirror, progress=progress)

@@ -7,6 +7,7 @@ import torch
 from wordsight.errors import ConfigError, WeightsError, nearest
 from wordsight.files import newest_whole
 from wordsight.infer.dual_encoder import DualEncoder
+from wordsight.weights.download import Progress
 from wordsight.weights.found import Found
 from wordsight.weights.published import is_published, published_card, published_cards
 from wordsight.weights.reading import described, describes_model, read, stated_architecture
@@ -22,6 +23,7 @@ def load(
     architecture: str | None = None,
     averaged: bool | None = None,
     mirror: str | None = None,
+    progress: Progress | None = None,
 ) -> DualEncoder:
     """Load a model.
 
@@ -32,13 +34,14 @@ def load(
         architecture: of weights that do not say theirs: `ViT-B-32` (GELU), `ViT-B-32-quickgelu`, a preset.
         averaged: of a training checkpoint with both, whether the averaged weights are meant.
         mirror: a server that takes the place of the one from which published weights are fetched.
+        progress: is told, of a download, how many bytes are here and how many there are.
 
     Raises:
         WeightsError: there is no such model, or its files are broken.
         ConfigError: there is no such device.
     """
     where = _device(device)
-    found = find(name_or_path, architecture, averaged, mirror)
+    found = find(name_or_path, architecture, averaged, mirror, progress)
     return DualEncoder(found.build(str(name_or_path)).to(where), found.card, files=found.files)
 
 
@@ -47,6 +50,7 @@ def find(
     architecture: str | None = None,
     averaged: bool | None = None,
     mirror: str | None = None,
+    progress: Progress | None = None,
 ) -> Found:
     """The parts of a model, not built; arguments and errors as `load`."""
     name = str(name_or_path)
@@ -54,10 +58,11 @@ def find(
     if path.exists():
         return read(_place_of_model(path), architecture, averaged)
     if name.startswith(HUB_PREFIX):
-        return read(resolve(name, mirror), architecture, averaged)
+        return read(resolve(name, mirror, progress), architecture, averaged)
     if is_published(name):
         known = published_card(name)
-        return described(read(resolve(name, mirror), architecture or stated_architecture(known), averaged), known)
+        file = resolve(name, mirror, progress)
+        return described(read(file, architecture or stated_architecture(known), averaged), known)
     raise WeightsError(
         f"{name}: no such model{_nearest(path)}; give a name that 'wordsight models' lists, a file of weights, or the "
         "folder of a model or of a training run"

@@ -36,7 +36,7 @@ from wordsight.weights.open_clip import CONFIG_NAME as OPEN_CLIP_NAME
 from wordsight.weights.open_clip import WEIGHTS_NAMES as OPEN_CLIP_WEIGHTS
 from wordsight.weights.open_clip import layout_for_writing, open_clip_config_of, read_open_clip
 from wordsight.weights.openai import METADATA, read_openai
-from wordsight.weights.own import CARD_NAME, read_own, save_folder
+from wordsight.weights.own import CARD_NAME, read_card, read_own, read_tokenizer, save_folder
 from wordsight.weights.tokenizer_settings import tokenizer_settings
 
 Target = Literal["openai", "open_clip", "hf", "onnx", "wordsight"]
@@ -165,8 +165,10 @@ def _write_onnx(found: Found, model: CLIP, folder: Path) -> Certificate:
     write_whole(folder / CARD_NAME, msgspec.json.format(msgspec.json.encode(found.card), indent=2) + b"\n")
     for name, content in found.files.items():
         write_whole(folder / name, content)
+    card = read_card(folder / CARD_NAME)
+    again = Found(found.tensors, card, read_tokenizer(folder, card))
     images, texts = greatest_differences(model, folder)
-    return Certificate(target="onnx", images=images, texts=texts)
+    return msgspec.structs.replace(compare("onnx", found, model, again, model), images=images, texts=texts)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -70,7 +70,7 @@ def read_own(folder: str | Path) -> Found:
     """
     folder = Path(folder)
     card = read_card(folder / CARD_NAME)
-    return Found(_read_tensors(folder / WEIGHTS_NAME), card, _read_tokenizer(folder, card))
+    return Found(_read_tensors(folder / WEIGHTS_NAME), card, read_tokenizer(folder, card))
 
 
 def read_card(path: Path) -> Card:
@@ -113,7 +113,12 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _read_tokenizer(folder: Path, card: Card) -> dict[str, bytes]:
+def read_tokenizer(folder: Path, card: Card) -> dict[str, bytes]:
+    """The tokenizer's file that a card names, by its name; empty where it names none.
+
+    Raises:
+        WeightsError: missing, or too large.
+    """
     name = card.tokenizer.file
     if not name:
         return {}
