@@ -44,7 +44,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 """Sets of templates by name; the place of the label is `{}`."""
 
 _PLACE = "{}"
-_TEXTS_AT_ONCE = 2048
+_TEXTS_AT_ONCE = 8192
 _MAX_LABELS_BYTES = 1 << 26
 _LABEL_SUFFIXES = (".txt", ".json")
 

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from tests.parity.peers import has_open_clip, open_clip
 from wordsight.loss import softmax_loss
 from wordsight.model import CLIP, PUBLISHED, ModelConfig, ModifiedResNetConfig, VisionTransformerConfig, build_empty
+from wordsight.weights.openai import METADATA, read_openai
 
 pytestmark = pytest.mark.skipif(not has_open_clip(), reason="needs open_clip")
 
 WITHIN = 1e-5
+WITHIN_HALF = 2e-3
 FULL_SIZE = [pytest.param(name, marks=[] if name in ("RN50", "ViT-B-32") else pytest.mark.slow) for name in PUBLISHED]
 
 
@@ -130,9 +132,28 @@ def test_embeddings_of_every_structure_are_open_clips(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FULL_SIZE)
-def test_embeddings_at_full_size_are_open_clips(name: str) -> None:
-    config = PUBLISHED[name]
-    assert greatest_difference(*pair(config), config) < WITHIN
+def test_embeddings_at_full_size_are_open_clips(name: str, tmp_path: Path) -> None:
+    """Through a file as OpenAI's, from whose shapes the architecture is read."""
+    config, file = PUBLISHED[name], tmp_path / "model.pt"
+    _, peer = pair(config)
+    numbers = (config.image.image_size_px, config.text.context_length, config.text.vocabulary_size)
+    torch.save(dict(peer.state_dict()) | dict(zip(METADATA, map(torch.tensor, numbers), strict=True)), file)
+    found = read_openai(file)
+    assert found.card.model == config
+    assert greatest_difference(found.build(name).eval(), peer, config) < WITHIN
+
+
+def test_embeddings_are_those_that_open_clip_computes_in_half_precision(tmp_path: Path) -> None:
+    config = reduced(PUBLISHED["ViT-B-32"])
+    ours, peer = pair(config)
+    halves = {name: tensor.half().float() for name, tensor in ours.state_dict().items()}
+    ours.load_state_dict(halves)
+    pixels, ids = inputs(config)
+    with torch.no_grad():
+        theirs = peer.half()(pixels.half(), ids)[:2]
+        differences = [(a - b.float()).abs().max().item() for a, b in zip(ours(pixels, ids)[:2], theirs, strict=True)]
+    assert min(differences) > 0
+    assert max(differences) < WITHIN_HALF
 
 
 def test_the_other_activation_is_noticed() -> None:

@@ -103,6 +103,20 @@ def test_the_model_of_an_archive_computes_what_its_code_computes(tmp_path):
             assert (ours - theirs.flip(0)).abs().max() > 1e-2
 
 
+def test_a_half_archive_answers_as_the_module_does_in_half_precision(tmp_path):
+    module = TinyClip(seed=3).half()
+    found = read_openai(write_script(tmp_path / "tiny.pt", add_metadata(Node(module.state_dict())), None))
+    model = build_empty(found.card.model)
+    model.load_state_dict(found.tensors, assign=True)
+    pixels = torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)).half()
+    ids = torch.tensor([[49406, 5, 49407] + [0] * 9, [49406, 7, 8, 9, 49407] + [0] * 7, [49406, 49407] + [0] * 10])
+    with torch.no_grad():
+        ours = model.encode_image(pixels.float()), model.encode_text(ids)
+        for one, other in zip(ours, module(pixels, ids), strict=True):
+            one, other = nn.functional.normalize(one), nn.functional.normalize(other.float())
+            assert 0 < (one - other).abs().max() < 2e-3
+
+
 @pytest.mark.parametrize("has_metadata", [True, False])
 @pytest.mark.parametrize("is_half", [True, False])
 def test_a_flat_state_dict_is_read_as_well(tmp_path, is_half, has_metadata):

@@ -15,7 +15,10 @@ from torch import Tensor, nn
 
 from wordsight.errors import WeightsError
 from wordsight.image import Preprocessing
+from wordsight.infer.prefix_tree import encode_texts
 from wordsight.model import CLIP, to_float
+
+_TEXTS_AT_ONCE = 64  # where every token of the context is computed
 
 
 def encode_squares(model: CLIP, squares: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -48,8 +51,12 @@ def encode_ids(model: CLIP, ids: NDArray[np.int32]) -> NDArray[np.float32]:
     Raises:
         WeightsError: the model answers with numbers that are not finite.
     """
+    device = next(model.parameters()).device
     with _evaluating(model):
-        return _unit(model.encode_text(torch.from_numpy(ids).to(next(model.parameters()).device, torch.int64)))
+        if model.config.text.is_trimmed:
+            return _unit(encode_texts(model, torch.from_numpy(ids)))
+        groups = torch.from_numpy(ids).to(device, torch.int64).split(_TEXTS_AT_ONCE)
+        return np.concatenate([_unit(model.encode_text(group)) for group in groups])
 
 
 def hash_weights(state_dict: Mapping[str, Tensor]) -> str:

@@ -63,9 +63,12 @@ class CLIP(nn.Module):
         context length.
         """
         text = self.config.text
-        x_ND = self._read_ends(ids_NL) if text.is_trimmed else self._read_whole(ids_NL)
+        return self.project_text(self._read_ends(ids_NL) if text.is_trimmed else self._read_whole(ids_NL))
+
+    def project_text(self, x_ND: Tensor) -> Tensor:
+        """What the text tower makes of the states that it reads, after all blocks: (N, D) -> (N, E)."""
         x_ND = self.ln_final(x_ND)
-        if text.projection == "none":
+        if self.config.text.projection == "none":
             return x_ND
         projection = self.text_projection
         return projection(x_ND) if isinstance(projection, nn.Linear) else x_ND @ projection

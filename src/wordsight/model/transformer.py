@@ -133,7 +133,7 @@ class Transformer(nn.Module):
     def initialise_scaled(self, generator: Generator) -> None:
         """The published text tower's deviations: narrower where blocks add to the residual, by their number."""
         into_residual = self.width**-0.5 * (2 * len(self.resblocks)) ** -0.5
-        for block in self._blocks():
+        for block in self.blocks():
             fill_normal(block.attn.in_proj_weight, self.width**-0.5, generator)
             fill_normal(block.attn.out_proj.weight, into_residual, generator)
             fill_normal(block.mlp.c_fc.weight, (2 * self.width) ** -0.5, generator)
@@ -141,7 +141,7 @@ class Transformer(nn.Module):
 
     def forward(self, x_NLD: Tensor) -> Tensor:
         """All tokens after all blocks, each seeing all: (N, L, D) -> (N, L, D)."""
-        for block in self._blocks():
+        for block in self.blocks():
             x_NLD = block(x_NLD)
         return x_NLD
 
@@ -155,7 +155,7 @@ class Transformer(nn.Module):
             is_causal: whether a token sees only those before it and itself.
             visible_NLL: bool, which tokens (last axis) each one sees, where that is neither all nor causal.
         """
-        *blocks, last = self._blocks()
+        *blocks, last = self.blocks()
         visible = None if visible_NLL is None else visible_NLL[:, None]
         for block in blocks:
             x_NLD = block(x_NLD, is_causal, visible)
@@ -167,5 +167,6 @@ class Transformer(nn.Module):
             seen_NL = None
         return last.read(x_NLD, position_N, seen_NL)
 
-    def _blocks(self) -> list[Block]:
+    def blocks(self) -> list[Block]:
+        """The blocks, first to last."""
         return cast(list[Block], list(self.resblocks))
