@@ -13,6 +13,7 @@ from PIL import Image
 
 from wordsight.errors import ConfigError, PictureError
 from wordsight.image import decode
+from wordsight.image.decode import _quick_jpeg
 
 PIXELS = np.random.default_rng(7).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 # Where the first stored row and column lie on an upright picture (EXIF 2.32, tag 0x0112), as array operations.
@@ -260,6 +261,30 @@ def test_another_kind_of_object_is_refused() -> None:
 def test_a_misspelt_policy_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'published'"):
         decode(PIXELS, "publishd")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2, None])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("size", [(64, 48), (61, 37), (1, 1)])
+def test_the_quick_way_gives_pillows_samples(subsampling: int | None, progressive: bool, size: tuple[int, int]) -> None:
+    pytest.importorskip("simplejpeg")
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    gray = subsampling is None
+    options = {} if gray else {"subsampling": subsampling}
+    content = encode(noise.convert("L") if gray else noise, "JPEG", quality=90, progressive=progressive, **options)
+    assert _quick_jpeg(content, Image.open(io.BytesIO(content))) is not None
+    assert np.array_equal(decode(content), np.array(Image.open(io.BytesIO(content)).convert("RGB")))
+
+
+def test_a_jpeg_that_was_cut_is_the_same_error_either_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    content = encode(noise, "JPEG")[:-200]
+    with pytest.raises(PictureError) as quick:
+        decode(content)
+    monkeypatch.setattr(sys.modules["wordsight.image.decode"], "simplejpeg", None)
+    with pytest.raises(PictureError) as plain:
+        decode(content)
+    assert str(quick.value) == str(plain.value)
 
 
 def test_pictures_load_no_torch() -> None:

@@ -75,6 +75,21 @@ def test_onnx_answers_as_the_model_does(name: str, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "out").iterdir()} == names | set(found_of(name).files)
 
 
+@pytest.mark.slow
+def test_onnx_beyond_two_gigabytes_lies_beside_its_graph(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    found = found_of("vit")
+    vocabulary_size = 9_000_000  # of width 64: 2.3 GB
+    embedding = torch.randn(vocabulary_size, 64, generator=torch.Generator().manual_seed(0)) / 50
+    text = msgspec.structs.replace(found.card.model.text, vocabulary_size=vocabulary_size)
+    card = msgspec.structs.replace(found.card, model=msgspec.structs.replace(found.card.model, text=text))
+    large = Found({**found.tensors, "token_embedding.weight": embedding}, card, found.files)
+    certificate = convert(large, tmp_path / "out", "onnx")
+    assert 0 < max(certificate.images, certificate.texts) < 1e-5
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "out").iterdir()}
+    assert sizes["text.onnx"] < 1e6 < 2**31 < sizes["text.onnx.data"]
+
+
 def test_half_precision_is_written_as_float32(tmp_path: Path) -> None:
     found = found_of("vit")
     half = Found({k: v.half() if v.is_floating_point() else v for k, v in found.tensors.items()}, found.card)

@@ -1,15 +1,14 @@
 """From records to shards: pictures are looked at once, keys made unique, and what does not pack is listed."""
 
 import io
-import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 from PIL import Image
 
+from wordsight.data.in_order import in_order
 from wordsight.data.manifest import Manifest
 from wordsight.data.sample import MAX_PICTURE_BYTES, BrokenSample, Sample, read_json
 from wordsight.data.shards import MAX_BYTES, MAX_SAMPLES, writing_shards
@@ -19,7 +18,6 @@ from wordsight.errors import DataError, PictureError
 from wordsight.image import decode
 
 _JPEG_QUALITY = 90
-_AHEAD_A_THREAD = 4
 _SHOWN_SKIPPED = 5
 
 
@@ -105,7 +103,7 @@ def pack(
     choice = _Choice(options)
     skipped: list[BrokenSample] = []
     with writing_shards(out, options.max_samples, options.max_bytes) as writer:
-        prepared = _in_order(lambda task: _prepare(*task, options.size_px), choice.keyed(source.records))
+        prepared = in_order(lambda task: _prepare(*task, options.size_px), choice.keyed(source.records))
         for number, result in enumerate(prepared, start=1):
             if isinstance(result, Sample):
                 writer.add(result)
@@ -196,22 +194,3 @@ def _shrink(image: Image.Image, size_px: int) -> bytes:
     file = io.BytesIO()
     image.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=_JPEG_QUALITY)
     return file.getvalue()
-
-
-def _in_order(
-    work: Callable[[tuple[str, Record]], Sample | BrokenSample], tasks: Iterable[tuple[str, Record]]
-) -> Iterator[Sample | BrokenSample]:
-    """Results in the order of the tasks, worked at by a thread a core, a bounded number ahead."""
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[Sample | BrokenSample]] = deque()
-        try:
-            for task in tasks:
-                waiting.append(pool.submit(work, task))
-                if len(waiting) > threads * _AHEAD_A_THREAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()

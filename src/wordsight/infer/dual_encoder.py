@@ -12,11 +12,11 @@ from typing import TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from wordsight.errors import ConfigError, DataError, nearest
+from wordsight.errors import ConfigError, DataError, PictureError, nearest
 from wordsight.image import PictureSource, Policy, decode, normalise, to_square
-from wordsight.infer.encode import encode_ids, encode_squares, hash_weights
+from wordsight.infer.encode import encode_ids, hash_weights
 from wordsight.infer.fingerprint import Fingerprint
-from wordsight.infer.pictures import as_pictures
+from wordsight.infer.pictures import as_pictures, embed_each
 from wordsight.model import CLIP
 from wordsight.text import TextTokenizer, build_tokenizer
 from wordsight.weights import Card
@@ -25,7 +25,6 @@ from wordsight.weights.own import save_folder
 T = TypeVar("T")
 Vectors = NDArray[np.float32]
 
-_PICTURES_AT_ONCE = 64
 _TEXTS_AT_ONCE = 8192  # tokenised together; texts that begin alike share work among these
 
 
@@ -68,11 +67,11 @@ class DualEncoder:
             PictureError: a picture cannot be read.
             WeightsError: the model's answer is not finite.
         """
-        squares = (self._square(source, number) for number, source in enumerate(as_pictures(sources)))
-        rows = [
-            encode_squares(self.model, np.stack(group), self.card.preprocessing)
-            for group in _groups(squares, _PICTURES_AT_ONCE)
-        ]
+        rows = []
+        for embedded in embed_each(self, as_pictures(sources)):
+            if embedded.vector is None:
+                raise PictureError(embedded.error)
+            rows.append(embedded.vector[None])
         return self._joined(rows)
 
     def embed_texts(self, texts: str | Sequence[str]) -> Vectors:
@@ -128,7 +127,8 @@ class DualEncoder:
         Raises:
             PictureError: it cannot be read.
         """
-        return normalise(self._square(source), self.card.preprocessing)
+        image = decode(source, self.policy, name=None if isinstance(source, str | Path) else "picture 0")
+        return normalise(to_square(image, self.card.preprocessing), self.card.preprocessing)
 
     def save(self, folder: str | Path) -> None:
         """Write weights and card as a folder that `wordsight.load` opens; it appears whole.
@@ -164,10 +164,6 @@ class DualEncoder:
             policy=self.policy,
             precision=str(next(self.model.parameters()).dtype).removeprefix("torch."),
         )
-
-    def _square(self, source: PictureSource, number: int = 0) -> NDArray[np.uint8]:
-        name = None if isinstance(source, str | Path) else f"picture {number}"
-        return to_square(decode(source, self.policy, name=name), self.card.preprocessing)
 
     def _joined(self, rows: list[Vectors]) -> Vectors:
         return np.concatenate(rows) if rows else np.empty((0, self.card.model.embed_dim), np.float32)

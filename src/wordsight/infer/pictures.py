@@ -5,12 +5,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from wordsight.data.in_order import in_order
 from wordsight.data.sample import PICTURE_SUFFIXES
 from wordsight.errors import DataError, PictureError
 from wordsight.image import PictureSource, decode, to_square
@@ -71,20 +72,36 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def embed_each(clip: "DualEncoder", sources: Iterable[PictureSource]) -> Iterator[Embedded]:
-    """Embed pictures one after the other, in order; a broken one is given its reason and does not stop the others.
+    """Embed pictures, in order; a broken one is given its reason and does not stop the others.
 
-    Only as many as are encoded at once are held.
+    While a group is encoded, the next is read and decoded by as many threads as there are processors. Two groups are
+    held, whatever the number of pictures.
     """
-    remaining = iter(sources)
-    while group := list(islice(remaining, _AT_ONCE)):
-        squares: list[NDArray[np.uint8]] = []
-        reasons = []
-        for source in group:
-            try:
-                squares.append(to_square(decode(source, clip.policy), clip.card.preprocessing))
-                reasons.append("")
-            except PictureError as error:
-                reasons.append(str(error))
-        vectors = iter(clip.embed_images(squares))  # a picture of the model's size passes unchanged
-        for source, reason in zip(group, reasons, strict=True):
-            yield Embedded(source, None, reason) if reason else Embedded(source, next(vectors))
+    prepared = in_order(lambda item: _prepare(clip, *item), enumerate(sources), ahead=_AT_ONCE)
+    while group := list(islice(prepared, _AT_ONCE)):
+        yield from _encode(clip, group)
+
+
+class _Prepared(NamedTuple):
+    """A picture as the model's square, (S, S, 3) uint8; or None, and the reason."""
+
+    source: PictureSource
+    square: NDArray[np.uint8] | None
+    error: str = ""
+
+
+def _prepare(clip: "DualEncoder", number: int, source: PictureSource) -> _Prepared:
+    name = None if isinstance(source, str | Path) else f"picture {number}"
+    try:
+        return _Prepared(source, to_square(decode(source, clip.policy, name=name), clip.card.preprocessing))
+    except PictureError as error:
+        return _Prepared(source, None, str(error))
+
+
+def _encode(clip: "DualEncoder", prepared: Sequence[_Prepared]) -> Iterator[Embedded]:
+    from wordsight.infer.encode import encode_squares  # torch comes late (design rule 9)
+
+    squares = [one.square for one in prepared if one.square is not None]
+    vectors = iter(encode_squares(clip.model, np.stack(squares), clip.card.preprocessing) if squares else ())
+    for one in prepared:
+        yield Embedded(one.source, None if one.square is None else next(vectors), one.error)
