@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from wordsight.data import loader as module
-from wordsight.data.loader import Batch, BatchPlan, Loader, draw_text
+from wordsight.data.loader import Batch, BatchPlan, Loader, draw_text, drop_words
 from wordsight.data.mixture import Mixture, MixtureSource, Walk
 from wordsight.data.order import Purpose, draws, stream_of
 from wordsight.data.reader import open_shards
@@ -181,6 +181,27 @@ def test_templates_hold_captions_too() -> None:
     sample = Sample(key="a", picture=b"", captions=("two dogs",), names=())
     drawn = {draw_text(sample, ("{}", "a picture of {}"), draws(0, 0, 0, place)) for place in range(20)}
     assert drawn == {("two dogs", "two dogs"), ("two dogs", "a picture of two dogs")}
+
+
+def test_words_are_dropped_with_their_probability_and_one_stays() -> None:
+    words = [f"w{number}" for number in range(20)]
+    kept = [drop_words(" ".join(words), 0.3, draws(0, 0, 0, place)).split() for place in range(500)]
+    assert all(list(dict.fromkeys(one)) == sorted(one, key=words.index) for one in kept)
+    assert abs(np.mean([len(one) for one in kept]) / 20 - 0.7) < 4 * (0.3 * 0.7 / (20 * 500)) ** 0.5
+    assert {drop_words("two dogs", 0.99, draws(0, 0, 0, place)) for place in range(50)} == {"two", "dogs"}
+    assert drop_words("  as  it is ", 0.0, draws(0, 0, 0, 0)) == "  as  it is "
+    assert drop_words("", 0.5, draws(0, 0, 0, 0)) == ""
+
+
+def test_a_source_drops_words_of_its_own_texts_alone_and_knows_the_whole_ones(mixture: Mixture) -> None:
+    dropping = Mixture([msgspec.structs.replace(mixture.sources[0], word_dropout=0.9), *mixture.sources[1:]])
+    assert dropping.fingerprint != mixture.fingerprint
+    (plain,), (batch,) = take(mixture, 1), take(dropping, 1)
+    assert batch.texts[8:] == plain.texts[8:]
+    assert sum(len(text.split()) for text in batch.texts[:8]) < sum(len(text.split()) for text in plain.texts[:8])
+    assert torch.equal(batch.text_numbers, plain.text_numbers)
+    assert torch.equal(batch.pixels, plain.pixels)
+    assert torch.equal(batch.own_ids, plain.own_ids)
 
 
 def test_the_size_may_grow_with_the_steps(mixture: Mixture) -> None:

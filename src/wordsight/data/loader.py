@@ -199,6 +199,7 @@ class _Maker:
     def _place_of(self, source: int, sample: Sample, epoch: int, place: int) -> _Place:
         generator = draws(self._plan.seed, stream_of(Purpose.TEXT, source), epoch, place)
         bare, text = draw_text(sample, self._sources[source].templates, generator)
+        text = drop_words(text, self._sources[source].word_dropout, generator)
         own_texts = sample.captions or sample.names
         return _Place(sample.key, text, text_number(bare), own_texts, is_label=not sample.captions)
 
@@ -360,6 +361,16 @@ def draw_text(sample: Sample, templates: Sequence[str], generator: np.random.Gen
     if not templates:
         return text, text
     return text, templates[int(generator.integers(len(templates)))].replace(NAME_PLACE, text)
+
+
+def drop_words(text: str, probability: float, generator: np.random.Generator) -> str:
+    """A text without some of its words, but for one at least: an augmentation where captions are few and seen often."""
+    words = text.split()
+    if not probability or not words:
+        return text
+    drawn = generator.random(len(words))
+    kept = [word for word, number in zip(words, drawn, strict=True) if number >= probability]
+    return " ".join(kept or [words[int(drawn.argmax())]])
 
 
 def text_number(text: str) -> int:

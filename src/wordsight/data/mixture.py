@@ -10,9 +10,11 @@ import functools
 import hashlib
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from wordsight.config import Config
@@ -32,12 +34,14 @@ class SourceConfig(Config, frozen=True):
         weight: its share of the batch is weight over the sum of weights.
         templates: of texts, each with one `{}` for the caption or the label's name; empty for the bare text.
         augmentation: how crops of its pictures are drawn; where it does not say, as the recipe does.
+        word_dropout: with which probability each word of a text is left out; at least one stays.
     """
 
     shards: str | tuple[str, ...]
     weight: float = 1.0
     templates: tuple[str, ...] = ()
     augmentation: Augmentation | None = None
+    word_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight > 0):
@@ -48,12 +52,13 @@ class SourceConfig(Config, frozen=True):
 
 
 class MixtureSource(msgspec.Struct, frozen=True):
-    """A source that is open: its samples, weight, templates and augmentation; see `SourceConfig`."""
+    """A source that is open, and what of its `SourceConfig` decides what is seen of it."""
 
     shards: ShardSet
     weight: float = 1.0
     templates: tuple[str, ...] = ()
     augmentation: Augmentation | None = None
+    word_dropout: float = 0.0
 
 
 class Mixture:
@@ -70,8 +75,8 @@ class Mixture:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the sources' data, weights, templates and augmentation."""
-        parts = [(s.shards.fingerprint, s.weight, s.templates, s.augmentation) for s in self.sources]
+        """SHA-256 over the sources' data and all that is said of them."""
+        parts = [(s.shards.fingerprint, s.weight, s.templates, s.augmentation, s.word_dropout) for s in self.sources]
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
     def places(self, batch_size: int) -> tuple[int, ...]:

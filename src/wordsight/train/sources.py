@@ -50,7 +50,10 @@ def open_sources(recipe: Recipe, data: Sequence[str | Path]) -> Mixture:
         opened = [open_shards(str(place)) for place in data]
         return Mixture([MixtureSource(shards, float(len(shards))) for shards in opened])
     return Mixture(
-        [MixtureSource(find_shards(s.shards, data), s.weight, s.templates, s.augmentation) for s in recipe.sources],
+        [
+            MixtureSource(find_shards(s.shards, data), s.weight, s.templates, s.augmentation, s.word_dropout)
+            for s in recipe.sources
+        ],
     )
 
 
