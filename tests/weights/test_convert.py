@@ -71,7 +71,7 @@ def test_onnx_answers_as_the_model_does(name: str, tmp_path: Path) -> None:
     certificate = convert(found_of(name), tmp_path / "out", "onnx")
     assert certificate.holds
     assert 0 < max(certificate.images, certificate.texts) < 1e-5
-    names = {"image.onnx", "text.onnx", "wordsight.json", "certificate.json"}
+    names = {"image.onnx", "text.onnx", "wordsight.json", "exported.json", "certificate.json"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names | set(found_of(name).files)
 
 

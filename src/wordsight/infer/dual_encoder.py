@@ -7,23 +7,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wordsight.errors import ConfigError, DataError, PictureError, nearest
-from wordsight.image import PictureSource, Policy, decode, normalise, to_square
-from wordsight.infer.encode import encode_ids, hash_weights
+from wordsight.image import PictureSource, Policy, Preprocessing, decode, normalise, to_square
 from wordsight.infer.fingerprint import Fingerprint
 from wordsight.infer.pictures import as_pictures, embed_each
-from wordsight.model import CLIP
+from wordsight.infer.runtime import Runtime, Vectors
 from wordsight.text import TextTokenizer, build_tokenizer
 from wordsight.weights import Card
-from wordsight.weights.own import save_folder
+
+if TYPE_CHECKING:
+    from wordsight.model import CLIP
 
 T = TypeVar("T")
-Vectors = NDArray[np.float32]
 
 _TEXTS_AT_ONCE = 8192  # tokenised together; texts that begin alike share work among these
 
@@ -32,7 +32,8 @@ class DualEncoder:
     """Pictures and texts to unit vectors in one space.
 
     Args:
-        model: used where it is (device, precision), not copied; its mode of training or evaluation is left alone.
+        model: used where it is (device, precision), not copied; its mode of training or evaluation is left alone. Or
+            another runtime.
         card: of the model.
         policy: how files are looked at: `viewer`, as a person sees them, or `published`.
         files: the tokenizer's, by name, where it is not the published one.
@@ -42,12 +43,12 @@ class DualEncoder:
     """
 
     def __init__(
-        self, model: CLIP, card: Card, policy: Policy = "viewer", files: Mapping[str, bytes] | None = None
+        self, model: "CLIP | Runtime", card: Card, policy: Policy = "viewer", files: Mapping[str, bytes] | None = None
     ) -> None:
         if policy not in get_args(Policy):
             known = get_args(Policy)
             raise ConfigError(f"picture policy {policy!r}: expected {' or '.join(known)}{nearest(policy, known)}")
-        self.model = model
+        self.runtime = model if isinstance(model, Runtime) else _on_torch(model, card.preprocessing)
         self.card = card
         self.policy = policy
         self.files = dict(files or {})
@@ -89,7 +90,7 @@ class DualEncoder:
         """
         given = [texts] if isinstance(texts, str) else texts
         groups = _groups(given, _TEXTS_AT_ONCE)
-        return self._joined([encode_ids(self.model, self.tokenize(group)) for group in groups])
+        return self._joined([self.runtime.encode_ids(self.tokenize(group)) for group in groups])
 
     def similarity(self, images: Vectors, texts: Vectors) -> Vectors:
         """Cosines of vectors, which need not have unit length.
@@ -136,12 +137,29 @@ class DualEncoder:
         Raises:
             OutputError: the place cannot be written, or holds files that are not a model's.
         """
+        from wordsight.weights.own import save_folder
+
         save_folder(folder, self.model.state_dict(), self.card, self.files)
+
+    @property
+    def model(self) -> "CLIP":
+        """The model on torch.
+
+        Raises:
+            ConfigError: it runs on another runtime.
+        """
+        model: CLIP | None = getattr(self.runtime, "model", None)
+        if model is None:
+            raise ConfigError(
+                f"{self.card.name}: runs on {self.runtime.name}, where its weights cannot be read; "
+                "load the model from which it was exported"
+            )
+        return model
 
     @property
     def scale(self) -> float:
         """What cosines are multiplied by: the inverse of the temperature."""
-        return self.model.scale.item()
+        return self.runtime.scale
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
@@ -151,22 +169,28 @@ class DualEncoder:
     @property
     def bias(self) -> float:
         """What is added to scaled cosines: SigLIP learns it, the others have none (0)."""
-        return self.model.logit_bias.item() if self.card.model.logit_bias else 0.0
+        return self.runtime.bias
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """What decides the value of this encoder's vectors, taken when it is first asked for."""
         return Fingerprint(
-            weights=hash_weights(self.model.state_dict()),
+            weights=self.runtime.weights_hash,
             model=self.card.model,
             tokenizer=self.card.tokenizer,
             preprocessing=self.card.preprocessing,
             policy=self.policy,
-            precision=str(next(self.model.parameters()).dtype).removeprefix("torch."),
+            precision=self.runtime.precision,
         )
 
     def _joined(self, rows: list[Vectors]) -> Vectors:
         return np.concatenate(rows) if rows else np.empty((0, self.card.model.embed_dim), np.float32)
+
+
+def _on_torch(model: "CLIP", preprocessing: Preprocessing) -> Runtime:
+    from wordsight.infer.on_torch import TorchRuntime  # torch comes late (design rule 9)
+
+    return TorchRuntime(model, preprocessing)
 
 
 def _groups(items: Iterable[T], size: int) -> Iterator[list[T]]:

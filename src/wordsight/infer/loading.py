@@ -1,17 +1,20 @@
 """A name or a place becomes a dual encoder."""
 
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from wordsight.errors import ConfigError, WeightsError, nearest
 from wordsight.files import newest_whole
 from wordsight.infer.dual_encoder import DualEncoder
 from wordsight.weights.download import Progress
-from wordsight.weights.found import Found
+from wordsight.weights.exported import is_exported, read_exported
 from wordsight.weights.published import is_published, published_card, published_cards
-from wordsight.weights.reading import described, describes_model, read, stated_architecture
 from wordsight.weights.resolve import HUB_PREFIX, resolve
+
+if TYPE_CHECKING:
+    import torch
+
+    from wordsight.weights.found import Found
 
 _BEST_NAME = "best"
 _RUN_FILES = ("metrics.jsonl", "recipe.toml")
@@ -19,7 +22,7 @@ _RUN_FILES = ("metrics.jsonl", "recipe.toml")
 
 def load(
     name_or_path: str | Path,
-    device: str | torch.device | None = None,
+    device: "str | torch.device | None" = None,
     architecture: str | None = None,
     averaged: bool | None = None,
     mirror: str | None = None,
@@ -40,9 +43,22 @@ def load(
         WeightsError: there is no such model, or its files are broken.
         ConfigError: there is no such device.
     """
+    place = newest_whole(Path(name_or_path))
+    if is_exported(place):
+        return _load_exported(place, device)
     where = _device(device)
     found = find(name_or_path, architecture, averaged, mirror, progress)
     return DualEncoder(found.build(str(name_or_path)).to(where), found.card, files=found.files)
+
+
+def _load_exported(folder: Path, device: "str | torch.device | None") -> DualEncoder:
+    """A folder of ONNX graphs; torch is not imported."""
+    from wordsight.infer.on_onnx import OnnxRuntime
+
+    if device is not None and str(device) != "cpu":
+        raise ConfigError(f"device {str(device)!r}: {folder} was exported to ONNX, which runs here on 'cpu' alone")
+    content = read_exported(folder)
+    return DualEncoder(OnnxRuntime(folder, content), content.card, files=content.files)
 
 
 def find(
@@ -51,8 +67,10 @@ def find(
     averaged: bool | None = None,
     mirror: str | None = None,
     progress: Progress | None = None,
-) -> Found:
+) -> "Found":
     """The parts of a model, not built; arguments and errors as `load`."""
+    from wordsight.weights.reading import described, read, stated_architecture
+
     name = str(name_or_path)
     path = newest_whole(Path(name_or_path))
     if path.exists():
@@ -71,6 +89,8 @@ def find(
 
 def _place_of_model(path: Path) -> Path:
     """A path itself, or the best model of a training run, whose checkpoint is no model."""
+    from wordsight.weights.reading import describes_model
+
     if path.is_file() or describes_model(path):
         return path
     best = newest_whole(path / _BEST_NAME)
@@ -87,7 +107,9 @@ def _nearest(path: Path) -> str:
     return nearest(str(path), published_cards()) or nearest(path.name, beside)
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def _device(device: "str | torch.device | None") -> "torch.device":
+    import torch
+
     if device is None:
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return accelerator or torch.device("cpu")

@@ -99,9 +99,7 @@ def _prepare(clip: "DualEncoder", number: int, source: PictureSource) -> _Prepar
 
 
 def _encode(clip: "DualEncoder", prepared: Sequence[_Prepared]) -> Iterator[Embedded]:
-    from wordsight.infer.encode import encode_squares  # torch comes late (design rule 9)
-
     squares = [one.square for one in prepared if one.square is not None]
-    vectors = iter(encode_squares(clip.model, np.stack(squares), clip.card.preprocessing) if squares else ())
+    vectors = iter(clip.runtime.encode_squares(np.stack(squares)) if squares else ())
     for one in prepared:
         yield Embedded(one.source, None if one.square is None else next(vectors), one.error)

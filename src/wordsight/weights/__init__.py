@@ -11,6 +11,7 @@ reading.py         any file or folder -> Found: read this first
 layouts.py         our names of tensors <-> those of other projects
 archives.py        files of torch as data, by zip_directory.py and pickled.py; nothing in them is run
 tensors.py         safetensors, one file or several
+exported.py        a folder of ONNX graphs, as far as it can be read without torch
 convert.py         a model in another format: onnx.py, tokenizer_settings.py; its proof: certificate.py, probes.py
 published.py       published weights: cards/*.toml; fetched by resolve.py, download.py, hub.py, digests.py
 """

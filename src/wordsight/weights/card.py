@@ -4,19 +4,24 @@ Architecture and preprocessing that lie apart, joined by a name, can contradict 
 refused when the card is made. No torch is needed to read a card.
 """
 
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from wordsight.config import Config
-from wordsight.errors import ConfigError
+from wordsight.config import Config, decode
+from wordsight.errors import ConfigError, WeightsError
 from wordsight.image import Preprocessing
 from wordsight.model import ModelConfig
 from wordsight.text import TokenizerConfig
 
-__all__ = ["Card", "TokenizerConfig"]
+__all__ = ["CARD_NAME", "Card", "TokenizerConfig", "read_card", "read_tokenizer"]
+
+CARD_NAME = "wordsight.json"
 
 _CLIP_VOCABULARY_SIZE = 49408
+_MAX_CARD_BYTES = 1 << 24
+_MAX_TOKENIZER_BYTES = 1 << 27
 
 
 class Card(Config, frozen=True):
@@ -70,3 +75,43 @@ class Card(Config, frozen=True):
                 f"preprocessing.size_px {self.preprocessing.size_px} contradicts "
                 f"model.image.image_size_px {size_px}; make them equal"
             )
+
+
+def read_card(path: Path) -> Card:
+    """The card in a JSON file; no torch is used.
+
+    Raises:
+        WeightsError: missing, too large, not JSON, not a card, or it contradicts itself.
+    """
+    try:
+        if path.stat().st_size > _MAX_CARD_BYTES:
+            raise WeightsError(f"{path}: larger than {_MAX_CARD_BYTES} bytes, not a card; fetch the folder again")
+        return decode(msgspec.json.decode(path.read_bytes()), Card, str(path))
+    except FileNotFoundError as error:
+        raise WeightsError(
+            f"{path}: no such file; weights without their card cannot be understood: "
+            f"put the {CARD_NAME} that was saved with them beside them"
+        ) from error
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}; check the folder") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise WeightsError(f"{path}: not JSON: {error}; fetch the folder again") from error
+    except ConfigError as error:
+        raise WeightsError(str(error)) from error
+
+
+def read_tokenizer(folder: Path, card: Card) -> dict[str, bytes]:
+    """The tokenizer's file that a card names, by its name; empty where it names none.
+
+    Raises:
+        WeightsError: missing, or too large.
+    """
+    name = card.tokenizer.file
+    if not name:
+        return {}
+    try:
+        if (folder / name).stat().st_size > _MAX_TOKENIZER_BYTES:
+            raise WeightsError(f"{folder / name}: larger than {_MAX_TOKENIZER_BYTES} bytes, no tokenizer")
+        return {name: (folder / name).read_bytes()}
+    except OSError as error:
+        raise WeightsError(f"{folder / name}: the card wants this tokenizer: {error.strerror or error}") from error

@@ -24,9 +24,10 @@ from wordsight.config import differing_keys, plain
 from wordsight.errors import OutputError, WeightsError, nearest
 from wordsight.files import folder_whole, write_whole
 from wordsight.model import CLIP
-from wordsight.weights.card import Card
+from wordsight.weights.card import CARD_NAME, Card, read_card, read_tokenizer
 from wordsight.weights.certificate import NAME as CERTIFICATE_NAME
 from wordsight.weights.certificate import Certificate, compare
+from wordsight.weights.exported import EXPORTED_NAME, Exported
 from wordsight.weights.found import Found
 from wordsight.weights.hugging_face import CONFIG_NAME as HUGGING_FACE_NAME
 from wordsight.weights.hugging_face import PREPROCESSOR_NAMES, hugging_face_files_of, read_hugging_face
@@ -36,7 +37,7 @@ from wordsight.weights.open_clip import CONFIG_NAME as OPEN_CLIP_NAME
 from wordsight.weights.open_clip import WEIGHTS_NAMES as OPEN_CLIP_WEIGHTS
 from wordsight.weights.open_clip import layout_for_writing, open_clip_config_of, read_open_clip
 from wordsight.weights.openai import METADATA, read_openai
-from wordsight.weights.own import CARD_NAME, read_card, read_own, read_tokenizer, save_folder
+from wordsight.weights.own import hash_weights, read_own, save_folder
 from wordsight.weights.tokenizer_settings import tokenizer_settings
 
 Target = Literal["openai", "open_clip", "hf", "onnx", "wordsight"]
@@ -162,6 +163,8 @@ def _write_onnx(found: Found, model: CLIP, folder: Path) -> Certificate:
     from wordsight.weights.onnx import greatest_differences, write_graphs
 
     write_graphs(model, folder)
+    exported = Exported(scale=model.scale.item(), bias=_bias(model), weights=hash_weights(model.state_dict()))
+    _write_json(folder / EXPORTED_NAME, plain(exported))
     write_whole(folder / CARD_NAME, msgspec.json.format(msgspec.json.encode(found.card), indent=2) + b"\n")
     for name, content in found.files.items():
         write_whole(folder / name, content)
@@ -169,6 +172,10 @@ def _write_onnx(found: Found, model: CLIP, folder: Path) -> Certificate:
     again = Found(found.tensors, card, read_tokenizer(folder, card))
     images, texts = greatest_differences(model, folder)
     return msgspec.structs.replace(compare("onnx", found, model, again, model), images=images, texts=texts)
+
+
+def _bias(model: CLIP) -> float:
+    return model.logit_bias.item() if model.config.logit_bias else 0.0
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -21,10 +21,8 @@ from torch.nn import functional as F
 
 from wordsight.errors import MissingExtraError
 from wordsight.model import CLIP
+from wordsight.weights.exported import IMAGE_NAME, TEXT_NAME
 from wordsight.weights.probes import probe_ids, probe_pixels
-
-IMAGE_NAME = "image.onnx"
-TEXT_NAME = "text.onnx"
 
 BATCHES = (1, 2, 7)
 """Numbers of pictures and texts at which a written graph is compared with its model."""

@@ -4,29 +4,26 @@ Folders come from strangers: the card is read first and bounded, the file's name
 what the card describes, and nothing in either is executed.
 """
 
+import hashlib
 import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from wordsight.config import decode
-from wordsight.errors import ConfigError, OutputError, WeightsError
+from wordsight.errors import OutputError, WeightsError
 from wordsight.files import folder_whole, sha256_file, write_whole
-from wordsight.weights.card import Card
+from wordsight.weights.card import CARD_NAME, Card, read_card, read_tokenizer
 from wordsight.weights.found import Found
 from wordsight.weights.tensors import read_safetensors
 
 WEIGHTS_NAME = "model.safetensors"
-CARD_NAME = "wordsight.json"
 CERTIFICATE_NAME = "certificate.json"
-
-_MAX_CARD_BYTES = 1 << 24
-_MAX_TOKENIZER_BYTES = 1 << 27
 
 
 def save_folder(
@@ -73,27 +70,14 @@ def read_own(folder: str | Path) -> Found:
     return Found(_read_tensors(folder / WEIGHTS_NAME), card, read_tokenizer(folder, card))
 
 
-def read_card(path: Path) -> Card:
-    """The card in a JSON file; no torch is used.
-
-    Raises:
-        WeightsError: missing, too large, not JSON, not a card, or it contradicts itself.
-    """
-    try:
-        if path.stat().st_size > _MAX_CARD_BYTES:
-            raise WeightsError(f"{path}: larger than {_MAX_CARD_BYTES} bytes, not a card; fetch the folder again")
-        return decode(msgspec.json.decode(path.read_bytes()), Card, str(path))
-    except FileNotFoundError as error:
-        raise WeightsError(
-            f"{path}: no such file; weights without their card cannot be understood: "
-            f"put the {CARD_NAME} that was saved with them beside them"
-        ) from error
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}; check the folder") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise WeightsError(f"{path}: not JSON: {error}; fetch the folder again") from error
-    except ConfigError as error:
-        raise WeightsError(str(error)) from error
+def hash_weights(state_dict: Mapping[str, Tensor]) -> str:
+    """SHA-256, hexadecimal, of the names, types, shapes and values of tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(state_dict):
+        tensor = state_dict[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _refuse_to_replace(folder: Path) -> None:
@@ -111,23 +95,6 @@ def _refuse_to_replace(folder: Path) -> None:
 def _sync(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-
-
-def read_tokenizer(folder: Path, card: Card) -> dict[str, bytes]:
-    """The tokenizer's file that a card names, by its name; empty where it names none.
-
-    Raises:
-        WeightsError: missing, or too large.
-    """
-    name = card.tokenizer.file
-    if not name:
-        return {}
-    try:
-        if (folder / name).stat().st_size > _MAX_TOKENIZER_BYTES:
-            raise WeightsError(f"{folder / name}: larger than {_MAX_TOKENIZER_BYTES} bytes, no tokenizer")
-        return {name: (folder / name).read_bytes()}
-    except OSError as error:
-        raise WeightsError(f"{folder / name}: the card wants this tokenizer: {error.strerror or error}") from error
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ import msgspec
 
 from wordsight.errors import WeightsError
 from wordsight.weights.archives import is_archive
+from wordsight.weights.card import CARD_NAME
 from wordsight.weights.checkpoints import read_checkpoint
 from wordsight.weights.found import Found
 from wordsight.weights.hugging_face import CONFIG_NAME as HUGGING_FACE_NAME
@@ -21,7 +22,7 @@ from wordsight.weights.hugging_face import read_hugging_face
 from wordsight.weights.open_clip import CONFIG_NAME as OPEN_CLIP_NAME
 from wordsight.weights.open_clip import read_open_clip
 from wordsight.weights.openai import is_openai, read_openai
-from wordsight.weights.own import CARD_NAME, read_own
+from wordsight.weights.own import read_own
 from wordsight.weights.published import PublishedCard
 from wordsight.weights.resolve import card_of_file
 

@@ -1,0 +1,59 @@
+"""What computes vectors: two functions from pixels and ids, behind which torch or another runtime may lie.
+
+A `DualEncoder` is given one. `TorchRuntime` (`on_torch.py`) is the default; `OnnxRuntime` (`on_onnx.py`) runs a model
+that was exported, without torch.
+"""
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]
+
+
+@runtime_checkable
+class Runtime(Protocol):
+    """Pixels and ids to unit vectors. A vector does not depend on the others that are asked for with it.
+
+    Attributes:
+        name: as `--runtime` has it.
+        precision: of the computation, such as `float32`.
+        scale: what multiplies a cosine.
+        bias: what is added to it.
+        weights_hash: SHA-256 of the weights.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def precision(self) -> str: ...  # noqa: D102
+    @property
+    def scale(self) -> float: ...  # noqa: D102
+    @property
+    def bias(self) -> float: ...  # noqa: D102
+    @property
+    def weights_hash(self) -> str: ...  # noqa: D102
+
+    def encode_squares(self, squares: NDArray[np.uint8]) -> Vectors:
+        """Pictures of the model's size, (N, S, S, 3) uint8 -> (N, E) float32, unit length.
+
+        Raises:
+            WeightsError: the model answers with numbers that are not finite.
+        """
+
+    def encode_ids(self, ids: NDArray[np.int32]) -> Vectors:
+        """Texts as the model's tokenizer gives them, (M, L) int32 -> (M, E) float32, unit length; errors as above."""
+
+
+def require_finite(vectors: Vectors) -> Vectors:
+    """The vectors themselves.
+
+    Raises:
+        WeightsError: some are not finite.
+    """
+    from wordsight.errors import WeightsError
+
+    if not np.isfinite(vectors).all():
+        raise WeightsError("the model's embeddings are not finite numbers; its weights are damaged or diverged")
+    return vectors

@@ -1,0 +1,68 @@
+"""A folder that was exported to ONNX, as far as it can be read without torch: card, tokenizer, and the learnt scale."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from wordsight.config import Config, decode
+from wordsight.errors import ConfigError, WeightsError
+from wordsight.weights.card import CARD_NAME, Card, read_card, read_tokenizer
+
+EXPORTED_NAME = "exported.json"
+IMAGE_NAME = "image.onnx"
+TEXT_NAME = "text.onnx"
+
+_MAX_BYTES = 1 << 20
+
+
+class Exported(Config, frozen=True):
+    """What a model knows beside its two graphs.
+
+    Attributes:
+        scale: what multiplies the cosine.
+        bias: what is added to it.
+        weights: SHA-256 of the weights from which the graphs were made, as a fingerprint has it.
+    """
+
+    scale: float
+    bias: float
+    weights: str
+
+
+class ExportedFolder(NamedTuple):
+    """Everything but the graphs."""
+
+    card: Card
+    exported: Exported
+    files: Mapping[str, bytes]
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder holds a model as `wordsight convert --to onnx` writes it."""
+    return (folder / EXPORTED_NAME).is_file()
+
+
+def read_exported(folder: Path) -> ExportedFolder:
+    """Read the card, the tokenizer's files and what stands beside the graphs.
+
+    Raises:
+        WeightsError: a file is missing or broken.
+    """
+    card = read_card(folder / CARD_NAME)
+    for name in (IMAGE_NAME, TEXT_NAME):
+        if not (folder / name).is_file():
+            raise WeightsError(f"{folder / name}: no such file; export the model again")
+    path = folder / EXPORTED_NAME
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise WeightsError(f"{path}: larger than {_MAX_BYTES} bytes; export the model again")
+        exported = decode(msgspec.json.decode(path.read_bytes()), Exported, str(path))
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}; check the folder") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise WeightsError(f"{path}: not JSON: {error}; export the model again") from error
+    except ConfigError as error:
+        raise WeightsError(str(error)) from error
+    return ExportedFolder(card, exported, read_tokenizer(folder, card))
