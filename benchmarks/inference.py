@@ -2,29 +2,32 @@
 
     OMP_WAIT_POLICY=PASSIVE python -m benchmarks.inference [--only texts,classifier] [--json FILE]
 
-Peers: open_clip's CLIP and transformers' CLIPModel (sdpa). All sides have the same weights and the same inputs, and what
-they answer is compared before anything is timed.
+Peers: open_clip, transformers (sdpa), and a bare ONNX Runtime session of our own export. All sides have
+the same weights and inputs, and what they answer is compared before anything is timed.
 """
 
-import resource
+import io
 import statistics
-import subprocess
-import sys
+import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from benchmarks.table import Row, finish, parser
+from numpy.typing import NDArray
+from PIL import Image
 from tests.parity.peers import open_clip, transformers
 
 import wordsight as ws
-from wordsight.image import Preprocessing
+from wordsight.image import Preprocessing, normalise, preprocess
 from wordsight.infer.prefix_tree import encode_texts
-from wordsight.model import PUBLISHED, CLIP, build
+from wordsight.model import PUBLISHED, build
 from wordsight.text import tokenize
 from wordsight.weights import Card, TokenizerConfig
 from wordsight.weights.convert import convert
@@ -33,6 +36,8 @@ from wordsight.weights.found import Found
 THREADS = 2
 ROUNDS = 9
 NAME = "ViT-B-32"
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+LABELS, SAMPLE = 1000, 20
 
 Side = Callable[[], Any]
 
@@ -44,50 +49,102 @@ def race(sides: dict[str, Side], rounds: int = ROUNDS) -> dict[str, float]:
     for side in sides.values():
         side()
     for number in range(rounds):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
             begin = time.perf_counter()
             sides[name]()
             seconds[name].append(time.perf_counter() - begin)
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
+@dataclass
+class Sides:
+    """The same weights everywhere; a side is made when it is first asked for."""
+
+    clip: ws.DualEncoder
+    work: Path
+
+    @cached_property
+    def open_clip(self) -> Any:
+        peer = open_clip().create_model(f"{NAME}-quickgelu", pretrained=None)
+        peer.load_state_dict(self.clip.model.state_dict())
+        return peer.eval()
+
+    @cached_property
+    def transformers(self) -> Any:
+        folder = self._converted("hf")
+        return transformers().CLIPModel.from_pretrained(folder, attn_implementation="sdpa").eval()
+
+    @cached_property
+    def onnx(self) -> ws.DualEncoder:
+        return ws.load(self._converted("onnx"))
+
+    @cached_property
+    def session(self) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = THREADS
+        path = self._converted("onnx") / "image.onnx"
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def _converted(self, target: str) -> Path:
+        folder = self.work / target
+        if not folder.exists():
+            convert(Found(self.clip.model.state_dict(), self.clip.card, {}), folder, target)
+        return folder
+
+
 def random_clip() -> ws.DualEncoder:
-    """Random weights, as the paper starts training, gains and biases drawn too."""
+    """First weights as published, gains and biases moved too."""
     generator = torch.Generator().manual_seed(0)
     model = build(PUBLISHED[NAME], generator).eval()
     with torch.no_grad():
         for tensor in model.state_dict().values():
             if tensor.ndim == 1:
                 tensor.add_(torch.randn(tensor.shape, generator=generator) / 20)
-    card = Card(
-        name=NAME, model=model.config, preprocessing=Preprocessing(size_px=224), tokenizer=TokenizerConfig(context_length=77)
-    )
-    return ws.DualEncoder(model, card)
-
-
-def open_clip_of(model: CLIP) -> Any:
-    """open_clip's model with the same weights."""
-    peer = open_clip().create_model(f"{NAME}-quickgelu", pretrained=None)
-    peer.load_state_dict(model.state_dict())
-    return peer.eval()
-
-
-def transformers_of(clip: ws.DualEncoder) -> Any:
-    """transformers' model with the same weights."""
-    with tempfile.TemporaryDirectory() as folder:
-        found = Found(clip.model.state_dict(), clip.card, {})
-        convert(found, Path(folder) / "hf", "hf")
-        return transformers().CLIPModel.from_pretrained(Path(folder) / "hf", attn_implementation="sdpa").eval()
+    preprocessing, tokenizer = Preprocessing(size_px=224), TokenizerConfig(context_length=77)
+    return ws.DualEncoder(model, Card(NAME, model=model.config, preprocessing=preprocessing, tokenizer=tokenizer))
 
 
 def prompts(count: int, tokens: range, seed: int = 7) -> list[str]:
     """Different texts of so many tokens, begin and end counted."""
-    words = "red blue dog cat house tree car boat man woman child snow field water bird horse door street light".split()
+    words = [
+        "red",
+        "blue",
+        "dog",
+        "cat",
+        "house",
+        "tree",
+        "car",
+        "boat",
+        "man",
+        "woman",
+        "child",
+        "snow",
+        "field",
+        "water",
+        "bird",
+        "horse",
+        "door",
+        "street",
+        "light",
+    ]
     generator = np.random.default_rng(seed)
     texts: dict[str, None] = {}
     while len(texts) < count:
         texts[" ".join(generator.choice(words, int(generator.integers(tokens.start, tokens.stop)) - 2))] = None
     return list(texts)
+
+
+def labels(count: int) -> list[str]:
+    """Different names of one to three words, as label sets have them."""
+    first = ["great", "common", "red", "black", "white", "small", "northern", "spotted", "golden", "wild"]
+    second = ["snow", "water", "house", "desk", "garden", "mountain", "river", "forest", "sea", "grass"]
+    third = ["cat", "dog", "spider", "boat", "car", "lamp", "shark", "fox", "clock", "chair"]
+    names = [*third, *(f"{a} {c}" for a in second for c in third)]
+    names += [f"{a} {b} {c}" for a in first for b in second for c in third]
+    return names[:count]
 
 
 def largest_difference(one: Any, other: Any) -> float:
@@ -97,32 +154,146 @@ def largest_difference(one: Any, other: Any) -> float:
 
 
 @torch.inference_mode()
-def texts(clip: ws.DualEncoder, peers: dict[str, Any]) -> list[Row]:
+def texts(sides: Sides) -> list[Row]:
     """256 prompts of 8 to 14 tokens, no two equal."""
     given = prompts(256, range(8, 15))
     ids = torch.from_numpy(tokenize(given))
     padded = ids[:, : int(ids.argmax(1).max()) + 1].long()
     mask = (torch.arange(padded.shape[1]) <= padded.argmax(1)[:, None]).long()
-    model, open_clip_model, hugging_face = clip.model, peers["open_clip"], peers["transformers"]
-    sides = {
-        "apart": lambda: encode_texts(model, ids, shares=False),
+    clip, peer, hugging_face = sides.clip, sides.open_clip, sides.transformers
+    runs: dict[str, Side] = {
+        "apart": lambda: encode_texts(clip.model, ids, shares=False),
         "shared": lambda: clip.embed_texts(given),
         "transformers": lambda: hugging_face.get_text_features(input_ids=padded, attention_mask=mask),
-        "open_clip": lambda: open_clip_model.encode_text(ids),
+        "open_clip": lambda: peer.encode_text(ids),
     }
-    expected = sides["open_clip"]()
-    for name in ("apart", "shared"):
-        assert largest_difference(sides[name](), expected) < 1e-5, name
-    rates = {name: len(given) / seconds for name, seconds in race(sides).items()}
+    expected = runs["open_clip"]()
+    assert max(largest_difference(runs[name](), expected) for name in ("apart", "shared")) < 1e-5
+    rates = {name: len(given) / seconds for name, seconds in race(runs).items()}
     what = "256 prompts of 8 to 14 tokens (texts/s)"
     return [
-        Row.compare(f"{what}, nothing shared, over transformers", rates["apart"], rates["transformers"], 1.1),
-        Row.compare(f"{what}, nothing shared, over open_clip", rates["apart"], rates["open_clip"], 7.5),
-        Row.compare(f"{what}, beginnings shared, tokenizing included, over open_clip", rates["shared"], rates["open_clip"]),
+        Row.compare(f"{what}: nothing shared, transformers", rates["apart"], rates["transformers"], 1.1),
+        Row.compare(f"{what}: nothing shared, open_clip", rates["apart"], rates["open_clip"], 7.5),
+        Row.compare(f"{what}: beginnings shared, tokenizing included, open_clip", rates["shared"], rates["open_clip"]),
     ]
 
 
-PARTS: dict[str, Callable[[ws.DualEncoder, dict[str, Any]], list[Row]]] = {"texts": texts}
+@torch.inference_mode()
+def classifier(sides: Sides) -> list[Row]:
+    """1000 labels in the 80 published templates, tokenizing included; open_clip by a sample, as it builds it."""
+    library = open_clip()
+    templates = [template("{}") for template in library.OPENAI_IMAGENET_TEMPLATES]
+    names = labels(LABELS)
+    begin = time.perf_counter()
+    ours = ws.Labels(sides.clip, names, templates).weights
+    seconds = time.perf_counter() - begin
+    plain = [
+        sides.clip.model.encode_text(torch.from_numpy(tokenize([t.format(n) for t in templates])).long())
+        for n in names[:3]
+    ]
+    mean = torch.stack([torch.nn.functional.normalize(rows, dim=1).mean(0) for rows in plain])
+    begin = time.perf_counter()
+    tokenizer = library.get_tokenizer(NAME)
+    theirs = library.build_zero_shot_classifier(
+        sides.open_clip, tokenizer, names[:SAMPLE], library.OPENAI_IMAGENET_TEMPLATES, num_classes_per_batch=10
+    )
+    peer_seconds = (time.perf_counter() - begin) * LABELS / SAMPLE
+    return [
+        Row.compare("classifier of 1000 labels x 80 templates (texts/s)", 80000 / seconds, 80000 / peer_seconds, 14),
+        Row.at_most("the same, largest difference from the plain path", largest_difference(ours[:3], mean), 1e-5),
+        Row.at_most("the same, largest difference from open_clip", largest_difference(ours[:SAMPLE], theirs.T), 1e-5),
+    ]
+
+
+@torch.inference_mode()
+def pictures(sides: Sides) -> list[Row]:
+    """Pixels ready: one picture, and sixteen."""
+    rows = []
+    for count, target in ((1, 1.35), (16, None)):
+        pixels = torch.randn(count, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+        array = pixels.numpy()
+        runs: dict[str, Side] = {
+            "torch": lambda pixels=pixels: sides.clip.model.encode_image(pixels),
+            "open_clip": lambda pixels=pixels: sides.open_clip.encode_image(pixels),
+            "transformers": lambda pixels=pixels: sides.transformers.get_image_features(pixels),
+            "session": lambda array=array: sides.session.run(None, {"pixels": array})[0],
+        }
+        expected = runs["open_clip"]()
+        assert max(largest_difference(runs[name](), expected) for name in ("torch", "session")) < 1e-5
+        rates = {name: count / seconds for name, seconds in race(runs, 3 * ROUNDS).items()}
+        what = f"{count} pictures, pixels ready (pictures/s)"
+        rows.append(Row.compare(f"{what}: torch, open_clip", rates["torch"], rates["open_clip"], target))
+        rows.append(Row.compare(f"{what}: torch, transformers", rates["torch"], rates["transformers"]))
+        rows.append(Row.compare(f"{what}: torch, bare ONNX session", rates["torch"], rates["session"]))
+    return rows
+
+
+def neighbours(sides: Sides) -> list[Row]:
+    """Each picture and text alone, among 8, among 64, and in another order."""
+    generator = np.random.default_rng(3)
+    images = list(generator.integers(0, 256, (64, 224, 224, 3), dtype=np.uint8))
+    given = prompts(64, range(4, 20))
+    rows = []
+    for name, clip in (("torch", sides.clip), ("onnx", sides.onnx)):
+        for what, items, embed in (("pictures", images, clip.embed_images), ("texts", given, clip.embed_texts)):
+            whole, order = embed(items), generator.permutation(64)
+            others = [
+                np.concatenate([embed(items[start : start + size]) for start in range(0, 64, size)]) for size in (1, 8)
+            ]
+            others.append(embed([items[n] for n in order])[np.argsort(order)])
+            worst = max(float(np.abs(whole - other).max()) for other in others)
+            rows.append(Row.at_most(f"neighbours, {name}, 64 {what}: largest difference", worst, 1e-5))
+    return rows
+
+
+def photographs(count: int) -> list[bytes]:
+    """Photographs of flickr8k-val enlarged to 1024 x 768, as JPEG 4:2:0 of quality 90."""
+    made = []
+    with tarfile.open(DATA / "flickr8k-val.tar") as archive:
+        for member in archive:
+            if member.name.endswith(".jpg") and (file := archive.extractfile(member)):
+                image = Image.open(io.BytesIO(file.read())).convert("RGB").resize((1024, 768), Image.Resampling.BICUBIC)
+                content = io.BytesIO()
+                image.save(content, "JPEG", quality=90, subsampling=2)
+                made.append(content.getvalue())
+                if len(made) == count:
+                    break
+    return made
+
+
+def published(content: bytes, form: Preprocessing, draft: bool = False) -> NDArray[np.float32]:
+    """Pillow's path, as OpenAI's and open_clip's transforms take it; with `draft`, Pillow's own scaled decoding."""
+    image = Image.open(io.BytesIO(content))
+    if draft:
+        image.draft("RGB", (form.size_px, form.size_px))
+    width, height = image.size
+    short = min(width, height)
+    size = (int(form.size_px * width / short), int(form.size_px * height / short))
+    image = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    left, top = (round((side - form.size_px) / 2) for side in size)
+    return normalise(np.asarray(image.crop((left, top, left + form.size_px, top + form.size_px))), form)
+
+
+def jpeg(sides: Sides) -> list[Row]:
+    """Bytes to the normalised tensor, one core."""
+    files, form = photographs(24), sides.clip.card.preprocessing
+    runs: dict[str, Side] = {
+        "ours": lambda: [preprocess(content, form) for content in files],
+        "pillow": lambda: [published(content, form) for content in files],
+        "draft": lambda: [published(content, form, draft=True) for content in files],
+    }
+    std = np.array(form.std, np.float32)[:, None, None]
+    differences = [np.abs(one - other) * std for one, other in zip(runs["ours"](), runs["pillow"](), strict=True)]
+    rates = {name: len(files) / seconds for name, seconds in race(runs).items()}
+    what = "JPEG 1024x768, bytes to tensor, one core (pictures/s)"
+    return [
+        Row.compare(f"{what}: Pillow's path", rates["ours"], rates["pillow"], 1.2),
+        Row.at_most("the same, largest difference (of 1)", max(float(d.max()) for d in differences), 1 / 255 + 1e-6),
+        Row.compare(f"{what}: Pillow's draft against its path", rates["draft"], rates["pillow"]),
+    ]
+
+
+PARTS = {part.__name__: part for part in (texts, classifier, pictures, neighbours, jpeg)}
 
 
 def main() -> None:
@@ -131,9 +302,10 @@ def main() -> None:
     command.add_argument("--only", default=",".join(PARTS), help="parts, with commas between them")
     options = command.parse_args()
     torch.set_num_threads(THREADS)
-    clip = random_clip()
-    peers = {"open_clip": open_clip_of(clip.model), "transformers": transformers_of(clip)}
-    finish([row for part in options.only.split(",") for row in PARTS[part](clip, peers)], options.json)
+    with tempfile.TemporaryDirectory() as work:
+        sides = Sides(random_clip(), Path(work))
+        rows = [row for part in options.only.split(",") for row in PARTS[part](sides)]
+    finish(rows, options.json)
 
 
 if __name__ == "__main__":
