@@ -183,19 +183,6 @@ def test_templates_hold_captions_too() -> None:
     assert drawn == {("two dogs", "two dogs"), ("two dogs", "a picture of two dogs")}
 
 
-def test_the_texts_of_a_picture_lie_side_by_side_and_the_first_are_those_of_one_alone(mixture: Mixture) -> None:
-    plan = dataclasses.replace(PLAN, texts_a_picture=3)
-    (one,), (three,) = take(mixture, 1), take(mixture, 1, plan)
-    assert torch.equal(one.pixels, three.pixels)
-    assert three.texts[::3] == one.texts
-    assert three.texts[1::3] != one.texts
-    assert torch.equal(three.text_numbers[::3], one.text_numbers)
-    assert (len(three.ids), len(three.text_numbers), three.is_own_text().shape) == (36, 36, (12, 36))
-    for picture, own in enumerate(three.own_numbers.tolist()):
-        assert set(three.text_numbers[3 * picture : 3 * picture + 3].tolist()) <= set(own)
-        assert three.is_own_text()[picture, 3 * picture : 3 * picture + 3].all()
-
-
 def test_words_are_dropped_with_their_probability_and_one_stays() -> None:
     words = [f"w{number}" for number in range(20)]
     kept = [drop_words(" ".join(words), 0.3, draws(0, 0, 0, place)).split() for place in range(500)]

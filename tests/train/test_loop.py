@@ -122,7 +122,6 @@ def test_accumulation_takes_the_step_of_the_whole_batch(world: Path, tmp_path: P
         "schedule.steps=3",
         "averaging=0",
         "optimizer.learning_rate=1e-3",
-        "texts_a_picture=2",
     )
     train(load_recipe(world / "recipe.toml", vit), world, tmp_path / "one")
     train(load_recipe(world / "recipe.toml", (*vit, "accumulation=4")), world, tmp_path / "four")

@@ -44,7 +44,6 @@ class BatchPlan:
         size_px: side of the square pictures, or a function that gives it for a step.
         augmentation: how crops are drawn, where a source does not say it.
         seed: 0 to 2**64 - 1.
-        texts_a_picture: how many texts are drawn for each picture, K; the same one may come twice.
         policy: how a file is looked at; see `wordsight.image.decode`.
         trims_texts: drop the columns of ids in which every text is over; not for text towers that read their padding.
         max_broken_share: of the distinct samples seen of a source, above which the run stops; judged after 100 of them,
@@ -55,36 +54,32 @@ class BatchPlan:
     size_px: int | Callable[[int], int]
     augmentation: Augmentation
     seed: int = 0
-    texts_a_picture: int = 1
     policy: Policy = "viewer"
     trims_texts: bool = True
     max_broken_share: float = 0.02
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.texts_a_picture < 1:
-            raise ConfigError(
-                f"batch size {self.batch_size}, texts a picture {self.texts_a_picture}: expected at least 1"
-            )
+        if self.batch_size < 1:
+            raise ConfigError(f"batch size {self.batch_size}: expected at least 1")
         if not 0 <= self.seed < 1 << 64:
             raise ConfigError(f"seed {self.seed}: expected 0 to 2**64 - 1")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batch:
-    """N pictures with K texts each, `BatchPlan.texts_a_picture`.
+    """N pairs.
 
     Attributes:
         step: whose batch this is.
         pixels: (N, H, W, 3) uint8, H = W.
-        ids: (N K, L) int32, those of one picture side by side; L the ids of the longest text here, so not the same on
-            every rank.
-        text_numbers: (N K,) int64; texts equal but for case and white space, before a template is put around them, have
+        ids: (N, L) int32, L the ids of the longest text here, so not the same on every rank.
+        text_numbers: (N,) int64; texts equal but for case and white space, before a template is put around them, have
             the same number, on all ranks.
-        own_numbers: (N, T) int64; the numbers of all texts of a picture, of which some were drawn; padded with zeros.
+        own_numbers: (N, T) int64; the numbers of all texts of a picture, of which one was drawn; padded with zeros.
         own_ids: (N, T, L) int32, the ids of all these texts.
-        is_label: (N,) bool, whether the texts were made from a label.
+        is_label: (N,) bool, whether the text was made from a label.
         keys: of the samples.
-        texts: N K, as they were tokenised.
+        texts: as they were tokenised.
     """
 
     step: int
@@ -98,7 +93,7 @@ class Batch:
     texts: tuple[str, ...]
 
     def is_own_text(self) -> torch.Tensor:
-        """(N, N K) bool: whether text m is one of picture n's texts, and so no false answer to it."""
+        """(N, N) bool: whether text m is one of picture n's texts, and so no false answer to it."""
         return (self.own_numbers[:, :, None] == self.text_numbers).any(dim=1)
 
 
@@ -106,8 +101,8 @@ class _Place(NamedTuple):
     """One filled place of a batch."""
 
     key: str
-    texts: tuple[str, ...]
-    numbers: tuple[int, ...]
+    text: str
+    number: int
     own_texts: tuple[str, ...]
     is_label: bool
 
@@ -148,14 +143,14 @@ class _Maker:
                 raise _StoppedError
             position = step * self._counts[source] + place
             places.append(self._fill(source, position, pixels[row], seen))
-        texts = tuple(text for place in places for text in place.texts)
+        texts = tuple(place.text for place in places)
         ids = self._tokenize(texts)
         own_numbers, own_ids = self._own([place.own_texts for place in places])
         batch = Batch(
             step=step,
             pixels=torch.from_numpy(pixels),
             ids=torch.from_numpy(_trim(ids) if self._plan.trims_texts else ids),
-            text_numbers=torch.tensor([number for place in places for number in place.numbers], dtype=torch.int64),
+            text_numbers=torch.tensor([place.number for place in places], dtype=torch.int64),
             own_numbers=torch.from_numpy(own_numbers),
             own_ids=torch.from_numpy(own_ids),
             is_label=torch.tensor([place.is_label for place in places], dtype=torch.bool),
@@ -203,13 +198,10 @@ class _Maker:
 
     def _place_of(self, source: int, sample: Sample, epoch: int, place: int) -> _Place:
         generator = draws(self._plan.seed, stream_of(Purpose.TEXT, source), epoch, place)
-        texts, numbers = [], []
-        for _ in range(self._plan.texts_a_picture):
-            bare, text = draw_text(sample, self._sources[source].templates, generator)
-            texts.append(drop_words(text, self._sources[source].word_dropout, generator))
-            numbers.append(text_number(bare))
+        bare, text = draw_text(sample, self._sources[source].templates, generator)
+        text = drop_words(text, self._sources[source].word_dropout, generator)
         own_texts = sample.captions or sample.names
-        return _Place(sample.key, tuple(texts), tuple(numbers), own_texts, is_label=not sample.captions)
+        return _Place(sample.key, text, text_number(bare), own_texts, is_label=not sample.captions)
 
     def _own(self, texts: Sequence[tuple[str, ...]]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Numbers (N, T) and ids (N, T, L) of all texts of N pictures."""

@@ -217,7 +217,6 @@ def _loader(recipe: Recipe, mixture: Mixture, state: State, workers: int) -> Loa
         size_px=recipe.architecture.image.image_size_px,
         augmentation=recipe.augmentation,
         seed=recipe.seed,
-        texts_a_picture=recipe.texts_a_picture,
         trims_texts=recipe.architecture.text.is_trimmed,
     )
     return Loader(mixture, state.tokens.tokenizer, plan, workers=workers, first_step=state.steps)

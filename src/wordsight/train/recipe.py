@@ -76,11 +76,7 @@ class ValidationConfig(Config, frozen=True):
 
 
 class Recipe(Config, frozen=True):
-    """One training run.
-
-    `texts_a_picture`: so many are drawn for each picture of a batch, and the loss is the mean over them: text towers
-    are cheap beside image towers, and several captions say more of a picture than one.
-    """
+    """One training run."""
 
     about: About
     model: ModelConfig | str
@@ -89,7 +85,6 @@ class Recipe(Config, frozen=True):
     sources: tuple[SourceConfig, ...] = ()
     batch_size: Positive = 256
     accumulation: Positive = 1
-    texts_a_picture: Positive = 1
     seed: Annotated[int, Meta(ge=0)] = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     averaging: Annotated[float, Meta(ge=0, lt=1)] = 0.0

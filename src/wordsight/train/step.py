@@ -92,8 +92,10 @@ def _backward(state: State, batch: Batch, recipe: Recipe) -> tuple[Tensor, Tenso
     image_NE, text_NE = (torch.cat(tower).requires_grad_() for tower in zip(*embedded, strict=True))
     loss, words_loss = _losses(state, image_NE, text_NE, batch, recipe)
     (loss + recipe.loss.caption_words * words_loss).backward()
-    image_grads, text_grads = (_gradient(tower).chunk(recipe.accumulation) for tower in (image_NE, text_NE))
-    for (pixels, ids), image_grad, text_grad in zip(parts, image_grads, text_grads, strict=True):
+    size = len(parts[0][1])
+    for (pixels, ids), image_grad, text_grad in zip(
+        parts, _gradient(image_NE).split(size), _gradient(text_NE).split(size), strict=True
+    ):
         with _precision(recipe, batch):
             image, text = _embed(state.learner, pixels, ids, recipe)
         torch.autograd.backward([image, text], [image_grad, text_grad])
@@ -110,24 +112,19 @@ def _gradient(tensor: Tensor) -> Tensor:
 
 
 def _embed(learner: Learner, pixels: Tensor, ids: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """Embeddings float32 of both towers, before normalisation: pictures (n, E), texts (n K, E)."""
+    """Embeddings (n, E) float32 of both towers, before normalisation."""
     images = learner.clip.encode_image(to_float(pixels, recipe.form.mean, recipe.form.std))
     return images.float(), learner.clip.encode_text(ids).float()
 
 
-def _losses(state: State, image_NE: Tensor, text_ME: Tensor, batch: Batch, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """Both losses; the first is the mean over the M / N texts that each picture has."""
+def _losses(state: State, image_NE: Tensor, text_NE: Tensor, batch: Batch, recipe: Recipe) -> tuple[Tensor, Tensor]:
     image_unit_NE = nn.functional.normalize(image_NE, dim=-1)
-    text_unit_ME = nn.functional.normalize(text_ME, dim=-1)
-    scale, rounds = state.learner.clip.scale, recipe.texts_a_picture
-    is_own_NM = batch.is_own_text() if recipe.masks_equal_texts else None
-    losses = [
-        softmax_loss(image_unit_NE, text_unit_ME[first::rounds], scale)
-        if is_own_NM is None
-        else masked_softmax_loss(image_unit_NE, text_unit_ME[first::rounds], scale, is_own_NM[:, first::rounds])
-        for first in range(rounds)
-    ]
-    loss = torch.stack(losses).mean()
+    text_unit_NE = nn.functional.normalize(text_NE, dim=-1)
+    scale = state.learner.clip.scale
+    if recipe.masks_equal_texts:
+        loss = masked_softmax_loss(image_unit_NE, text_unit_NE, scale, batch.is_own_text())
+    else:
+        loss = softmax_loss(image_unit_NE, text_unit_NE, scale)
     if state.words is None or state.learner.words is None:
         return loss, loss.new_zeros(())
     return loss, caption_words_loss(state.learner.words(image_NE), state.words.targets(batch.own_ids.flatten(1)))
