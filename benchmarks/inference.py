@@ -185,7 +185,7 @@ def classifier(sides: Sides) -> list[Row]:
     templates = [template("{}") for template in library.OPENAI_IMAGENET_TEMPLATES]
     names = labels(LABELS)
     begin = time.perf_counter()
-    ours = ws.Labels(sides.clip, names, templates).weights
+    ours = ws.Labels(sides.clip, names, templates, cache=False).weights
     seconds = time.perf_counter() - begin
     plain = [
         sides.clip.model.encode_text(torch.from_numpy(tokenize([t.format(n) for t in templates])).long())

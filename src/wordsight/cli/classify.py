@@ -27,7 +27,7 @@ def classify(
         ),
     ],
     templates: Annotated[
-        str, typer.Option(help="A set (plain, photo, photos, drawings), or a text with {} for the label.")
+        str, typer.Option(help="A set (plain, photo, photos, drawings, imagenet), or a text with {} for the label.")
     ] = "photo",
     top: Annotated[int, typer.Option(help="How many labels to show for each picture.", min=1)] = 1,
     mirror: Annotated[str | None, typer.Option(help="A server in place of the one that published the weights.")] = None,

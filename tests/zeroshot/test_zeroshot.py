@@ -2,8 +2,8 @@ import json
 
 import numpy as np
 import pytest
-
 from tests.tiny_clip import png, random_image, tiny_clip
+
 from wordsight.errors import ConfigError, DataError, PictureError, WordsightError
 from wordsight.zeroshot import TEMPLATES, Answer, Labels, read_labels, resolve_templates
 
@@ -194,3 +194,11 @@ def test_a_missing_file_of_labels_and_empty_lists_are_refused(tmp_path):
     for value in ("", " ", "a,,b", "a,b,a"):
         with pytest.raises(ConfigError, match=r"^--labels: "):
             read_labels(value)
+
+
+def test_the_published_templates_are_open_clips() -> None:
+    from tests.parity.peers import has_open_clip, open_clip
+
+    if not has_open_clip():
+        pytest.skip("needs open_clip")
+    assert TEMPLATES["imagenet"] == tuple(template("{}") for template in open_clip().OPENAI_IMAGENET_TEMPLATES)

@@ -1,0 +1,13 @@
+"""Labels and templates become a classifier that was never trained on them.
+
+classifier.py   the weights of the classifier, and what it says of pictures: read this first
+labels.py       labels with their names, as a command line or a file gives them
+templates.py    sets of templates
+cache.py        classifiers that were computed before
+"""
+
+from wordsight.zeroshot.classifier import Answer, Labels
+from wordsight.zeroshot.labels import read_labels
+from wordsight.zeroshot.templates import TEMPLATES, resolve_templates
+
+__all__ = ["TEMPLATES", "Answer", "Labels", "read_labels", "resolve_templates"]
