@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wordsight.errors import ConfigError, PictureError
+from wordsight.errors import ConfigError, MissingExtraError, PictureError
 from wordsight.image import decode
 from wordsight.image.decode import _quick_jpeg
 
@@ -274,6 +274,27 @@ def test_the_quick_way_gives_pillows_samples(subsampling: int | None, progressiv
     content = encode(noise.convert("L") if gray else noise, "JPEG", quality=90, progressive=progressive, **options)
     assert _quick_jpeg(content, Image.open(io.BytesIO(content))) is not None
     assert np.array_equal(decode(content), np.array(Image.open(io.BytesIO(content)).convert("RGB")))
+
+
+def test_scaled_decoding_is_as_small_as_it_may_be_and_nearly_the_same_picture() -> None:
+    pytest.importorskip("simplejpeg")
+    rows, columns = np.mgrid[0:480, 0:640]
+    smooth = np.stack([rows // 2, columns // 3, (rows + columns) // 5], axis=-1).astype(np.uint8)
+    content = encode(Image.fromarray(smooth), "JPEG", quality=95)
+    scaled = decode(content, least_px=200)
+    assert scaled.shape == (240, 320, 3)
+    averaged = np.asarray(Image.fromarray(decode(content)).resize((320, 240), Image.Resampling.BOX))
+    assert np.abs(scaled.astype(int) - averaged).max() <= 4
+    assert decode(content, least_px=1000).shape == (480, 640, 3)
+    assert np.array_equal(decode(encode(Image.fromarray(PIXELS), "PNG"), least_px=2), PIXELS)
+
+
+def test_scaled_decoding_without_simplejpeg_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["wordsight.image.decode"], "simplejpeg", None)
+    with pytest.raises(
+        MissingExtraError, match=r"scaled decoding needs optional packages: pip install 'wordsight\[fast\]'"
+    ):
+        decode(b"", least_px=8)
 
 
 def test_a_jpeg_that_was_cut_is_the_same_error_either_way(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from wordsight.image.augment import Augmentation, augment
 from wordsight.image.decode import MAX_PIXELS, PictureSource, Policy, decode
-from wordsight.image.preprocess import CLIP_MEAN, CLIP_STD, Preprocessing, normalise, preprocess, to_square
+from wordsight.image.preprocess import CLIP_MEAN, CLIP_STD, Preprocessing, normalise, preprocess, square_of, to_square
 
 __all__ = [
     "CLIP_MEAN",
@@ -16,5 +16,6 @@ __all__ = [
     "decode",
     "normalise",
     "preprocess",
+    "square_of",
     "to_square",
 ]

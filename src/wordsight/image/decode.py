@@ -38,7 +38,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from wordsight.errors import ConfigError, PictureError, nearest
+from wordsight.errors import ConfigError, MissingExtraError, PictureError, nearest
 
 try:
     import simplejpeg
@@ -95,7 +95,11 @@ _quiet_lock = threading.Lock()
 
 
 def decode(
-    source: PictureSource, policy: Policy = "viewer", max_pixels: int = MAX_PIXELS, name: str | None = None
+    source: PictureSource,
+    policy: Policy = "viewer",
+    max_pixels: int = MAX_PIXELS,
+    name: str | None = None,
+    least_px: int | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Decode a picture to RGB.
 
@@ -104,6 +108,8 @@ def decode(
         policy: `viewer`, as a person sees it, or `published`, as the published pipelines see it (module docstring).
         max_pixels: bound on width times height, compared with the header before anything is decoded.
         name: what errors call the picture; by default `name_of(source)`.
+        least_px: a JPEG file may be decoded at an eighth or more of its size, as small as leaves both sides this
+            long: quicker, and not the same pixels (extra `fast`).
 
     Returns:
         (H, W, 3) uint8, contiguous. An RGB array comes back as it is, sharing its memory; all else is new.
@@ -111,7 +117,10 @@ def decode(
     Raises:
         PictureError: missing, not a picture, broken, cut short, or above a bound.
         ConfigError: no such policy.
+        MissingExtraError: `least_px` without simplejpeg.
     """
+    if least_px is not None and simplejpeg is None:
+        raise MissingExtraError("scaled decoding", "fast")
     if policy not in get_args(Policy):
         raise ConfigError(f"picture policy {policy!r}: expected published or viewer{nearest(policy, get_args(Policy))}")
     name = name_of(source, name)
@@ -120,9 +129,9 @@ def decode(
     if isinstance(source, Image.Image):
         return _from_image(source, policy, max_pixels, name)
     if isinstance(source, bytes):
-        return _from_bytes(source, policy, max_pixels, name)
+        return _from_bytes(source, policy, max_pixels, name, least_px)
     if isinstance(source, str | Path):
-        return _from_bytes(_read(Path(source), name), policy, max_pixels, name)
+        return _from_bytes(_read(Path(source), name), policy, max_pixels, name, least_px)
     raise PictureError(f"{name}: a picture is a path, bytes, a Pillow image or a uint8 array, not {_type_name(source)}")
 
 
@@ -165,7 +174,9 @@ def _from_image(image: Image.Image, policy: Policy, max_pixels: int, name: str) 
         raise _broken(name, image.format or image.mode, error) from error
 
 
-def _from_bytes(content: bytes, policy: Policy, max_pixels: int, name: str) -> npt.NDArray[np.uint8]:
+def _from_bytes(
+    content: bytes, policy: Policy, max_pixels: int, name: str, least_px: int | None
+) -> npt.NDArray[np.uint8]:
     kind = _kind(content, name)
     early_size = _claimed_size(content, kind)
     if early_size is not None and min(early_size) > 0:  # a GIF without a size takes that of its frame
@@ -174,7 +185,7 @@ def _from_bytes(content: bytes, policy: Policy, max_pixels: int, name: str) -> n
         with io.BytesIO(content) as file, _warnings_of(content, kind):
             image = _open(file, kind)
             _check_size(image.width, image.height, max_pixels, name)
-            quick = _quick_jpeg(content, image) if kind == "JPEG" else None
+            quick = _quick_jpeg(content, image, least_px) if kind == "JPEG" else None
             if quick is None:
                 image.load()
         if quick is None:
@@ -185,16 +196,22 @@ def _from_bytes(content: bytes, policy: Policy, max_pixels: int, name: str) -> n
         raise _broken(name, kind, error) from error
 
 
-def _quick_jpeg(content: bytes, image: Image.Image) -> npt.NDArray[np.uint8] | None:
+def _quick_jpeg(content: bytes, image: Image.Image, least_px: int | None = None) -> npt.NDArray[np.uint8] | None:
     """The samples that Pillow would give, by simplejpeg (extra `fast`), which is quicker; None: ask Pillow.
 
     Both are libjpeg-turbo with its defaults. Where simplejpeg finds anything wrong Pillow is asked too, so that errors
-    are the same whether it is installed or not.
+    are the same whether it is installed or not. With `least_px` the inverse transform gives fewer samples.
     """
     if simplejpeg is None or image.mode not in ("RGB", "L"):
         return None
     try:
-        return np.asarray(simplejpeg.decode_jpeg(content, "RGB"))
+        if least_px is None:
+            return np.asarray(simplejpeg.decode_jpeg(content, "RGB"))
+        return np.asarray(
+            simplejpeg.decode_jpeg(
+                content, "RGB", fastdct=True, fastupsample=True, min_height=least_px, min_width=least_px
+            )
+        )
     except ValueError:
         return None
 

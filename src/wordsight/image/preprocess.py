@@ -37,6 +37,8 @@ class Preprocessing(Config, frozen=True, kw_only=True):
         mean, std: of red, green, blue, for samples in 0 to 1.
         resize: `shortest`, the shorter side to `size_px` and the centre cropped out; `squash`, both sides to it.
         interpolation: Pillow's filter.
+        decoding: `exact`, or `scaled`: JPEG files are decoded at a part of their size, which is quicker and moves the
+            vectors a little (docs/performance.md).
         crop: what becomes of the half pixel of an odd margin: `round`, half to even, as OpenAI and open_clip do by
             torchvision; `floor`, as transformers does.
     """
@@ -47,6 +49,7 @@ class Preprocessing(Config, frozen=True, kw_only=True):
     resize: Literal["shortest", "squash"] = "shortest"
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     crop: Literal["round", "floor"] = "round"
+    decoding: Literal["exact", "scaled"] = "exact"
 
     def __post_init__(self) -> None:
         if self.size_px < 1 or self.size_px**2 > _MAX_RESIZED_PIXELS:
@@ -109,6 +112,19 @@ def normalise(square: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> np
     return values
 
 
+def square_of(
+    source: PictureSource,
+    preprocessing: Preprocessing,
+    policy: Policy = "viewer",
+    max_pixels: int = MAX_PIXELS,
+    name: str | None = None,
+) -> npt.NDArray[np.uint8]:
+    """Decode one picture, resize and crop it: (size_px, size_px, 3) uint8; arguments and errors as `decode`."""
+    least_px = preprocessing.size_px if preprocessing.decoding == "scaled" else None
+    image = decode(source, policy, max_pixels, name, least_px)
+    return to_square(image, preprocessing, name_of(source, name))
+
+
 def preprocess(
     source: PictureSource,
     preprocessing: Preprocessing,
@@ -117,5 +133,4 @@ def preprocess(
     name: str | None = None,
 ) -> npt.NDArray[np.float32]:
     """Decode, square and normalise one picture: (3, size_px, size_px) float32; arguments and errors as `decode`."""
-    image = decode(source, policy, max_pixels, name)
-    return normalise(to_square(image, preprocessing, name_of(source, name)), preprocessing)
+    return normalise(square_of(source, preprocessing, policy, max_pixels, name), preprocessing)

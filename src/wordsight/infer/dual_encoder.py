@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordsight.errors import ConfigError, DataError, PictureError, nearest
-from wordsight.image import PictureSource, Policy, Preprocessing, decode, normalise, to_square
+from wordsight.image import PictureSource, Policy, Preprocessing, preprocess
 from wordsight.infer.fingerprint import Fingerprint
 from wordsight.infer.pictures import as_pictures, embed_each
 from wordsight.infer.runtime import Runtime, Vectors
@@ -128,8 +128,8 @@ class DualEncoder:
         Raises:
             PictureError: it cannot be read.
         """
-        image = decode(source, self.policy, name=None if isinstance(source, str | Path) else "picture 0")
-        return normalise(to_square(image, self.card.preprocessing), self.card.preprocessing)
+        name = None if isinstance(source, str | Path) else "picture 0"
+        return preprocess(source, self.card.preprocessing, self.policy, name=name)
 
     def save(self, folder: str | Path) -> None:
         """Write weights and card as a folder that `wordsight.load` opens; it appears whole.

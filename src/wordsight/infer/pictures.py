@@ -14,7 +14,7 @@ from PIL import Image
 from wordsight.data.in_order import in_order
 from wordsight.data.sample import PICTURE_SUFFIXES
 from wordsight.errors import DataError, PictureError
-from wordsight.image import PictureSource, decode, to_square
+from wordsight.image import PictureSource, square_of
 
 if TYPE_CHECKING:
     from wordsight.infer.dual_encoder import DualEncoder
@@ -93,7 +93,7 @@ class _Prepared(NamedTuple):
 def _prepare(clip: "DualEncoder", number: int, source: PictureSource) -> _Prepared:
     name = None if isinstance(source, str | Path) else f"picture {number}"
     try:
-        return _Prepared(source, to_square(decode(source, clip.policy, name=name), clip.card.preprocessing))
+        return _Prepared(source, square_of(source, clip.card.preprocessing, clip.policy, name=name))
     except PictureError as error:
         return _Prepared(source, None, str(error))
 
