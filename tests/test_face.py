@@ -17,10 +17,10 @@ NAMES = ["Answer", "DualEncoder", "Labels", "Run", "__version__", "errors", "loa
 
 OPTIONS = {
     "": ["--help", "--version"],
-    "classify": ["--json", "--labels", "--mirror", "--model", "--templates", "--top", "pictures"],
+    "classify": ["--json", "--labels", "--mirror", "--model", "--runtime", "--templates", "--top", "pictures"],
     "convert": ["--as", "--averaged", "--json", "--mirror", "--to", "model", "out"],
     "demo": ["--json", "--out", "--steps"],
-    "embed": ["--json", "--mirror", "--model", "--out", "pictures"],
+    "embed": ["--json", "--mirror", "--model", "--out", "--runtime", "pictures"],
     "models": ["--fetch", "--json", "--mirror", "name"],
     "recipes": ["--json", "name"],
     "shards": ["--exclude", "--image-column", "--json", "--label-column", "--max-mb", "--max-samples", "--names"],

@@ -30,6 +30,7 @@ def classify(
         str, typer.Option(help="A set (plain, photo, photos, drawings, imagenet), or a text with {} for the label.")
     ] = "photo",
     top: Annotated[int, typer.Option(help="How many labels to show for each picture.", min=1)] = 1,
+    runtime: Annotated[str, typer.Option(help="torch, onnx, or auto: the quicker of both here.")] = "torch",
     mirror: Annotated[str | None, typer.Option(help="A server in place of the one that published the weights.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture.")] = False,
 ) -> None:
@@ -45,7 +46,7 @@ def classify(
     from wordsight.zeroshot import Labels, read_labels, resolve_templates
 
     names, texts = read_labels(labels), resolve_templates(templates)
-    classifier = Labels(open_model(model, mirror), names, texts)
+    classifier = Labels(open_model(model, mirror, runtime), names, texts)
     printer: _Lines = _JsonLines(top) if as_json else _Table(top) if sys.stdout.isatty() else _Lines(top)
     paths = list(find_pictures(pictures))
     with progress_of(len(paths), "pictures") as progress:

@@ -19,6 +19,7 @@ def embed(
             help="A name of 'wordsight models', a model, or a training run.", metavar="MODEL", show_default=False
         ),
     ],
+    runtime: Annotated[str, typer.Option(help="torch, onnx, or auto: the quicker of both here.")] = "torch",
     mirror: Annotated[str | None, typer.Option(help="A server in place of the one that published the weights.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="What was done, as one JSON object.")] = False,
 ) -> None:
@@ -35,7 +36,7 @@ def embed(
     from wordsight.infer.pictures import find_pictures
 
     check_out(out)
-    clip = open_model(model, mirror)
+    clip = open_model(model, mirror, runtime)
     paths = list(find_pictures(pictures))
     with progress_of(len(paths), "pictures") as progress:
         done = embed_files(clip, paths, out, progress)

@@ -3,6 +3,7 @@
 dual_encoder.py   a model with its tokenizer and preprocessing: the waist on which everything above stands
 loading.py        a name or a place to a dual encoder
 runtime.py        what computes vectors: on_torch.py (texts as a tree of their beginnings: prefix_tree.py), on_onnx.py
+choose.py         which runtime computes, and which of them is quicker here
 fingerprint.py    what decides the value of a vector
 pictures.py       finding pictures, and embedding many of which some may be broken
 embed_files.py    pictures to a file of vectors

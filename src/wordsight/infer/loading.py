@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from wordsight.errors import ConfigError, WeightsError, nearest
 from wordsight.files import newest_whole
 from wordsight.infer.dual_encoder import DualEncoder
+from wordsight.infer.runtime import check_runtime
 from wordsight.weights.download import Progress
 from wordsight.weights.exported import is_exported, read_exported
 from wordsight.weights.published import is_published, published_card, published_cards
@@ -27,6 +28,7 @@ def load(
     averaged: bool | None = None,
     mirror: str | None = None,
     progress: Progress | None = None,
+    runtime: str = "torch",
 ) -> DualEncoder:
     """Load a model.
 
@@ -38,16 +40,27 @@ def load(
         averaged: of a training checkpoint with both, whether the averaged weights are meant.
         mirror: a server that takes the place of the one from which published weights are fetched.
         progress: is told, of a download, how many bytes are here and how many there are.
+        runtime: `torch`; `onnx`, for which the model is exported into the cache once; or `auto`, on a CPU the one of
+            both that took less time for a picture when it was tried. A folder of ONNX graphs runs on `onnx` anyway.
 
     Raises:
         WeightsError: there is no such model, or its files are broken.
-        ConfigError: there is no such device.
+        ConfigError: there is no such device or runtime.
+        MissingExtraError: `onnx` without its packages.
     """
+    check_runtime(runtime)
     place = newest_whole(Path(name_or_path))
     if is_exported(place):
         return _load_exported(place, device)
     where = _device(device)
     found = find(name_or_path, architecture, averaged, mirror, progress)
+    if runtime != "torch":
+        from wordsight.infer.choose import on_onnx, quicker
+
+        if runtime == "onnx":
+            return on_onnx(found)
+        if where.type == "cpu":
+            return quicker(DualEncoder(found.build(str(name_or_path)), found.card, files=found.files), found)
     return DualEncoder(found.build(str(name_or_path)).to(where), found.card, files=found.files)
 
 

@@ -4,12 +4,15 @@ A `DualEncoder` is given one. `TorchRuntime` (`on_torch.py`) is the default; `On
 that was exported, without torch.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wordsight.errors import ConfigError, WeightsError, nearest
+
 Vectors = NDArray[np.float32]
+RuntimeName = Literal["torch", "onnx", "auto"]
 
 
 @runtime_checkable
@@ -46,14 +49,23 @@ class Runtime(Protocol):
         """Texts as the model's tokenizer gives them, (M, L) int32 -> (M, E) float32, unit length; errors as above."""
 
 
+def check_runtime(name: str) -> None:
+    """Refuse a runtime that there is not.
+
+    Raises:
+        ConfigError: with the nearest name.
+    """
+    known = get_args(RuntimeName)
+    if name not in known:
+        raise ConfigError(f"runtime {name!r}: expected {', '.join(known)}{nearest(name, known)}")
+
+
 def require_finite(vectors: Vectors) -> Vectors:
     """The vectors themselves.
 
     Raises:
         WeightsError: some are not finite.
     """
-    from wordsight.errors import WeightsError
-
     if not np.isfinite(vectors).all():
         raise WeightsError("the model's embeddings are not finite numbers; its weights are damaged or diverged")
     return vectors
