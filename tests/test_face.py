@@ -17,7 +17,7 @@ NAMES = ["Answer", "DualEncoder", "Labels", "Run", "__version__", "errors", "loa
 
 OPTIONS = {
     "": ["--help", "--version"],
-    "classify": ["--json", "--labels", "--mirror", "--model", "--runtime", "--templates", "--top", "pictures"],
+    "classify": ["--json", "--labels", "--mirror", "--model", "--runtime", "--templates", "--top", "--why", "pictures"],
     "convert": ["--as", "--averaged", "--json", "--mirror", "--to", "model", "out"],
     "demo": ["--json", "--out", "--steps"],
     "embed": ["--json", "--mirror", "--model", "--out", "--runtime", "pictures"],

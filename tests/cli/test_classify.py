@@ -54,6 +54,23 @@ def test_json_is_an_object_a_line(place, capsys):
     assert "not a picture" in broken["error"]
 
 
+def test_why_writes_a_page_of_all_that_was_labelled(place, capsys):
+    assert run("--why", "why.html") == 0
+    page = (place / "why.html").read_text()
+    assert page.count("data:image/png") == 2
+    assert "2 pictures, 3 labels, by runs/first." in page
+    assert run("--why", "photos/000.png/why.html") == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_the_page_of_many_pictures_is_bounded(place, monkeypatch):
+    monkeypatch.setattr("wordsight.cli.classify_report.MOST_PICTURES", 1)
+    assert run("--why", "why.html") == 0
+    page = (place / "why.html").read_text()
+    assert page.count("data:image/png") == 1
+    assert "The first 1 are shown; 1 more were labelled." in page
+
+
 def test_a_terminal_gets_a_table(place, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "120")

@@ -29,6 +29,9 @@ def classify(
     templates: Annotated[
         str, typer.Option(help="A set (plain, photo, photos, drawings, imagenet), or a text with {} for the label.")
     ] = "photo",
+    why: Annotated[
+        Path | None, typer.Option(help="Write a page that shows which parts speak for the label.", metavar="FILE.html")
+    ] = None,
     top: Annotated[int, typer.Option(help="How many labels to show for each picture.", min=1)] = 1,
     runtime: Annotated[str, typer.Option(help="torch, onnx, or auto: the quicker of both here.")] = "torch",
     mirror: Annotated[str | None, typer.Option(help="A server in place of the one that published the weights.")] = None,
@@ -40,6 +43,7 @@ def classify(
     Example:
       wordsight classify photos/ --labels cat,dog,bird --model runs/first
     """
+    from wordsight.cli.classify_report import WhyPage
     from wordsight.cli.terminal import open_model, progress_of
     from wordsight.errors import DataError
     from wordsight.infer.pictures import find_pictures
@@ -48,14 +52,19 @@ def classify(
     names, texts = read_labels(labels), resolve_templates(templates)
     classifier = Labels(open_model(model, mirror, runtime), names, texts)
     printer: _Lines = _JsonLines(top) if as_json else _Table(top) if sys.stdout.isatty() else _Lines(top)
+    page = WhyPage(classifier) if why is not None else None
     paths = list(find_pictures(pictures))
     with progress_of(len(paths), "pictures") as progress:
         for answer in classifier.classify(paths, on_broken=printer.broken):
             printer.answer(answer)
+            if page is not None:
+                page.add(answer)
             progress(printer.num_answers + printer.num_broken)
     printer.end()
     if not printer.num_answers:
         raise DataError(f"none of {printer.num_broken} pictures could be read")
+    if page is not None and why is not None:
+        page.write(why, model)
 
 
 class _Lines:

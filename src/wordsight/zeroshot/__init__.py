@@ -4,10 +4,12 @@ classifier.py   the weights of the classifier, and what it says of pictures: rea
 labels.py       labels with their names, as a command line or a file gives them
 templates.py    sets of templates
 cache.py        classifiers that were computed before
+explain.py      which parts of a picture speak for a label
 """
 
 from wordsight.zeroshot.classifier import Answer, Labels
+from wordsight.zeroshot.explain import Explanation, explain
 from wordsight.zeroshot.labels import read_labels
 from wordsight.zeroshot.templates import TEMPLATES, resolve_templates
 
-__all__ = ["TEMPLATES", "Answer", "Labels", "read_labels", "resolve_templates"]
+__all__ = ["TEMPLATES", "Answer", "Explanation", "Labels", "explain", "read_labels", "resolve_templates"]

@@ -1,0 +1,55 @@
+"""The page of `wordsight classify --why`: each picture, its answers, and what of it speaks for the first."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wordsight.cli.terminal import printable
+from wordsight.report import Answer, Card, Gallery, Page, Section
+
+if TYPE_CHECKING:
+    from wordsight.zeroshot import Answer as LabelAnswer
+    from wordsight.zeroshot import Labels
+
+MOST_PICTURES = 200
+"""More would make the page too heavy to open."""
+
+_SHOWN_LABELS = 5
+
+
+class WhyPage:
+    """Collects answers; `write` makes the page of the first `MOST_PICTURES`."""
+
+    def __init__(self, labels: "Labels") -> None:
+        self._labels = labels
+        self._cards: list[Card] = []
+        self._num_answers = 0
+
+    def add(self, answer: "LabelAnswer") -> None:
+        """Explain one answer."""
+        from wordsight.zeroshot import explain
+
+        self._num_answers += 1
+        if len(self._cards) < MOST_PICTURES:
+            drawn = explain(self._labels, answer.picture, answer.label).drawn()
+            answers = [Answer(label, probability) for label, probability in answer.ranking[:_SHOWN_LABELS]]
+            self._cards.append(Card(printable(answer.picture), drawn, answers))
+
+    def write(self, out: Path, model: str) -> None:
+        """Write the page; errors as `Page.write`."""
+        Page(
+            title="What the model saw",
+            lead=f"{_number(self._num_answers, 'picture')}, {_number(len(self._labels.names), 'label')}, by {model}.",
+            sections=[Section("Pictures", self._text(), [Gallery(self._cards)])],
+        ).write(out)
+
+    def _text(self) -> str:
+        left_out = self._num_answers - len(self._cards)
+        more = f"\n\nThe first {len(self._cards)} are shown; {left_out} more were labelled." if left_out else ""
+        return (
+            "Red are the parts that speak for the first answer: where they are covered, it loses probability. "
+            "What is gray does not matter to it, or speaks against it." + more
+        )
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
