@@ -31,7 +31,7 @@ def test_the_example_of_the_help_runs(place, capsys):
 def test_what_was_done_and_left_out_is_told(place, capsys):
     assert run("out.npy") == 0
     shown = capsys.readouterr()
-    assert shown.out == f"out.npy: 2 vectors, 1 broken pictures; {tiny_clip().fingerprint}\n"
+    assert shown.out == f"out.npy: 2 vectors, 2 of them new, 1 broken pictures; {tiny_clip().fingerprint}\n"
     assert shown.err.startswith("left out: photos/001.png: not a picture")
     assert np.load("out.npy").shape == (2, 8)
 
@@ -39,7 +39,7 @@ def test_what_was_done_and_left_out_is_told(place, capsys):
 def test_json_is_one_object(place, capsys):
     assert run("out.parquet", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
-    assert (answer["out"], answer["vectors"]) == ("out.parquet", 2)
+    assert (answer["out"], answer["vectors"], answer["computed"]) == ("out.parquet", 2, 2)
     assert answer["fingerprint"] == tiny_clip().fingerprint.digest
     assert [broken["path"] for broken in answer["broken"]] == ["photos/001.png"]
 

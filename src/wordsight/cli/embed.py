@@ -10,7 +10,10 @@ import typer
 
 def embed(
     pictures: Annotated[
-        list[Path], typer.Argument(help="Pictures, or folders of them.", metavar="PICTURES...", show_default=False)
+        list[Path],
+        typer.Argument(
+            help="Pictures, folders of them or of shards, tables of paths.", metavar="PICTURES...", show_default=False
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The file to write.", metavar="FILE.parquet|FILE.npy", show_default=False)],
     model: Annotated[
@@ -25,26 +28,33 @@ def embed(
 ) -> None:
     """Turn pictures into vectors of unit length.
 
-    The file carries the fingerprint of what made the vectors; broken pictures are listed in it with their reasons.
+    The file carries the fingerprint of what made the vectors; broken pictures are listed in it with their reasons. What
+    was embedded before is not embedded again: a second run does what is new or changed, and one that was
+    interrupted goes on.
 
     \b
     Example:
       wordsight embed photos/ --out photos.parquet --model runs/first
     """
     from wordsight.cli.terminal import open_model, printable, progress_of
-    from wordsight.infer.embed_files import check_out, embed_files
-    from wordsight.infer.pictures import find_pictures
+    from wordsight.infer.embed_files import embed_files
+    from wordsight.infer.items import find_items
+    from wordsight.infer.vector_files import check_out
 
     check_out(out)
+    total = sum(1 for _ in find_items(pictures))
     clip = open_model(model, mirror, runtime)
-    paths = list(find_pictures(pictures))
-    with progress_of(len(paths), "pictures") as progress:
-        done = embed_files(clip, paths, out, progress)
+    with progress_of(total, "pictures") as progress:
+        done = embed_files(clip, find_items(pictures), out, progress)
     if as_json:
         broken = [{"path": picture.path, "reason": picture.reason} for picture in done.broken]
-        answer = {"out": str(out), "vectors": done.vectors, "fingerprint": clip.fingerprint.digest, "broken": broken}
+        counts = {"vectors": done.vectors, "computed": done.computed}
+        answer = {"out": str(out), **counts, "fingerprint": clip.fingerprint.digest, "broken": broken}
         print(json.dumps(answer))
         return
     for picture in done.broken:
         print(f"left out: {printable(picture.reason)}", file=sys.stderr)
-    print(f"{printable(out)}: {done.vectors:,} vectors, {len(done.broken):,} broken pictures; {clip.fingerprint}")
+    print(
+        f"{printable(out)}: {done.vectors:,} vectors, {done.computed:,} of them new, "
+        f"{len(done.broken):,} broken pictures; {clip.fingerprint}"
+    )

@@ -160,14 +160,14 @@ def choose_columns(
     for name in (*([image] if image else []), *texts, *([label] if label else [])):
         if name not in table.columns:
             raise DataError(f"{table.path}: no column {name!r}{nearest(name, table.columns)}; {there}")
-    image = image or _guess(table.columns, IMAGE_NAMES)
+    image = image or guess_column(table.columns, IMAGE_NAMES)
     if image is None:
         raise DataError(f"{table.path}: no column looks like a picture; name it with --image-column; {there}")
     others = [name for name in table.columns if name != image]
     if not texts and label is None:
-        text = _guess(others, TEXT_NAMES)
+        text = guess_column(others, TEXT_NAMES)
         texts = [text] if text else []
-        label = None if text else _guess(others, LABEL_NAMES)
+        label = None if text else guess_column(others, LABEL_NAMES)
     if not texts and label is None:
         raise DataError(
             f"{table.path}: no column looks like a text or a label; use --text-column or --label-column; {there}"
@@ -175,7 +175,7 @@ def choose_columns(
     return Columns(image=image, texts=tuple(texts), label=label)
 
 
-def _guess(columns: Sequence[str], known: Sequence[str]) -> str | None:
+def guess_column(columns: Sequence[str], known: Sequence[str]) -> str | None:
     """The column whose name stands first among the known names."""
     by_name = {column.strip().lower().replace(" ", "_"): column for column in reversed(columns)}
     return next((by_name[name] for name in known if name in by_name), None)

@@ -1,7 +1,7 @@
 """Bytes to pixels: decoding, the published preprocessing, and training crops. Pillow and NumPy alone, no torch."""
 
 from wordsight.image.augment import Augmentation, augment
-from wordsight.image.decode import MAX_PIXELS, PictureSource, Policy, decode
+from wordsight.image.decode import MAX_PIXELS, PictureSource, Policy, decode, read_picture
 from wordsight.image.preprocess import CLIP_MEAN, CLIP_STD, Preprocessing, normalise, preprocess, square_of, to_square
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "decode",
     "normalise",
     "preprocess",
+    "read_picture",
     "square_of",
     "to_square",
 ]

@@ -131,7 +131,7 @@ def decode(
     if isinstance(source, bytes):
         return _from_bytes(source, policy, max_pixels, name, least_px)
     if isinstance(source, str | Path):
-        return _from_bytes(_read(Path(source), name), policy, max_pixels, name, least_px)
+        return _from_bytes(read_picture(Path(source), name), policy, max_pixels, name, least_px)
     raise PictureError(f"{name}: a picture is a path, bytes, a Pillow image or a uint8 array, not {_type_name(source)}")
 
 
@@ -216,8 +216,13 @@ def _quick_jpeg(content: bytes, image: Image.Image, least_px: int | None = None)
         return None
 
 
-def _read(path: Path, name: str) -> bytes:
-    """The bytes of a regular file that is not too large to be a picture."""
+def read_picture(path: Path, name: str | None = None) -> bytes:
+    """The bytes of a regular file that is not too large to be a picture.
+
+    Raises:
+        PictureError: missing, something else than a file, or too large.
+    """
+    name = name or str(path)
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):

@@ -1,166 +1,177 @@
-"""Pictures to a file of vectors, which carries the fingerprint of what made them.
+"""Pictures to a file of vectors: what was done is not done again.
 
-`OUT.parquet`: columns `path`, `vector` (null where broken) and `error`; the fingerprint in the schema's metadata under
-`wordsight.fingerprint`. `OUT.npy`: the vectors of readable pictures, (N, E) float32; beside it `OUT.npy.json` with the
-fingerprint, the path of each row, the broken pictures with reasons, and the hash of the vectors' file.
-Either appears whole or not at all.
+A picture whose bytes were embedded before, under whatever name, keeps its vector: from the former file, or from the
+parts that an interrupted run left in `.OUT.parts` beside it. Only what is new is decoded and encoded.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import hashlib
+import shutil
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from wordsight.errors import ConfigError, DataError
-from wordsight.files import open_whole, sha256_file
-from wordsight.infer.pictures import Embedded, embed_each
+from wordsight.data.in_order import in_order
+from wordsight.errors import DataError, OutputError, PictureError
+from wordsight.files import lock, open_whole
+from wordsight.image import square_of
+from wordsight.infer.items import Item
+from wordsight.infer.vector_files import (
+    Broken,
+    Known,
+    Row,
+    check_out,
+    read_known,
+    write_parquet,
+    writing_numpy,
+)
 
 if TYPE_CHECKING:
     from wordsight.infer.dual_encoder import DualEncoder
 
-FINGERPRINT_KEY = "wordsight.fingerprint"
-
-_ROWS_IN_GROUP = 4096
-
-
-@dataclass(frozen=True)
-class BrokenPicture:
-    """A picture without a vector, and why."""
-
-    path: str
-    reason: str
+_AT_ONCE = 64
+_ROWS_IN_PART = 2048
 
 
-@dataclass(frozen=True)
+@dataclass
 class Embedding:
-    """What `embed_files` wrote: the number of vectors, and the pictures without."""
+    """What `embed_files` did.
 
-    vectors: int
-    broken: tuple[BrokenPicture, ...]
-
-
-def sidecar_of(out: Path) -> Path:
-    """Where the JSON of a NumPy file lies."""
-    return out.with_name(f"{out.name}.json")
-
-
-def check_out(out: Path) -> None:
-    """Refuse a name whose kind is not known, before there is work to lose.
-
-    Raises:
-        ConfigError: neither .parquet nor .npy.
+    Attributes:
+        vectors: in the file.
+        computed: of these, how many were not known before.
+        broken: pictures without a vector.
     """
-    if out.suffix not in (".parquet", ".npy"):
-        raise ConfigError(f"{out}: vectors go to a file that ends in .parquet or .npy")
+
+    vectors: int = 0
+    computed: int = 0
+    broken: list[Broken] = field(default_factory=list)
+
+
+class _Prepared(NamedTuple):
+    row: Row
+    square: NDArray[np.uint8] | None = None
 
 
 def embed_files(
     clip: "DualEncoder",
-    paths: Iterable[Path],
+    items: Iterable[Item],
     out: Path,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Embedding:
-    """Embed pictures and write their vectors in the order of the paths.
+    """Embed pictures and write their vectors in the order of the items.
 
     Args:
-        paths: may stream; only a few hundred pictures and a few thousand vectors are held.
-        out: a `.parquet` or `.npy` file; a former one is replaced.
+        items: may stream; only a few hundred pictures and a few thousand new vectors are held.
+        out: a `.parquet` or `.npy` file. What a former one has of the same pictures is taken over.
         progress: is told after each picture how many are done.
 
     Raises:
         ConfigError: another kind of file.
-        DataError: not one picture could be read; nothing is written.
+        DataError: the former file is of another fingerprint, or no file of vectors; or not one picture could be read,
+            and then nothing is written.
         OutputError: the place cannot be written; a former file stays.
     """
     check_out(out)
-    tally = _Tally(progress)
-    rows = tally.watch(embed_each(clip, paths))
-    if out.suffix == ".parquet":
-        with open_whole(out) as file:
-            _write_parquet(file, rows, clip)
-            tally.check()
-    else:
-        with open_whole(sidecar_of(out)) as sidecar:
-            with open_whole(out) as file:
-                _write_numpy(file, rows, clip.card.model.embed_dim)
-                tally.check()
-            sidecar.write(_sidecar(clip, tally, sha256_file(out)))
-    return Embedding(len(tally.paths), tuple(tally.broken))
+    parts = out.with_name(f".{out.name}.parts")
+    with lock(parts / ".lock"):
+        try:
+            done = _embed(clip, items, out, parts, progress)
+        except BaseException:
+            if not any(parts.glob("*.parquet")):  # nothing worth keeping
+                shutil.rmtree(parts, ignore_errors=True)
+            raise
+        shutil.rmtree(parts, ignore_errors=True)
+    return done
 
 
-class _Tally:
-    """Counts what passes."""
-
-    def __init__(self, progress: Callable[[int], None]) -> None:
-        self.paths: list[str] = []
-        self.broken: list[BrokenPicture] = []
-        self._progress = progress
-
-    def watch(self, rows: Iterable[Embedded]) -> Iterator[Embedded]:
-        for row in rows:
-            if row.vector is None:
-                self.broken.append(BrokenPicture(_text(row.source), row.error))
-            else:
-                self.paths.append(_text(row.source))
-            yield row
-            self._progress(len(self.paths) + len(self.broken))
-
-    def check(self) -> None:
-        if not self.paths:
-            first = f"; the first: {self.broken[0].reason}" if self.broken else ""
-            raise DataError(f"none of {len(self.broken)} pictures could be read{first}")
-
-
-def _text(path: Any) -> str:
-    """A path as text that any file can hold; what is not UTF-8 in it is written as escapes."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
-
-
-def _write_parquet(file: BinaryIO, rows: Iterator[Embedded], clip: "DualEncoder") -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def _embed(
+    clip: "DualEncoder", items: Iterable[Item], out: Path, parts: Path, progress: Callable[[int], None]
+) -> Embedding:
+    known = Known({})
+    for path in [out, *sorted(parts.glob("*.parquet"))]:
+        if path.exists():
+            known.places.update(read_known(path, clip.fingerprint).places)
+    done = Embedding()
     width = clip.card.model.embed_dim
-    columns = [("path", pa.string()), ("vector", pa.list_(pa.float32(), width)), ("error", pa.string())]
-    schema = pa.schema(columns, metadata={FINGERPRINT_KEY: msgspec.json.encode(clip.fingerprint)})
-    with pq.ParquetWriter(file, schema) as writer:
-        while group := list(islice(rows, _ROWS_IN_GROUP)):
-            columns = [
-                pa.array([_text(row.source) for row in group], pa.string()),
-                pa.array([row.vector for row in group], schema.field("vector").type),
-                pa.array([row.error or None for row in group], pa.string()),
-            ]
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+    with closing(_kept(_rows(clip, items, known, done), clip, parts)) as kept:
+        rows = _counted(kept, done, progress)
+        if out.suffix == ".parquet":
+            with open_whole(out) as file:
+                write_parquet(file, rows, clip.fingerprint, width)
+                _check(done)
+        else:
+            with writing_numpy(out, clip.fingerprint) as (file, numpy_rows):
+                numpy_rows.write(file, rows, width)
+                _check(done)
+    return done
 
 
-def _write_numpy(file: BinaryIO, rows: Iterator[Embedded], width: int) -> None:
-    """The header comes first and says how many rows there are; NumPy leaves room in it for the number to grow."""
-    count = 0
-    _write_header(file, count, width)
-    start = file.tell()
+def _rows(clip: "DualEncoder", items: Iterable[Item], known: Known, done: Embedding) -> Iterator[tuple[Row, bool]]:
+    """Each item's row, and whether its vector is new."""
+    prepared = in_order(lambda item: _prepare(clip, item, known), items, ahead=_AT_ONCE)
+    while group := list(islice(prepared, _AT_ONCE)):
+        squares = [one.square for one in group if one.square is not None]
+        vectors = iter(clip.runtime.encode_squares(np.stack(squares)) if squares else ())
+        done.computed += len(squares)
+        for row, square in group:
+            yield (row, False) if square is None else (row._replace(vector=next(vectors)), True)
+
+
+def _prepare(clip: "DualEncoder", item: Item, known: Known) -> _Prepared:
+    sha256 = ""
+    try:
+        content = item.read()
+        sha256 = hashlib.sha256(content).hexdigest()
+        vector = known.vector(sha256)
+        if vector is not None:
+            return _Prepared(Row(item.name, sha256, vector))
+        square = square_of(content, clip.card.preprocessing, clip.policy, name=item.name)
+        return _Prepared(Row(item.name, sha256, None), square)
+    except PictureError as error:
+        return _Prepared(Row(item.name, sha256, None, str(error)))
+
+
+def _kept(rows: Iterator[tuple[Row, bool]], clip: "DualEncoder", parts: Path) -> Generator[Row, None, None]:
+    """The rows, while those that are new are also written to parts, the last of them when the work ends early."""
+    new: list[Row] = []
+    number = len(list(parts.glob("*.parquet")))
+    try:
+        for row, is_new in rows:
+            if is_new:
+                new.append(row)
+            if len(new) == _ROWS_IN_PART:
+                _write_part(parts / f"{number:06d}.parquet", new, clip)
+                new, number = [], number + 1
+            yield row
+    except BaseException:  # an interrupt, or a consumer that ended early
+        with suppress(OutputError):  # a full disk, most likely; the first error is the one to tell
+            _write_part(parts / f"{number:06d}.parquet", new, clip)
+        raise
+
+
+def _write_part(path: Path, rows: list[Row], clip: "DualEncoder") -> None:
+    if rows:
+        with open_whole(path) as file:
+            write_parquet(file, iter(rows), clip.fingerprint, clip.card.model.embed_dim)
+
+
+def _counted(rows: Iterator[Row], done: Embedding, progress: Callable[[int], None]) -> Iterator[Row]:
     for row in rows:
-        if row.vector is not None:
-            file.write(row.vector.astype("<f4").tobytes())
-            count += 1
-    file.seek(0)
-    _write_header(file, count, width)
-    assert file.tell() == start
+        if row.vector is None:
+            done.broken.append(Broken(row.path, row.error))
+        else:
+            done.vectors += 1
+        yield row
+        progress(done.vectors + len(done.broken))
 
 
-def _write_header(file: BinaryIO, count: int, width: int) -> None:
-    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (count, width)})
-
-
-def _sidecar(clip: "DualEncoder", tally: _Tally, sha256: str) -> bytes:
-    content = {
-        "format": "wordsight-vectors-1",
-        "fingerprint": clip.fingerprint,
-        "vectors_sha256": sha256,
-        "paths": tally.paths,
-        "broken": tally.broken,
-    }
-    return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+def _check(done: Embedding) -> None:
+    if not done.vectors:
+        first = f"; the first: {done.broken[0].reason}" if done.broken else ""
+        raise DataError(f"none of {len(done.broken)} pictures could be read{first}")
