@@ -1,9 +1,11 @@
+import io
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tests.tiny_clip import random_image, tiny_clip
 from tests.weights.models import heads_64_wide, sentencepiece_model
 
@@ -67,6 +69,18 @@ def test_a_run_between_two_models_gives_the_former_and_is_not_disturbed(run):
 
 def test_a_run_without_a_model_says_when_it_comes(run):
     assert refusal(run).endswith("the run has no model yet; it is there after the first validation")
+
+
+def test_scaled_decoding_is_another_fingerprint(tmp_path):
+    tiny_clip().save(tmp_path / "model")
+    exact, scaled = load(tmp_path / "model", "cpu"), load(tmp_path / "model", "cpu", decoding="scaled")
+    assert exact.fingerprint == tiny_clip().fingerprint != scaled.fingerprint
+    rows, columns = np.mgrid[0:320, 0:400]
+    smooth = np.stack([rows // 2, columns // 3, (rows + columns) // 5], axis=-1).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(smooth).save(file, "JPEG", quality=95)
+    difference = np.abs(exact.embed_images(file.getvalue()) - scaled.embed_images(file.getvalue())).max()
+    assert 0 < difference < 0.1
 
 
 def test_a_misspelt_place_is_answered_with_the_nearest(run):

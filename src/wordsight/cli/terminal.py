@@ -76,9 +76,9 @@ def progress_of_bytes() -> Iterator[Callable[[int, int | None], None]]:
         yield progress
 
 
-def open_model(name: str, mirror: str | None, runtime: str) -> "DualEncoder":
+def open_model(name: str, mirror: str | None, runtime: str, scaled: bool = False) -> "DualEncoder":
     """Load a model for a verb, with progress where it is downloaded; errors as `wordsight.load`."""
     from wordsight.infer import load
 
     with progress_of_bytes() as progress:
-        return load(name, mirror=mirror, progress=progress, runtime=runtime)
+        return load(name, mirror=mirror, progress=progress, runtime=runtime, decoding="scaled" if scaled else "exact")
