@@ -8,6 +8,8 @@ the same weights and inputs, and what they answer is compared before anything is
 
 import io
 import statistics
+import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -17,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from benchmarks.table import Row, finish, parser
@@ -25,10 +28,12 @@ from PIL import Image
 from tests.parity.peers import open_clip, transformers
 
 import wordsight as ws
-from wordsight.image import Preprocessing, normalise, preprocess
+from wordsight.data.in_order import in_order
+from wordsight.image import Preprocessing, normalise, preprocess, square_of
 from wordsight.infer.prefix_tree import encode_texts
 from wordsight.model import PUBLISHED, build
 from wordsight.text import tokenize
+from wordsight.train import load_recipe
 from wordsight.weights import Card, TokenizerConfig
 from wordsight.weights.convert import convert
 from wordsight.weights.found import Found
@@ -63,6 +68,7 @@ class Sides:
 
     clip: ws.DualEncoder
     work: Path
+    trained: Path | None
 
     @cached_property
     def open_clip(self) -> Any:
@@ -277,8 +283,10 @@ def published(content: bytes, form: Preprocessing, draft: bool = False) -> NDArr
 def jpeg(sides: Sides) -> list[Row]:
     """Bytes to the normalised tensor, one core."""
     files, form = photographs(24), sides.clip.card.preprocessing
+    scaled = msgspec.structs.replace(form, decoding="scaled")
     runs: dict[str, Side] = {
         "ours": lambda: [preprocess(content, form) for content in files],
+        "scaled": lambda: [preprocess(content, scaled) for content in files],
         "pillow": lambda: [published(content, form) for content in files],
         "draft": lambda: [published(content, form, draft=True) for content in files],
     }
@@ -289,21 +297,128 @@ def jpeg(sides: Sides) -> list[Row]:
     return [
         Row.compare(f"{what}: Pillow's path", rates["ours"], rates["pillow"], 1.2),
         Row.at_most("the same, largest difference (of 1)", max(float(d.max()) for d in differences), 1 / 255 + 1e-6),
-        Row.compare(f"{what}: Pillow's draft against its path", rates["draft"], rates["pillow"]),
+        Row.compare(f"{what}: scaled decoding, Pillow's path", rates["scaled"], rates["pillow"], 2.3),
+        Row.compare(f"{what}: scaled decoding, Pillow's draft", rates["scaled"], rates["draft"], 1.0),
     ]
 
 
-PARTS = {part.__name__: part for part in (texts, classifier, pictures, neighbours, jpeg)}
+def scaled_vectors(sides: Sides) -> list[Row]:
+    """How far scaled decoding moves the vectors of a trained model, on photographs of 1024 x 768."""
+    if sides.trained is None:
+        return []
+    files, clip = photographs(1000), ws.load(sides.trained)
+    scaled = ws.load(sides.trained, decoding="scaled")
+    cosines = (clip.embed_images(files) * scaled.embed_images(files)).sum(axis=1)
+    what = "scaled decoding, 1,000 photographs, the trained model: cosine to the exact vector"
+    return [
+        Row.compare(f"{what}, {name}", float(np.percentile(cosines, share)), 1.0)
+        for name, share in (("least", 0), ("1st percentile", 1), ("median", 50))
+    ]
+
+
+def small_clip() -> ws.DualEncoder:
+    """The model of the recipe `flickr8k`, with first weights."""
+    config = load_recipe("flickr8k").architecture
+    model = build(config, torch.Generator().manual_seed(0)).eval()
+    form = Preprocessing(size_px=config.image.image_size_px)
+    tokenizer = TokenizerConfig(context_length=config.text.context_length)
+    return ws.DualEncoder(model, Card("small", model=config, preprocessing=form, tokenizer=tokenizer))
+
+
+def overlap(clip: ws.DualEncoder, files: list[Path], what: str) -> Row:
+    """End to end against both stages alone, each on all cores, in turns over four parts of the files."""
+    seconds = {"decode": 0.0, "encode": 0.0, "both": 0.0}
+    form = clip.card.preprocessing
+    for start in range(0, len(files), -(-len(files) // 4)):
+        part = files[start : start + -(-len(files) // 4)]
+        squares: list[NDArray[np.uint8]] = []
+
+        def decode(part: list[Path] = part, squares: list[NDArray[np.uint8]] = squares) -> None:
+            squares[:] = in_order(lambda path: square_of(path, form), part, ahead=64)
+
+        def encode(squares: list[NDArray[np.uint8]] = squares) -> None:
+            for first in range(0, len(squares), 64):
+                clip.runtime.encode_squares(np.stack(squares[first : first + 64]))
+
+        sides: dict[str, Side] = {"decode": decode, "encode": encode, "both": lambda part=part: clip.embed_images(part)}
+        for name, side in sides.items():
+            begin = time.perf_counter()
+            side()
+            seconds[name] += time.perf_counter() - begin
+    ours, ideal = len(files) / seconds["both"], len(files) / (seconds["decode"] + seconds["encode"])
+    return Row.compare(f"{what} (pictures/s): 1/(1/decode + 1/encode)", ours, ideal, 0.95)
+
+
+def folders(sides: Sides) -> list[Row]:
+    """A folder of large files and a large model, and one of small files and the small model."""
+    large, small = sides.work / "large", sides.work / "small"
+    large.mkdir(), small.mkdir()
+    for number, content in enumerate(photographs(500)):
+        for copy in range(4):
+            (large / f"{number:04d}-{copy}.jpg").write_bytes(content)
+    with tarfile.open(DATA / "tiny-imagenet-train.tar") as archive:
+        pictures = (member for member in archive if member.isfile() and not member.name.endswith((".jsonl", ".json")))
+        for number, member in enumerate(pictures):
+            (small / f"{number:05d}.jpg").write_bytes(archive.extractfile(member).read())  # type: ignore[union-attr]
+    return [
+        overlap(sides.clip, sorted(large.iterdir()), "2,000 files of 1024x768, ViT-B/32"),
+        overlap(
+            small_clip(), sorted(small.iterdir()), f"{len(list(small.iterdir())):,} files of 64 px, the small model"
+        ),
+    ]
+
+
+def processes(sides: Sides) -> list[Row]:
+    """`wordsight classify` of one picture in a fresh process, with a model as the demo's."""
+    config = load_recipe("demo").architecture
+    clip = ws.DualEncoder(
+        build(config, torch.Generator().manual_seed(0)).eval(),
+        Card(
+            "demo",
+            model=config,
+            preprocessing=Preprocessing(size_px=config.image.image_size_px),
+            tokenizer=TokenizerConfig(context_length=config.text.context_length),
+        ),
+    )
+    clip.save(sides.work / "demo")
+    convert(Found(clip.model.state_dict(), clip.card, {}), sides.work / "demo-onnx", "onnx")
+    picture = sides.work / "one.jpg"
+    picture.write_bytes(photographs(1)[0])
+    verb = [str(Path(sys.executable).parent / "wordsight"), "classify", str(picture), "--labels", "cat,dog", "--model"]
+    commands = {
+        "torch": [sys.executable, "-c", "import torch"],
+        "classify": [*verb, str(sides.work / "demo")],
+        "onnx": [*verb, str(sides.work / "demo-onnx")],
+    }
+    runs: dict[str, Side] = {
+        name: lambda command=command: subprocess.run(command, check=True, capture_output=True)
+        for name, command in commands.items()
+    }
+    seconds = race(runs)
+    return [
+        Row.at_most(
+            "classify one picture, fresh process: seconds beyond import torch",
+            seconds["classify"] - seconds["torch"],
+            1,
+        ),
+        Row.at_most("the same exported to ONNX, torch never imported: seconds", seconds["onnx"], 1.2, seconds["torch"]),
+    ]
+
+
+PARTS = {
+    part.__name__: part for part in (texts, classifier, pictures, neighbours, jpeg, folders, processes, scaled_vectors)
+}
 
 
 def main() -> None:
     """Run the parts and print the table."""
     command = parser(__doc__)
     command.add_argument("--only", default=",".join(PARTS), help="parts, with commas between them")
+    command.add_argument("--trained", type=Path, help="a run of the recipe flickr8k, for what needs trained weights")
     options = command.parse_args()
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as work:
-        sides = Sides(random_clip(), Path(work))
+        sides = Sides(random_clip(), Path(work), options.trained)
         rows = [row for part in options.only.split(",") for row in PARTS[part](sides)]
     finish(rows, options.json)
 
