@@ -35,10 +35,12 @@ def child(way: str, path: str) -> None:
     from safetensors.torch import load_file
 
     import wordsight as ws
-    from wordsight.infer import DualEncoder
+    from wordsight.infer import DualEncoder, on_torch
     from wordsight.model import build_empty, preset
+    from wordsight.weights import reading
 
     assert DualEncoder
+    assert on_torch and reading  # noqa: PT018  # what a load imports late
     ws.load  # noqa: B018  # resolves the lazy face
     Path("/proc/self/clear_refs").write_text("5")
     before, begin = status_kib("VmRSS"), time.perf_counter()
