@@ -203,3 +203,9 @@ def test_the_fingerprint_is_that_of_what_decides_a_vector(tmp_path):
     assert len(digests) == 5
     assert "\n" not in str(clip.fingerprint)
     assert clip.fingerprint.digest[:12] in str(clip.fingerprint)
+
+
+@pytest.mark.parametrize("texts", [5, None, [1]])
+def test_what_is_no_text_is_a_text_error(texts):
+    with pytest.raises(TextError, match="expected"):
+        tiny_clip().embed_texts(texts)

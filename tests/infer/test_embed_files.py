@@ -12,7 +12,7 @@ from wordsight.data import PackOptions, open_source, pack
 from wordsight.errors import ConfigError, DataError, OutputError
 from wordsight.files import lock
 from wordsight.infer import embed_files as module
-from wordsight.infer.items import find_items, item_of
+from wordsight.infer.items import count_items, find_items, item_of
 
 
 def embed_files(clip, paths, out, *more):
@@ -220,6 +220,8 @@ def test_tables_and_shards_are_items_too(tmp_path, paths):
         for one, reason in zip(done.broken, broken, strict=True):
             assert reason in one.reason
         np.testing.assert_allclose(np.load(out)[:1], clip.embed_images(first), atol=1e-5)
+    assert count_items([tmp_path / "shards"]) == 3
+    assert count_items([tmp_path / "shards", table]) is None
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match=r"no column of pictures \(file, .*\); the columns are: a, b"):
         list(find_items([tmp_path / "x.csv"]))

@@ -81,6 +81,8 @@ def test_scaled_decoding_is_another_fingerprint(tmp_path):
     Image.fromarray(smooth).save(file, "JPEG", quality=95)
     difference = np.abs(exact.embed_images(file.getvalue()) - scaled.embed_images(file.getvalue())).max()
     assert 0 < difference < 0.1
+    scaled.save(tmp_path / "saved")
+    assert load(tmp_path / "saved", "cpu").fingerprint == scaled.fingerprint
 
 
 def test_a_misspelt_place_is_answered_with_the_nearest(run):

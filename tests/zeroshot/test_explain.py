@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tests.tiny_clip import random_image, tiny_clip
 
-from wordsight.errors import PictureError
+from wordsight.errors import ConfigError, PictureError
 from wordsight.image import Preprocessing
 from wordsight.zeroshot import Labels, explain
 from wordsight.zeroshot.explain import log_probabilities
@@ -54,8 +54,8 @@ def test_the_best_label_is_explained_where_none_is_named() -> None:
     assert explain(classifier(), picture).label == "other"
     with pytest.raises(PictureError):
         explain(classifier(), b"no picture")
-    with pytest.raises(ValueError):
-        explain(classifier(), picture, "blue")
+    with pytest.raises(ConfigError, match=r"label 'rad': not one of the classifier's; did you mean 'red'\?"):
+        explain(classifier(), picture, "rad")
 
 
 def test_one_label_alone_is_explained_by_its_cosine() -> None:

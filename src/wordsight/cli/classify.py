@@ -43,7 +43,6 @@ def classify(
     Example:
       wordsight classify photos/ --labels cat,dog,bird --model runs/first
     """
-    from wordsight.cli.classify_report import WhyPage
     from wordsight.cli.terminal import open_model, progress_of
     from wordsight.errors import DataError
     from wordsight.infer.pictures import find_pictures
@@ -52,7 +51,11 @@ def classify(
     names, texts = read_labels(labels), resolve_templates(templates)
     classifier = Labels(open_model(model, mirror, runtime), names, texts)
     printer: _Lines = _JsonLines(top) if as_json else _Table(top) if sys.stdout.isatty() else _Lines(top)
-    page = WhyPage(classifier) if why is not None else None
+    page = None
+    if why is not None:
+        from wordsight.cli.classify_report import WhyPage
+
+        page = WhyPage(classifier)
     paths = list(find_pictures(pictures))
     with progress_of(len(paths), "pictures") as progress:
         for answer in classifier.classify(paths, on_broken=printer.broken):

@@ -42,11 +42,11 @@ def embed(
     """
     from wordsight.cli.terminal import open_model, printable, progress_of
     from wordsight.infer.embed_files import embed_files
-    from wordsight.infer.items import find_items
+    from wordsight.infer.items import count_items, find_items
     from wordsight.infer.vector_files import check_out
 
     check_out(out)
-    total = sum(1 for _ in find_items(pictures))
+    total = count_items(pictures)
     clip = open_model(model, mirror, runtime, scaled)
     with progress_of(total, "pictures") as progress:
         done = embed_files(clip, find_items(pictures), out, progress)

@@ -81,4 +81,4 @@ def open_model(name: str, mirror: str | None, runtime: str, scaled: bool = False
     from wordsight.infer import load
 
     with progress_of_bytes() as progress:
-        return load(name, mirror=mirror, progress=progress, runtime=runtime, decoding="scaled" if scaled else "exact")
+        return load(name, mirror=mirror, progress=progress, runtime=runtime, decoding="scaled" if scaled else None)

@@ -89,7 +89,8 @@ class DualEncoder:
             WeightsError: the model's answer is not finite.
         """
         given = [texts] if isinstance(texts, str) else texts
-        groups = _groups(given, _TEXTS_AT_ONCE)
+        # of what is no sequence the tokenizer says what was expected
+        groups = _groups(given, _TEXTS_AT_ONCE) if isinstance(given, Sequence) else [given]
         return self._joined([self.runtime.encode_ids(self.tokenize(group)) for group in groups])
 
     def similarity(self, images: Vectors, texts: Vectors) -> Vectors:

@@ -38,10 +38,21 @@ def find_items(places: Sequence[str | Path]) -> Iterator[Item]:
     for place in map(Path, places):
         if place.suffix == ".tar" or (place / MANIFEST_NAME).is_file():
             yield from _of_shards(place)
-        elif place.is_file() and place.suffix.lower() in TABLE_SUFFIXES:
+        elif _is_table(place):
             yield from _of_table(place)
         else:
             yield from map(item_of, find_pictures([place]))
+
+
+def count_items(places: Sequence[str | Path]) -> int | None:
+    """How many pictures `find_items` gives; None where a table, which may hold pictures itself, would be read."""
+    if any(_is_table(Path(place)) for place in places):
+        return None
+    return sum(1 for _ in find_items(places))
+
+
+def _is_table(place: Path) -> bool:
+    return place.is_file() and place.suffix.lower() in TABLE_SUFFIXES
 
 
 def item_of(path: Path) -> Item:

@@ -31,7 +31,7 @@ def load(
     mirror: str | None = None,
     progress: Progress | None = None,
     runtime: str = "torch",
-    decoding: Literal["exact", "scaled"] = "exact",
+    decoding: Literal["exact", "scaled"] | None = None,
 ) -> DualEncoder:
     """Load a model.
 
@@ -45,7 +45,8 @@ def load(
         progress: is told, of a download, how many bytes are here and how many there are.
         runtime: `torch`; `onnx`, for which the model is exported into the cache once; or `auto`, on a CPU the one of
             both that took less time for a picture when it was tried. A folder of ONNX graphs runs on `onnx` anyway.
-        decoding: of JPEG files: `exact`, or `scaled`, quicker and with vectors a little apart (extra `fast`).
+        decoding: of JPEG files: `exact`, or `scaled`, quicker and with vectors a little apart (extra `fast`); by
+            default as the card says, which is `exact` but for a model that was saved otherwise.
 
     Raises:
         WeightsError: there is no such model, or its files are broken.
@@ -59,8 +60,9 @@ def load(
     else:
         where = _device(device)
         clip = _on_runtime(find(name_or_path, architecture, averaged, mirror, progress), where, runtime, name_or_path)
-    preprocessing = msgspec.structs.replace(clip.card.preprocessing, decoding=decoding)
-    clip.card = msgspec.structs.replace(clip.card, preprocessing=preprocessing)
+    if decoding is not None:
+        preprocessing = msgspec.structs.replace(clip.card.preprocessing, decoding=decoding)
+        clip.card = msgspec.structs.replace(clip.card, preprocessing=preprocessing)
     return clip
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from wordsight.errors import ConfigError, nearest
 from wordsight.image import PictureSource, square_of
 from wordsight.zeroshot.classifier import Labels
 
@@ -59,8 +60,10 @@ def explain(labels: Labels, picture: PictureSource, label: str | None = None) ->
 
     Raises:
         PictureError: the picture cannot be read.
-        ValueError: no such label.
+        ConfigError: no such label.
     """
+    if label is not None and label not in labels.names:
+        raise ConfigError(f"label {label!r}: not one of the classifier's{nearest(label, labels.names)}")
     clip = labels.clip
     square = square_of(picture, clip.card.preprocessing, clip.policy)
     whole_K = log_probabilities(labels, square[None])[0]
