@@ -56,7 +56,7 @@ def test_a_memory_that_is_damaged_is_made_anew(model: Path) -> None:
 
 
 def test_another_runtime_is_refused(model: Path) -> None:
-    with pytest.raises(ConfigError, match=r"runtime 'onx': expected torch, onnx, auto; did you mean 'onnx'\?"):
+    with pytest.raises(ConfigError, match=r"runtime 'onx': expected torch, onnx, int8, auto; did you mean 'onnx'\?"):
         load(model, "cpu", runtime="onx")
 
 

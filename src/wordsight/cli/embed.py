@@ -22,7 +22,7 @@ def embed(
             help="A name of 'wordsight models', a model, or a training run.", metavar="MODEL", show_default=False
         ),
     ],
-    runtime: Annotated[str, typer.Option(help="torch, onnx, or auto: the quicker of both here.")] = "torch",
+    runtime: Annotated[str, typer.Option(help="torch, onnx, auto: the quicker of both here; int8.")] = "torch",
     mirror: Annotated[str | None, typer.Option(help="A server in place of the one that published the weights.")] = None,
     scaled: Annotated[
         bool,

@@ -19,12 +19,13 @@ from wordsight.config import Config
 from wordsight.errors import OutputError
 from wordsight.files import write_whole
 from wordsight.infer.dual_encoder import DualEncoder
-from wordsight.infer.on_onnx import OnnxRuntime
+from wordsight.infer.on_onnx import on_exported
 from wordsight.infer.runtime import Runtime
 from wordsight.weights.convert import convert
 from wordsight.weights.download import weights_cache
-from wordsight.weights.exported import is_exported, read_exported
+from wordsight.weights.exported import cache_name, is_exported
 from wordsight.weights.found import Found
+from wordsight.weights.int8 import int8_folder
 from wordsight.weights.own import hash_weights
 
 _ROUNDS = 7
@@ -43,13 +44,23 @@ def on_onnx(found: Found) -> DualEncoder:
     Raises:
         MissingExtraError: the packages of the extra `onnx` are not installed.
     """
-    card = found.card
-    decides = (hash_weights(found.tensors), card.model, card.preprocessing, card.tokenizer)
-    folder = weights_cache() / "onnx" / hashlib.sha256(msgspec.json.encode(decides)).hexdigest()
+    return on_exported(_exported(found), torch.get_num_threads())
+
+
+def on_int8(found: Found) -> DualEncoder:
+    """A model on ONNX Runtime with products in 8 bits, made in the cache where it is not there yet; errors as above.
+
+    Raises:
+        ConfigError: the model or this processor is not one for it.
+    """
+    return on_exported(int8_folder(_exported(found)), torch.get_num_threads())
+
+
+def _exported(found: Found) -> Path:
+    folder = weights_cache() / "onnx" / cache_name(hash_weights(found.tensors), found.card)
     if not is_exported(folder):
         convert(found, folder, "onnx")
-    content = read_exported(folder)
-    return DualEncoder(OnnxRuntime(folder, content, torch.get_num_threads()), content.card, files=content.files)
+    return folder
 
 
 def quicker(on_torch: DualEncoder, found: Found) -> DualEncoder:

@@ -10,7 +10,7 @@ from wordsight.files import newest_whole
 from wordsight.infer.dual_encoder import DualEncoder
 from wordsight.infer.runtime import check_runtime
 from wordsight.weights.download import Progress
-from wordsight.weights.exported import is_exported, read_exported
+from wordsight.weights.exported import is_exported
 from wordsight.weights.published import is_published, published_card, published_cards
 from wordsight.weights.resolve import HUB_PREFIX, resolve
 
@@ -43,20 +43,22 @@ def load(
         averaged: of a training checkpoint with both, whether the averaged weights are meant.
         mirror: a server that takes the place of the one from which published weights are fetched.
         progress: is told, of a download, how many bytes are here and how many there are.
-        runtime: `torch`; `onnx`, for which the model is exported into the cache once; or `auto`, on a CPU the one of
-            both that took less time for a picture when it was tried. A folder of ONNX graphs runs on `onnx` anyway.
+        runtime: `torch`; `onnx`, for which the model is exported into the cache once; `int8`, the same with 8-bit
+            products, quicker and with vectors a little apart (docs/performance.md), for vision transformers; or `auto`,
+            on a CPU the one of `torch` and `onnx` that took less time for a picture when it was tried. A folder of
+            ONNX graphs runs on `onnx` unless `int8` is asked for.
         decoding: of JPEG files: `exact`, or `scaled`, quicker and with vectors a little apart (extra `fast`); by
             default as the card says, which is `exact` but for a model that was saved otherwise.
 
     Raises:
         WeightsError: there is no such model, or its files are broken.
-        ConfigError: there is no such device or runtime.
-        MissingExtraError: `onnx` without its packages.
+        ConfigError: there is no such device or runtime, or `int8` is not for this model or processor.
+        MissingExtraError: `onnx` or `int8` without their packages.
     """
     check_runtime(runtime)
     place = newest_whole(Path(name_or_path))
     if is_exported(place):
-        clip = _load_exported(place, device)
+        clip = _load_exported(place, device, runtime)
     else:
         where = _device(device)
         clip = _on_runtime(find(name_or_path, architecture, averaged, mirror, progress), where, runtime, name_or_path)
@@ -69,23 +71,25 @@ def load(
 def _on_runtime(found: "Found", where: "torch.device", runtime: str, name: str | Path) -> DualEncoder:
     """A model that was read, on a device or another runtime."""
     if runtime != "torch":
-        from wordsight.infer.choose import on_onnx, quicker
+        from wordsight.infer.choose import on_int8, on_onnx, quicker
 
         if runtime == "onnx":
             return on_onnx(found)
+        if runtime == "int8":
+            return on_int8(found)
         if where.type == "cpu":
             return quicker(DualEncoder(found.build(str(name)), found.card, files=found.files), found)
     return DualEncoder(found.build(str(name)).to(where), found.card, files=found.files)
 
 
-def _load_exported(folder: Path, device: "str | torch.device | None") -> DualEncoder:
+def _load_exported(folder: Path, device: "str | torch.device | None", runtime: str) -> DualEncoder:
     """A folder of ONNX graphs; torch is not imported."""
-    from wordsight.infer.on_onnx import OnnxRuntime
+    from wordsight.infer.on_onnx import on_exported
+    from wordsight.weights.int8 import int8_folder
 
     if device is not None and str(device) != "cpu":
         raise ConfigError(f"device {str(device)!r}: {folder} was exported to ONNX, which runs here on 'cpu' alone")
-    content = read_exported(folder)
-    return DualEncoder(OnnxRuntime(folder, content), content.card, files=content.files)
+    return on_exported(int8_folder(folder) if runtime == "int8" else folder)
 
 
 def find(

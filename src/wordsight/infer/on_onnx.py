@@ -9,13 +9,24 @@ from numpy.typing import NDArray
 
 from wordsight.errors import MissingExtraError, WeightsError
 from wordsight.image import normalise
+from wordsight.infer.dual_encoder import DualEncoder
 from wordsight.infer.runtime import Vectors, require_finite
-from wordsight.weights.exported import IMAGE_NAME, TEXT_NAME, ExportedFolder
+from wordsight.weights.exported import IMAGE_NAME, TEXT_NAME, ExportedFolder, read_exported
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 _TEXTS_AT_ONCE = 64
+
+
+def on_exported(folder: Path, threads: int = 0) -> DualEncoder:
+    """The model of an exported folder; `threads` as below.
+
+    Raises:
+        WeightsError: a file is missing or broken.
+    """
+    content = read_exported(folder)
+    return DualEncoder(OnnxRuntime(folder, content, threads), content.card, files=content.files)
 
 
 class OnnxRuntime:
@@ -27,13 +38,12 @@ class OnnxRuntime:
         threads: of the sessions; 0 leaves it to ONNX Runtime, which takes one a core.
     """
 
-    name = "onnx"
-    precision = "float32"
-
     def __init__(self, folder: Path, content: ExportedFolder, threads: int = 0) -> None:
         self._folder = folder
         self._card = content.card
         self._threads = threads
+        self.precision: str = content.exported.precision
+        self.name = "int8" if self.precision == "int8" else "onnx"
         self.scale = content.exported.scale
         self.bias = content.exported.bias
         self.weights_hash = content.exported.weights

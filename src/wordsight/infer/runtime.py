@@ -1,7 +1,7 @@
 """What computes vectors: two functions from pixels and ids, behind which torch or another runtime may lie.
 
 A `DualEncoder` is given one. `TorchRuntime` (`on_torch.py`) is the default; `OnnxRuntime` (`on_onnx.py`) runs a model
-that was exported, without torch.
+that was exported, without torch, in float32 or, as `int8`, with 8-bit products.
 """
 
 from typing import Literal, Protocol, get_args, runtime_checkable
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wordsight.errors import ConfigError, WeightsError, nearest
 
 Vectors = NDArray[np.float32]
-RuntimeName = Literal["torch", "onnx", "auto"]
+RuntimeName = Literal["torch", "onnx", "int8", "auto"]
 
 
 @runtime_checkable

@@ -27,7 +27,7 @@ from wordsight.model import CLIP
 from wordsight.weights.card import CARD_NAME, Card, read_card, read_tokenizer
 from wordsight.weights.certificate import NAME as CERTIFICATE_NAME
 from wordsight.weights.certificate import Certificate, compare
-from wordsight.weights.exported import EXPORTED_NAME, Exported
+from wordsight.weights.exported import Exported, write_beside_graphs
 from wordsight.weights.found import Found
 from wordsight.weights.hugging_face import CONFIG_NAME as HUGGING_FACE_NAME
 from wordsight.weights.hugging_face import PREPROCESSOR_NAMES, hugging_face_files_of, read_hugging_face
@@ -164,10 +164,7 @@ def _write_onnx(found: Found, model: CLIP, folder: Path) -> Certificate:
 
     write_graphs(model, folder)
     exported = Exported(scale=model.scale.item(), bias=_bias(model), weights=hash_weights(model.state_dict()))
-    _write_json(folder / EXPORTED_NAME, plain(exported))
-    write_whole(folder / CARD_NAME, msgspec.json.format(msgspec.json.encode(found.card), indent=2) + b"\n")
-    for name, content in found.files.items():
-        write_whole(folder / name, content)
+    write_beside_graphs(folder, found.card, exported, found.files)
     card = read_card(folder / CARD_NAME)
     again = Found(found.tensors, card, read_tokenizer(folder, card))
     images, texts = greatest_differences(model, folder)

@@ -1,13 +1,15 @@
 """A folder that was exported to ONNX, as far as it can be read without torch: card, tokenizer, and the learnt scale."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from wordsight.config import Config, decode
 from wordsight.errors import ConfigError, WeightsError
+from wordsight.files import write_whole
 from wordsight.weights.card import CARD_NAME, Card, read_card, read_tokenizer
 
 EXPORTED_NAME = "exported.json"
@@ -24,11 +26,13 @@ class Exported(Config, frozen=True):
         scale: what multiplies the cosine.
         bias: what is added to it.
         weights: SHA-256 of the weights from which the graphs were made, as a fingerprint has it.
+        precision: of their products with weights.
     """
 
     scale: float
     bias: float
     weights: str
+    precision: Literal["float32", "int8"] = "float32"
 
 
 class ExportedFolder(NamedTuple):
@@ -66,3 +70,18 @@ def read_exported(folder: Path) -> ExportedFolder:
     except ConfigError as error:
         raise WeightsError(str(error)) from error
     return ExportedFolder(card, exported, read_tokenizer(folder, card))
+
+
+def write_beside_graphs(folder: Path, card: Card, exported: Exported, files: Mapping[str, bytes]) -> None:
+    """Write what `read_exported` reads."""
+    for name, content in ((EXPORTED_NAME, exported), (CARD_NAME, card)):
+        write_whole(folder / name, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+    for name, raw in files.items():
+        write_whole(folder / name, raw)
+
+
+def cache_name(weights_hash: str, card: Card) -> str:
+    """A name for a model's graphs, of all that decides what they answer."""
+    return hashlib.sha256(
+        msgspec.json.encode((weights_hash, card.model, card.preprocessing, card.tokenizer))
+    ).hexdigest()

@@ -27,6 +27,7 @@ from wordsight.weights.probes import probe_ids, probe_pixels
 BATCHES = (1, 2, 7)
 """Numbers of pictures and texts at which a written graph is compared with its model."""
 
+_ANY_SIZE = 1 << 62
 _MOST_INLINE_BYTES = 2_000_000_000  # protocol buffers end at 2 GiB; beyond, weights lie in a file beside the graph
 
 
@@ -65,7 +66,7 @@ def write_graphs(model: CLIP, folder: Path) -> None:
 
 def _write(module: nn.Module, path: Path, example: Tensor, sizes: Mapping[int, Any], name: str) -> None:
     try:
-        import onnxscript  # noqa: F401
+        from onnxscript import optimizer
     except ModuleNotFoundError as error:
         raise MissingExtraError("ONNX export", "onnx") from error
     num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
@@ -80,6 +81,9 @@ def _write(module: nn.Module, path: Path, example: Tensor, sizes: Mapping[int, A
             verbose=False,
         )
         assert program is not None
+        # transposed and scaled weights are written as they are used, whatever their size
+        optimizer.fold_constants(program.model, input_size_limit=_ANY_SIZE, output_size_limit=_ANY_SIZE)
+        optimizer.remove_unused_nodes(program.model)
         program.save(path, external_data=num_bytes > _MOST_INLINE_BYTES)
 
 
