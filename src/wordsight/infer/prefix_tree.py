@@ -114,7 +114,7 @@ def _read_ends(model: CLIP, tree: PrefixTree) -> Tensor:
 def _through(block: Block, x_TD: Tensor, path_NL: Tensor, first_T: Tensor) -> Tensor:
     """`Block.forward`, causal, on the nodes of a tree."""
     attention = block.attn
-    projected_TE = F.linear(block.ln_1(x_TD), attention.in_proj_weight, attention.in_proj_bias)
+    projected_TE = attention.project(block.ln_1(x_TD))
     n, length = path_NL.shape
     query, key, value = projected_TE[path_NL].view(n, length, 3, attention.heads, -1).permute(2, 0, 3, 1, 4)
     mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
@@ -130,11 +130,10 @@ def _read(block: Block, x_TD: Tensor, path_NL: Tensor, ends_N: Tensor) -> Tensor
     width = x_TD.shape[1]
     end_nodes_N = path_NL[torch.arange(n, device=path_NL.device), ends_N]
     normed_TD = block.ln_1(x_TD)
-    query_weight, pair_weight = attention.in_proj_weight.split([width, 2 * width])
-    query_bias, pair_bias = attention.in_proj_bias.split([width, 2 * width])
-    query = F.linear(normed_TD[end_nodes_N], query_weight, query_bias).view(n, attention.heads, 1, -1)
-    pair_TE = F.linear(normed_TD, pair_weight, pair_bias)
-    key, value = pair_TE[path_NL].view(n, length, 2, attention.heads, -1).permute(2, 0, 3, 1, 4)
+    query = attention.project_query(normed_TD[end_nodes_N]).view(n, attention.heads, 1, -1)
+    key, value = (
+        attention.project_pairs(normed_TD)[path_NL].view(n, length, 2, attention.heads, -1).permute(2, 0, 3, 1, 4)
+    )
     is_seen = (torch.arange(length, device=path_NL.device) <= ends_N[:, None])[:, None, None]
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=is_seen)
     x_ND = x_TD[end_nodes_N] + block.ls_1(attention.out_proj(mixed.reshape(n, width)))

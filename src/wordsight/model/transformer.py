@@ -36,22 +36,35 @@ class Attention(nn.Module):
         nn.init.zeros_(self.in_proj_bias)
         nn.init.zeros_(self.out_proj.bias)
 
+    def project(self, x: Tensor) -> Tensor:
+        """Queries, keys and values: (..., D) -> (..., 3 D)."""
+        return F.linear(x, self.in_proj_weight, self.in_proj_bias)
+
+    def project_query(self, x: Tensor) -> Tensor:
+        """Queries alone: (..., D) -> (..., D)."""
+        width = x.shape[-1]
+        return F.linear(x, self.in_proj_weight[:width], self.in_proj_bias[:width])
+
+    def project_pairs(self, x: Tensor) -> Tensor:
+        """Keys and values: (..., D) -> (..., 2 D)."""
+        width = x.shape[-1]
+        return F.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:])
+
     def forward(self, x_NLD: Tensor, is_causal: bool, visible: Tensor | None) -> Tensor:
         """(N, L, D) -> (N, L, D); `visible` (N, 1, L, L) bool says which token sees which, where that is not simple."""
         n, length, width = x_NLD.shape
-        projected = F.linear(x_NLD, self.in_proj_weight, self.in_proj_bias)
-        query, key, value = projected.view(n, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        query, key, value = (
+            self.project(x_NLD).view(n, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        )
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, is_causal=is_causal)
         return self.out_proj(mixed.transpose(1, 2).reshape(n, length, width))
 
     def pool(self, x_NLD: Tensor, token_ND: Tensor, visible_NL: Tensor | None) -> Tensor:
         """What one token a sequence takes from those it sees (bool; None: all): (N, L, D), (N, D) -> (N, D)."""
         n, length, width = x_NLD.shape
-        query_weight, pair_weight = self.in_proj_weight.split([width, 2 * width])
-        query_bias, pair_bias = self.in_proj_bias.split([width, 2 * width])
-        query = F.linear(token_ND, query_weight, query_bias).view(n, self.heads, 1, width // self.heads)
-        projected = F.linear(x_NLD, pair_weight, pair_bias)
-        key, value = projected.view(n, length, 2, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        query = self.project_query(token_ND).view(n, self.heads, 1, width // self.heads)
+        pairs = self.project_pairs(x_NLD)
+        key, value = pairs.view(n, length, 2, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         mask = None if visible_NL is None else visible_NL[:, None, None]
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out_proj(mixed.reshape(n, width))

@@ -1,0 +1,138 @@
+"""A float32 model on a CPU whose weights lie in the order in which oneDNN reads them.
+
+torch hands a weight to the matrix product as it is, and the product arranges it anew in each call; for the fifty tokens
+of one picture that is a third of the time. Here it is arranged once, by the operators that torch's own compiler uses.
+Patches go through such a product too: their convolution neither overlaps nor pads. The arranged weights take as
+much memory again as those they were made from, which stay as they are.
+"""
+
+import copy
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from wordsight.model import CLIP
+from wordsight.model.siglip import SigLIPVisionTransformer
+from wordsight.model.transformer import QUICK_GELU_SLOPE, Attention, Block, Perceptron, Transformer
+from wordsight.model.vit import VisionTransformer
+
+_FUSED = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "quick_gelu": ("swish", "")}
+
+
+def can_pack(model: CLIP) -> bool:
+    """Whether there is something to gain: float32 transformers, on a CPU for which torch has oneDNN."""
+    first = next(model.parameters())
+    return (
+        first.device.type == "cpu"
+        and first.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+@torch.no_grad()
+def pack_images(model: CLIP) -> CLIP:
+    """The same model with arranged weights in its image tower; what is not arranged it shares with the one given."""
+    visual, parts = model.visual, dict[str, nn.Module]()
+    if isinstance(visual, VisionTransformer | SigLIPVisionTransformer):
+        parts["transformer"] = _transformer(visual.transformer, is_read=isinstance(visual, VisionTransformer))
+        if isinstance(visual.conv1, nn.Conv2d):
+            parts["conv1"] = PackedPatches(visual.conv1)
+    return _with(model, visual=_with(visual, **parts))
+
+
+@torch.no_grad()
+def pack_texts(model: CLIP) -> CLIP:
+    """The same model with arranged weights in its text tower."""
+    return _with(model, transformer=_transformer(model.transformer, is_read=True))
+
+
+def state_of(model: nn.Module) -> tuple[tuple[int, int], ...] | None:
+    """What changes when a parameter does: where it lies, and how often it was written; None where that is not kept."""
+    parameters = list(model.parameters())
+    if any(one.is_inference() for one in parameters):
+        return None
+    return tuple((one.data_ptr(), one._version) for one in parameters)
+
+
+class PackedLinear(nn.Module):
+    """x W^T + b, and an activation after it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, activation: tuple[str, str] = ("none", "")) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
+        self.bias = None if bias is None else bias.detach()
+        self.activation, self.form = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., E)."""
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.activation, [], self.form)
+
+
+class PackedPatches(nn.Module):
+    """A convolution whose stride is its kernel, as a product."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.patch_size_px = conv.kernel_size[0]
+        self.linear = PackedLinear(conv.weight.flatten(1), conv.bias)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, D, H / patch, W / patch), channels last."""
+        n, channels, height, width = pixels.shape
+        size = self.patch_size_px
+        rows, columns = height // size, width // size
+        patches = pixels.view(n, channels, rows, size, columns, size).permute(0, 2, 4, 1, 3, 5)
+        return self.linear(patches.reshape(n * rows * columns, -1)).view(n, rows, columns, -1).permute(0, 3, 1, 2)
+
+
+class PackedAttention(Attention):
+    """`Attention`; where one token of a block is read, its query has a product apart from that of all pairs."""
+
+    def __init__(self, attention: Attention, is_read: bool) -> None:
+        nn.Module.__init__(self)
+        weight, bias, width = attention.in_proj_weight, attention.in_proj_bias, attention.out_proj.in_features
+        self.heads, self.in_proj_weight, self.in_proj_bias = attention.heads, weight, bias
+        if is_read:
+            self.project_query: Any = PackedLinear(weight[:width], bias[:width])
+            self.project_pairs: Any = PackedLinear(weight[width:], bias[width:])
+        else:
+            self.project: Any = PackedLinear(weight, bias)
+        self.out_proj: Any = PackedLinear(attention.out_proj.weight, attention.out_proj.bias)
+
+
+class PackedPerceptron(nn.Module):
+    """`Perceptron` with the activation inside the first product, the factors of quick_gelu in the weights."""
+
+    def __init__(self, mlp: Perceptron) -> None:
+        super().__init__()
+        slope = QUICK_GELU_SLOPE if mlp.activation == "quick_gelu" else 1
+        self.c_fc = PackedLinear(slope * mlp.c_fc.weight, slope * mlp.c_fc.bias, _FUSED[mlp.activation])
+        self.c_proj = PackedLinear(mlp.c_proj.weight / slope, mlp.c_proj.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return self.c_proj(self.c_fc(x))
+
+
+def _transformer(transformer: Transformer, is_read: bool) -> Transformer:
+    blocks = transformer.blocks()
+    return _with(
+        transformer,
+        resblocks=nn.ModuleList(_block(block, is_read and block is blocks[-1]) for block in blocks),
+    )
+
+
+def _block(block: Block, is_read: bool) -> Block:
+    return _with(block, attn=PackedAttention(block.attn, is_read), mlp=PackedPerceptron(block.mlp))
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def _with(module: M, **parts: nn.Module) -> M:
+    """A module that shares all with another but for some parts."""
+    new = copy.copy(module)
+    new._modules = {**module._modules, **parts}
+    return new
