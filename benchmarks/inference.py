@@ -7,6 +7,7 @@ the same weights and inputs, and what they answer is compared before anything is
 """
 
 import io
+import os
 import statistics
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from tests.parity.peers import open_clip, transformers
 import wordsight as ws
 from wordsight.data.in_order import in_order
 from wordsight.image import Preprocessing, normalise, preprocess, square_of
+from wordsight.infer.packed import pack_texts
 from wordsight.infer.prefix_tree import encode_texts
 from wordsight.model import PUBLISHED, build
 from wordsight.text import tokenize
@@ -84,6 +86,14 @@ class Sides:
     @cached_property
     def onnx(self) -> ws.DualEncoder:
         return ws.load(self._converted("onnx"))
+
+    @cached_property
+    def int8(self) -> ws.DualEncoder:
+        return ws.load(self._converted("onnx"), runtime="int8")
+
+    @cached_property
+    def auto(self) -> ws.DualEncoder:
+        return ws.load(self._converted("wordsight"), runtime="auto")
 
     @cached_property
     def session(self) -> Any:
@@ -167,9 +177,11 @@ def texts(sides: Sides) -> list[Row]:
     padded = ids[:, : int(ids.argmax(1).max()) + 1].long()
     mask = (torch.arange(padded.shape[1]) <= padded.argmax(1)[:, None]).long()
     clip, peer, hugging_face = sides.clip, sides.open_clip, sides.transformers
+    packed = pack_texts(clip.model)
     runs: dict[str, Side] = {
-        "apart": lambda: encode_texts(clip.model, ids, shares=False),
+        "apart": lambda: encode_texts(packed, ids, shares=False),
         "shared": lambda: clip.embed_texts(given),
+        "int8": lambda: sides.int8.embed_texts(given),
         "transformers": lambda: hugging_face.get_text_features(input_ids=padded, attention_mask=mask),
         "open_clip": lambda: peer.encode_text(ids),
     }
@@ -181,6 +193,7 @@ def texts(sides: Sides) -> list[Row]:
         Row.compare(f"{what}: nothing shared, transformers", rates["apart"], rates["transformers"], 1.1),
         Row.compare(f"{what}: nothing shared, open_clip", rates["apart"], rates["open_clip"], 7.5),
         Row.compare(f"{what}: beginnings shared, tokenizing included, open_clip", rates["shared"], rates["open_clip"]),
+        Row.compare(f"{what}: int8, tokenizing included, open_clip", rates["int8"], rates["open_clip"], 11),
     ]
 
 
@@ -213,24 +226,36 @@ def classifier(sides: Sides) -> list[Row]:
 
 @torch.inference_mode()
 def pictures(sides: Sides) -> list[Row]:
-    """Pixels ready: one picture, and sixteen."""
+    """Pixels ready, for us as bytes, for peers as floats: one picture, and sixteen."""
     rows = []
-    for count, target in ((1, 1.35), (16, None)):
-        pixels = torch.randn(count, 3, 224, 224, generator=torch.Generator().manual_seed(1))
-        array = pixels.numpy()
+    for count in (1, 16):
+        squares = np.random.default_rng(1).integers(0, 256, (count, 224, 224, 3), dtype=np.uint8)
+        array = normalise(squares, sides.clip.card.preprocessing)
+        pixels = torch.from_numpy(array)
+        clips = {"torch": sides.clip, "auto": sides.auto, "int8": sides.int8}
         runs: dict[str, Side] = {
-            "torch": lambda pixels=pixels: sides.clip.model.encode_image(pixels),
+            name: lambda clip=clip, squares=squares: clip.runtime.encode_squares(squares)
+            for name, clip in clips.items()
+        }
+        runs |= {
             "open_clip": lambda pixels=pixels: sides.open_clip.encode_image(pixels),
             "transformers": lambda pixels=pixels: sides.transformers.get_image_features(pixels),
             "session": lambda array=array: sides.session.run(None, {"pixels": array})[0],
         }
         expected = runs["open_clip"]()
-        assert max(largest_difference(runs[name](), expected) for name in ("torch", "session")) < 1e-5
+        assert max(largest_difference(runs[name](), expected) for name in ("torch", "auto", "session")) < 1e-5
         rates = {name: count / seconds for name, seconds in race(runs, 3 * ROUNDS).items()}
+        print({name: round(rate, 2) for name, rate in rates.items()}, "auto is", sides.auto.runtime.name)
+        best = max(("open_clip", "transformers", "session"), key=lambda name: rates[name])
         what = f"{count} pictures, pixels ready (pictures/s)"
-        rows.append(Row.compare(f"{what}: torch, open_clip", rates["torch"], rates["open_clip"], target))
-        rows.append(Row.compare(f"{what}: torch, transformers", rates["torch"], rates["transformers"]))
-        rows.append(Row.compare(f"{what}: torch, bare ONNX session", rates["torch"], rates["session"]))
+        asked = (
+            [("torch", "open_clip", 1.35), ("auto", "open_clip", 1.75), ("auto", "session", 0.97), ("int8", best, None)]
+            if count == 1
+            else [("auto", best, 0.97), ("torch", "open_clip", None), ("torch", "session", None), ("int8", best, 1.4)]
+        )
+        rows += [
+            Row.compare(f"{what}: {ours}, {peer}", rates[ours], rates[peer], target) for ours, peer, target in asked
+        ]
     return rows
 
 
@@ -240,7 +265,7 @@ def neighbours(sides: Sides) -> list[Row]:
     images = list(generator.integers(0, 256, (64, 224, 224, 3), dtype=np.uint8))
     given = prompts(64, range(4, 20))
     rows = []
-    for name, clip in (("torch", sides.clip), ("onnx", sides.onnx)):
+    for name, clip, most in (("torch", sides.clip, 1e-5), ("onnx", sides.onnx, 1e-5), ("int8", sides.int8, 1e-3)):
         for what, items, embed in (("pictures", images, clip.embed_images), ("texts", given, clip.embed_texts)):
             whole, order = embed(items), generator.permutation(64)
             others = [
@@ -248,7 +273,7 @@ def neighbours(sides: Sides) -> list[Row]:
             ]
             others.append(embed([items[n] for n in order])[np.argsort(order)])
             worst = max(float(np.abs(whole - other).max()) for other in others)
-            rows.append(Row.at_most(f"neighbours, {name}, 64 {what}: largest difference", worst, 1e-5))
+            rows.append(Row.at_most(f"neighbours, {name}, 64 {what}: largest difference", worst, most))
     return rows
 
 
@@ -418,6 +443,7 @@ def main() -> None:
     options = command.parse_args()
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as work:
+        os.environ["WORDSIGHT_CACHE"] = str(Path(work) / "cache")
         sides = Sides(random_clip(), Path(work), options.trained)
         rows = [row for part in options.only.split(",") for row in PARTS[part](sides)]
     finish(rows, options.json)
