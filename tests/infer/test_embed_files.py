@@ -108,6 +108,35 @@ def test_a_full_disk_leaves_the_former_file(tmp_path, paths, name):
     assert sorted(path.name for path in tmp_path.iterdir()) == files
 
 
+@pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
+def test_what_was_done_before_the_disk_was_full_is_not_done_again(tmp_path, name, encoded, monkeypatch):
+    monkeypatch.setattr(module, "_ROWS_IN_PART", 20)
+    paths = write_pictures(tmp_path / "photos", 400)
+    clip, out = tiny_clip(), tmp_path / name
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # enough for a part, not for all
+    try:
+        with pytest.raises(OutputError, match=r"cannot be written: .*; choose another place or make room"):
+            embed_files(clip, paths, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not out.exists()
+    before = sum(encoded)
+    done = embed_files(clip, paths, out)
+    assert done.vectors == 400
+    assert before >= 300
+    assert done.computed <= 400 - before + 2 * module._AT_ONCE  # what was encoded and not yet written
+    np.testing.assert_allclose(vectors_of(out), clip.embed_images(paths), atol=1e-5)
+
+
+def test_very_many_broken_pictures_are_counted_and_the_first_told(tmp_path, paths, monkeypatch):
+    monkeypatch.setattr(module, "MOST_BROKEN", 1)
+    done = embed_files(tiny_clip(), paths, tmp_path / "out.parquet")
+    assert (done.num_broken, [broken.path for broken in done.broken]) == (2, [str(paths[3])])
+    errors = pq.read_table(tmp_path / "out.parquet")["error"].to_pylist()
+    assert len([error for error in errors if error]) == 2
+
+
 def test_a_name_that_is_not_utf8_is_written_as_escapes(tmp_path):
     path = write_pictures(tmp_path / "photos", 1)[0]
     strange = path.with_name("caf\udce9.png")

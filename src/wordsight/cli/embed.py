@@ -52,13 +52,15 @@ def embed(
         done = embed_files(clip, find_items(pictures), out, progress)
     if as_json:
         broken = [{"path": picture.path, "reason": picture.reason} for picture in done.broken]
-        counts = {"vectors": done.vectors, "computed": done.computed}
+        counts = {"vectors": done.vectors, "computed": done.computed, "num_broken": done.num_broken}
         answer = {"out": str(out), **counts, "fingerprint": clip.fingerprint.digest, "broken": broken}
         print(json.dumps(answer))
         return
     for picture in done.broken:
         print(f"left out: {printable(picture.reason)}", file=sys.stderr)
+    if done.num_broken > len(done.broken):
+        print(f"left out: {done.num_broken - len(done.broken):,} more, listed in the file", file=sys.stderr)
     print(
         f"{printable(out)}: {done.vectors:,} vectors, {done.computed:,} of them new, "
-        f"{len(done.broken):,} broken pictures; {clip.fingerprint}"
+        f"{done.num_broken:,} broken pictures; {clip.fingerprint}"
     )

@@ -16,6 +16,7 @@ Of an animation both see the first frame; CMYK goes through Pillow's conversion 
 
 import contextlib
 import io
+import os
 import stat
 import struct
 import threading
@@ -226,6 +227,7 @@ def read_picture(path: Path, name: str | None = None) -> bytes:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
+            os.scandir(path).close()  # of one that cannot be listed that is the error
             raise PictureError(f"{name}: a folder, not a picture; name the pictures in it")
         if not stat.S_ISREG(status.st_mode):  # a pipe could keep us waiting, a device never end
             raise PictureError(f"{name}: not an ordinary file; save the picture first")

@@ -34,6 +34,9 @@ from wordsight.infer.vector_files import (
 if TYPE_CHECKING:
     from wordsight.infer.dual_encoder import DualEncoder
 
+MOST_BROKEN = 1000
+"""So many broken pictures are told; a million are too many to hold, and to read."""
+
 _AT_ONCE = 64
 _ROWS_IN_PART = 2048
 
@@ -45,11 +48,13 @@ class Embedding:
     Attributes:
         vectors: in the file.
         computed: of these, how many were not known before.
-        broken: pictures without a vector.
+        num_broken: pictures without a vector.
+        broken: the first `MOST_BROKEN` of them; the file has all.
     """
 
     vectors: int = 0
     computed: int = 0
+    num_broken: int = 0
     broken: list[Broken] = field(default_factory=list)
 
 
@@ -164,14 +169,16 @@ def _write_part(path: Path, rows: list[Row], clip: "DualEncoder") -> None:
 def _counted(rows: Iterator[Row], done: Embedding, progress: Callable[[int], None]) -> Iterator[Row]:
     for row in rows:
         if row.vector is None:
-            done.broken.append(Broken(row.path, row.error))
+            done.num_broken += 1
+            if len(done.broken) < MOST_BROKEN:
+                done.broken.append(Broken(row.path, row.error))
         else:
             done.vectors += 1
         yield row
-        progress(done.vectors + len(done.broken))
+        progress(done.vectors + done.num_broken)
 
 
 def _check(done: Embedding) -> None:
     if not done.vectors:
         first = f"; the first: {done.broken[0].reason}" if done.broken else ""
-        raise DataError(f"none of {len(done.broken)} pictures could be read{first}")
+        raise DataError(f"none of {done.num_broken} pictures could be read{first}")

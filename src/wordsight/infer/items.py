@@ -10,7 +10,7 @@ from wordsight.data.manifest import MANIFEST_NAME
 from wordsight.data.tables import IMAGE_NAMES, TABLE_SUFFIXES, Columns, Row, Table, guess_column
 from wordsight.errors import DataError, PictureError
 from wordsight.image import read_picture
-from wordsight.infer.pictures import find_pictures
+from wordsight.infer.pictures import count_pictures, find_pictures
 
 
 class Item(NamedTuple):
@@ -36,7 +36,7 @@ def find_items(places: Sequence[str | Path]) -> Iterator[Item]:
         DataError: a folder without pictures, or a table without such a column.
     """
     for place in map(Path, places):
-        if place.suffix == ".tar" or (place / MANIFEST_NAME).is_file():
+        if _is_shards(place):
             yield from _of_shards(place)
         elif _is_table(place):
             yield from _of_table(place)
@@ -46,9 +46,16 @@ def find_items(places: Sequence[str | Path]) -> Iterator[Item]:
 
 def count_items(places: Sequence[str | Path]) -> int | None:
     """How many pictures `find_items` gives; None where a table, which may hold pictures itself, would be read."""
-    if any(_is_table(Path(place)) for place in places):
-        return None
-    return sum(1 for _ in find_items(places))
+    total = 0
+    for place in map(Path, places):
+        if _is_table(place):
+            return None
+        total += len(open_shards(place)) if _is_shards(place) else count_pictures([place])
+    return total
+
+
+def _is_shards(place: Path) -> bool:
+    return place.suffix == ".tar" or (place / MANIFEST_NAME).is_file()
 
 
 def _is_table(place: Path) -> bool:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from wordsight.config import Config, decode
 from wordsight.errors import ConfigError, DataError
-from wordsight.files import open_whole, sha256_file
+from wordsight.files import check_place, open_whole, sha256_file
 from wordsight.infer.fingerprint import Fingerprint
 
 FINGERPRINT_KEY = b"wordsight.fingerprint"
@@ -70,13 +70,15 @@ class Known(NamedTuple):
 
 
 def check_out(out: Path) -> None:
-    """Refuse a name whose kind is not known, before there is work to lose.
+    """Refuse a file of a kind that is not known or at a place that cannot be written, before there is work to lose.
 
     Raises:
         ConfigError: neither .parquet nor .npy.
+        OutputError: as `check_place`.
     """
     if out.suffix not in (".parquet", ".npy"):
         raise ConfigError(f"{out}: vectors go to a file that ends in .parquet or .npy")
+    check_place(out)
 
 
 def sidecar_of(out: Path) -> Path:
