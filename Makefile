@@ -31,7 +31,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 
 # the peers require torchvision, which may bring another torch: they come without what they ask for
 $(VENV)/.test: pyproject.toml constraints.txt requirements-peers.txt | $(BIN)/python
-	$(PIP) --editable '.[dev,samples,report,fast,log,onnx]'
+	$(PIP) --editable '.[dev,samples,report,fast,log,onnx,heif,video]'
 	$(PIP) --no-deps --requirement requirements-peers.txt
 	touch $@ $(VENV)/.demo
 

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import resource
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -254,3 +255,14 @@ def test_tables_and_shards_are_items_too(tmp_path, paths):
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match=r"no column of pictures \(file, .*\); the columns are: a, b"):
         list(find_items([tmp_path / "x.csv"]))
+
+
+def test_a_heic_picture_without_its_package_is_a_row_that_says_what_to_install(tmp_path, paths, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "photos" / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    assert count_items([tmp_path / "photos"]) == 72
+    done = module.embed_files(tiny_clip(), find_items([tmp_path / "photos"]), tmp_path / "out.parquet")
+    rows = {row["path"].rpartition("/")[2]: row for row in pq.read_table(tmp_path / "out.parquet").to_pylist()}
+    assert rows["a.HEIC"]["vector"] is None
+    assert rows["a.HEIC"]["error"].endswith("pip install 'wordsight[heif]'")
+    assert done.vectors == 70

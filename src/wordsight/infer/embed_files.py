@@ -108,7 +108,7 @@ def _embed(
         rows = _counted(kept, done, progress)
         if out.suffix == ".parquet":
             with open_whole(out) as file:
-                write_parquet(file, rows, clip.fingerprint, width)
+                write_parquet(file, rows, clip.fingerprint)
                 _check(done)
         else:
             with writing_numpy(out, clip.fingerprint) as (file, numpy_rows):
@@ -163,7 +163,7 @@ def _kept(rows: Iterator[tuple[Row, bool]], clip: "DualEncoder", parts: Path) ->
 def _write_part(path: Path, rows: list[Row], clip: "DualEncoder") -> None:
     if rows:
         with open_whole(path) as file:
-            write_parquet(file, iter(rows), clip.fingerprint, clip.card.model.embed_dim)
+            write_parquet(file, iter(rows), clip.fingerprint)
 
 
 def _counted(rows: Iterator[Row], done: Embedding, progress: Callable[[int], None]) -> Iterator[Row]:

@@ -93,7 +93,7 @@ def read_known(path: Path, fingerprint: Fingerprint) -> Known:
         DataError: not a file of vectors, or of another fingerprint; both are named.
     """
     try:
-        found, sha256, vectors = _read_parquet(path) if path.suffix == ".parquet" else _read_numpy(path)
+        found, known = _read_parquet(path) if path.suffix == ".parquet" else _read_numpy(path)
     except (OSError, ValueError, KeyError, ConfigError, pa.ArrowException, msgspec.DecodeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path}: is there and not a file of vectors ({reason}); choose another place") from error
@@ -102,25 +102,23 @@ def read_known(path: Path, fingerprint: Fingerprint) -> Known:
             f"{path}: its vectors are of {found}; this model's would be of {fingerprint}: "
             "choose another file, or that model"
         )
-    return Known({digest: (vectors, number) for number, digest in enumerate(sha256) if digest})
+    return known
 
 
-def _read_parquet(path: Path) -> tuple[Fingerprint, list[str], NDArray[np.float32]]:
-    """Fingerprint, hash of each row ("" where there is no vector), and (N, E) float32."""
+def _read_parquet(path: Path) -> tuple[Fingerprint, Known]:
+    known = Known({})
     with pq.ParquetFile(path) as file:
-        told = (file.schema_arrow.metadata or {})[FINGERPRINT_KEY]
-        table = file.read(["sha256", "vector"])
-    vector = table["vector"].combine_chunks()
-    width = vector.type.list_size
-    has_vector = vector.is_valid().to_numpy(zero_copy_only=False)
-    vectors = vector.values.to_numpy(zero_copy_only=False).reshape(-1, width)
-    rows = zip(table["sha256"].to_pylist(), has_vector, strict=True)
-    hashes = [digest if is_there else "" for digest, is_there in rows]
-    vectors = vectors[vector.offset : vector.offset + len(vector)]
-    return decode(msgspec.json.decode(told), Fingerprint, str(path)), hashes, vectors
+        told = msgspec.json.decode((file.schema_arrow.metadata or {})[FINGERPRINT_KEY])
+        fingerprint = decode(told, Fingerprint, str(path))
+        for batch in file.iter_batches(_ROWS_IN_GROUP, columns=["sha256", "vector"]):
+            readable = batch.filter(batch["vector"].is_valid())
+            vectors = readable["vector"].flatten().to_numpy().reshape(-1, fingerprint.model.embed_dim)
+            rows = enumerate(readable["sha256"].to_pylist())
+            known.places.update({digest: (vectors, number) for number, digest in rows})
+    return fingerprint, known
 
 
-def _read_numpy(path: Path) -> tuple[Fingerprint, list[str], NDArray[np.float32]]:
+def _read_numpy(path: Path) -> tuple[Fingerprint, Known]:
     beside = sidecar_of(path)
     if beside.stat().st_size > _MAX_SIDECAR_BYTES:
         raise ValueError("its sidecar is too large")
@@ -128,13 +126,16 @@ def _read_numpy(path: Path) -> tuple[Fingerprint, list[str], NDArray[np.float32]
     vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(sidecar.sha256):
         raise ValueError("it does not fit its sidecar")
-    return sidecar.fingerprint, sidecar.sha256, vectors
+    return sidecar.fingerprint, Known({digest: (vectors, number) for number, digest in enumerate(sidecar.sha256)})
 
 
-def write_parquet(file: BinaryIO, rows: Iterator[Row], fingerprint: Fingerprint, width: int) -> None:
-    """Write rows as they come, some thousands at a time."""
+def write_parquet(file: BinaryIO, rows: Iterator[Row], fingerprint: Fingerprint) -> None:
+    """Write rows as they come, some thousands at a time.
+
+    Vectors are lists of any length: pyarrow 25 and older do not read lists of one length of which some are null.
+    """
     columns = [("path", pa.string()), ("sha256", pa.string())]
-    columns += [("vector", pa.list_(pa.float32(), width)), ("error", pa.string())]
+    columns += [("vector", pa.list_(pa.float32())), ("error", pa.string())]
     schema = pa.schema(columns, metadata={FINGERPRINT_KEY: msgspec.json.encode(fingerprint)})
     with pq.ParquetWriter(file, schema) as writer:
         while group := list(islice(rows, _ROWS_IN_GROUP)):
