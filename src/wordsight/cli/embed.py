@@ -12,7 +12,9 @@ def embed(
     pictures: Annotated[
         list[Path],
         typer.Argument(
-            help="Pictures, folders of them or of shards, tables of paths.", metavar="PICTURES...", show_default=False
+            help="Pictures, folders of them or of shards, tables of paths, videos.",
+            metavar="PICTURES...",
+            show_default=False,
         ),
     ],
     out: Annotated[Path, typer.Option(help="The file to write.", metavar="FILE.parquet|FILE.npy", show_default=False)],
@@ -28,6 +30,7 @@ def embed(
         bool,
         typer.Option("--scaled", help="Decode JPEG files at a part of their size: quicker, and nearly the same."),
     ] = False,
+    frames_per_s: Annotated[float, typer.Option(help="How many frames of a video.", min=0.001)] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="What was done, as one JSON object.")] = False,
 ) -> None:
     """Turn pictures into vectors of unit length.
@@ -49,7 +52,7 @@ def embed(
     total = count_items(pictures)
     clip = open_model(model, mirror, runtime, scaled)
     with progress_of(total, "pictures") as progress:
-        done = embed_files(clip, find_items(pictures), out, progress)
+        done = embed_files(clip, find_items(pictures, frames_per_s), out, progress)
     if as_json:
         broken = [{"path": picture.path, "reason": picture.reason} for picture in done.broken]
         counts = {"vectors": done.vectors, "computed": done.computed, "num_broken": done.num_broken}

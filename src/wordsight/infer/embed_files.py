@@ -129,14 +129,16 @@ def _rows(clip: "DualEncoder", items: Iterable[Item], known: Known, done: Embedd
 
 
 def _prepare(clip: "DualEncoder", item: Item, known: Known) -> _Prepared:
-    sha256 = ""
+    sha256 = item.sha256
     try:
-        content = item.read()
-        sha256 = hashlib.sha256(content).hexdigest()
-        vector = known.vector(sha256)
+        vector = known.vector(item.name, sha256)
+        picture = b"" if vector is not None else item.read()
+        if vector is None and isinstance(picture, bytes):
+            sha256 = hashlib.sha256(picture).hexdigest()
+            vector = known.vector(item.name, sha256)
         if vector is not None:
             return _Prepared(Row(item.name, sha256, vector))
-        square = square_of(content, clip.card.preprocessing, clip.policy, name=item.name)
+        square = square_of(picture, clip.card.preprocessing, clip.policy, name=item.name)
         return _Prepared(Row(item.name, sha256, None), square)
     except PictureError as error:
         return _Prepared(Row(item.name, sha256, None, str(error)))

@@ -24,6 +24,8 @@ from wordsight.files import check_place, open_whole, sha256_file
 from wordsight.infer.fingerprint import Fingerprint
 
 FINGERPRINT_KEY = b"wordsight.fingerprint"
+FRAME_MARK = "#t="
+"""Between the path of a video and the seconds of its frame."""
 
 _ROWS_IN_GROUP = 4096
 _MAX_SIDECAR_BYTES = 1 << 32
@@ -57,16 +59,23 @@ class Sidecar(Config, frozen=True):
 
 
 class Known(NamedTuple):
-    """Vectors that were computed before: where each picture's lies, by the hash of its file."""
+    """Vectors that were computed before: where each picture's lies, by the hash of its file and the time of a frame."""
 
     places: dict[str, tuple[NDArray[np.float32], int]]
 
-    def vector(self, sha256: str) -> NDArray[np.float32] | None:
+    def vector(self, path: str, sha256: str) -> NDArray[np.float32] | None:
         """(E,) float32, or None."""
-        if sha256 not in self.places:
-            return None
-        vectors, number = self.places[sha256]
-        return vectors[number]
+        vectors, number = self.places.get(_key(path, sha256), (None, 0))
+        return None if vectors is None else vectors[number]
+
+    def add(self, vectors: NDArray[np.float32], paths: Iterable[str], sha256: Iterable[str]) -> None:
+        """(N, E) float32, and of each row the path and the hash."""
+        for number, (path, digest) in enumerate(zip(paths, sha256, strict=True)):
+            self.places[_key(path, digest)] = vectors, number
+
+
+def _key(path: str, sha256: str) -> str:
+    return sha256 + path[path.rindex(FRAME_MARK) :] if FRAME_MARK in path else sha256
 
 
 def check_out(out: Path) -> None:
@@ -110,11 +119,10 @@ def _read_parquet(path: Path) -> tuple[Fingerprint, Known]:
     with pq.ParquetFile(path) as file:
         told = msgspec.json.decode((file.schema_arrow.metadata or {})[FINGERPRINT_KEY])
         fingerprint = decode(told, Fingerprint, str(path))
-        for batch in file.iter_batches(_ROWS_IN_GROUP, columns=["sha256", "vector"]):
+        for batch in file.iter_batches(_ROWS_IN_GROUP, columns=["path", "sha256", "vector"]):
             readable = batch.filter(batch["vector"].is_valid())
             vectors = readable["vector"].flatten().to_numpy().reshape(-1, fingerprint.model.embed_dim)
-            rows = enumerate(readable["sha256"].to_pylist())
-            known.places.update({digest: (vectors, number) for number, digest in rows})
+            known.add(vectors, readable["path"].to_pylist(), readable["sha256"].to_pylist())
     return fingerprint, known
 
 
@@ -126,7 +134,9 @@ def _read_numpy(path: Path) -> tuple[Fingerprint, Known]:
     vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(sidecar.sha256):
         raise ValueError("it does not fit its sidecar")
-    return sidecar.fingerprint, Known({digest: (vectors, number) for number, digest in enumerate(sidecar.sha256)})
+    known = Known({})
+    known.add(vectors, sidecar.paths, sidecar.sha256)
+    return sidecar.fingerprint, known
 
 
 def write_parquet(file: BinaryIO, rows: Iterator[Row], fingerprint: Fingerprint) -> None:
