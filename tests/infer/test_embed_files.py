@@ -126,7 +126,7 @@ def test_what_was_done_before_the_disk_was_full_is_not_done_again(tmp_path, name
     done = embed_files(clip, paths, out)
     assert done.vectors == 400
     assert before >= 300
-    assert done.computed <= 400 - before + 2 * module._AT_ONCE  # what was encoded and not yet written
+    assert done.computed <= 400 - before + 2 * module.AT_ONCE  # what was encoded and not yet written
     np.testing.assert_allclose(vectors_of(out), clip.embed_images(paths), atol=1e-5)
 
 

@@ -1,14 +1,14 @@
 """What can be embedded, as names with bytes behind them: pictures in folders, tables of paths, shards, videos."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wordsight.data import BrokenSampleError, open_shards
+from wordsight.data import BrokenSampleError, ShardSet, open_shards
 from wordsight.data.manifest import MANIFEST_NAME
 from wordsight.data.tables import IMAGE_NAMES, TABLE_SUFFIXES, Columns, Row, Table, guess_column
 from wordsight.errors import DataError, PictureError
@@ -25,7 +25,8 @@ class Item(NamedTuple):
     Attributes:
         name: its path, the value of a table's cell, or shard and key; of a frame `film.mp4#t=12.500`, the path of the
             video and seconds (W3C Media Fragments, section 4.2.1).
-        read: gives the bytes of its file or its pixels, or raises PictureError with a reason.
+        read: gives the bytes of its file or its pixels, or raises PictureError with a reason; but for a frame it can be
+            pickled.
         sha256: of a frame that of the video's file; else empty, as it is that of the bytes.
     """
 
@@ -88,18 +89,23 @@ def text_of(path: str | Path) -> str:
     return str(path).encode("utf-8", "backslashreplace").decode()
 
 
+@lru_cache(maxsize=8)
+def _opened(place: Path) -> ShardSet:
+    return open_shards(place)
+
+
 def _of_shards(place: Path) -> Iterator[Item]:
-    shards = open_shards(place)
+    shards = _opened(place)
     for number in range(len(shards)):
         shard, row = shards.place(number)
+        yield Item(f"{text_of(shard.name)} {row}", partial(_read_sample, place, number))
 
-        def read(number: int = number) -> bytes:
-            try:
-                return shards.sample(number).picture
-            except BrokenSampleError as error:
-                raise PictureError(str(error)) from error
 
-        yield Item(f"{text_of(shard.name)} {row}", read)
+def _read_sample(place: Path, number: int) -> bytes:
+    try:
+        return _opened(place).sample(number).picture
+    except BrokenSampleError as error:
+        raise PictureError(str(error)) from error
 
 
 def _of_video(place: Path, frames_per_s: float) -> Iterator[Item]:

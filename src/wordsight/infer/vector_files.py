@@ -32,12 +32,13 @@ _MAX_SIDECAR_BYTES = 1 << 32
 
 
 class Row(NamedTuple):
-    """A picture with its vector, (E,) float32 of unit length; or None, and the reason."""
+    """A picture with its vector, (E,) float32 of unit length, and whether it is new; or None, and the reason."""
 
     path: str
     sha256: str
     vector: NDArray[np.float32] | None
     error: str = ""
+    is_new: bool = False
 
 
 class Broken(Config, frozen=True):
