@@ -2,11 +2,14 @@
 
 import json
 import os
+import pickle
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,9 @@ from PIL import Image
 from tests.tiny_clip import random_image, tiny_clip, write_pictures
 
 from wordsight.cli import main
+from wordsight.errors import ConfigError
+from wordsight.infer import load
+from wordsight.infer.on_ray import Worker
 
 NEEDS_RAY = [
     pytest.mark.slow,
@@ -119,6 +125,24 @@ def test_an_address_without_a_cluster_is_one_line(place, address, message):
     done = subprocess.run(embed("out.npy", "--ray", address), capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(f"error: --ray {address}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("load", "message"),
+    [
+        (
+            partial(tiny_clip, seed=1),
+            f"on a worker: the model is .*, not {tiny_clip().fingerprint}; give all machines one",
+        ),
+        (partial(load, "nowhere"), "on a worker: nowhere: no such model"),
+    ],
+)
+def test_a_worker_with_another_model_or_none_ends_the_work(place, monkeypatch, load, message):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    worker = Worker(load, tiny_clip().fingerprint, str(place))
+    error = pickle.loads(worker.rows(pickle.dumps([])))
+    assert isinstance(error, ConfigError)
+    assert re.search(message, str(error))
 
 
 def test_without_daft_and_ray_there_is_a_hint(place, capsys, monkeypatch):

@@ -49,8 +49,7 @@ class OnRay:
 
     Raises:
         MissingExtraError: Daft or Ray is not installed.
-        ConfigError: there is no cluster at the address, or the work failed there.
-        WeightsError: a worker's model is another.
+        ConfigError: there is no cluster at the address, the work failed there, or a worker has no such model.
     """
 
     address: str
@@ -85,7 +84,7 @@ class Worker:
         try:
             return pickle.dumps(list(rows_here(self._loaded(), pickle.loads(items), Known({}))))
         except WordsightError as error:
-            return pickle.dumps(type(error)(f"on a worker: {error}"))
+            return pickle.dumps(ConfigError(f"on a worker: {error}"))
 
     def _loaded(self) -> "DualEncoder":
         if self._clip is None:
@@ -200,7 +199,7 @@ def _results(daft: Any, encoder: Any, to_do: dict[int, bytes]) -> Iterator[tuple
         if result is None:
             return
         rows = pickle.loads(result["rows"])
-        if isinstance(rows, WordsightError):
+        if isinstance(rows, ConfigError):
             raise rows
         yield result["number"], rows
 
