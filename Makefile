@@ -12,7 +12,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
-slow: $(VENV)/.test
+slow: $(VENV)/.slow
 	$(BIN)/python -m pytest -m slow
 
 check: $(VENV)/.test
@@ -31,9 +31,14 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 
 # the peers require torchvision, which may bring another torch: they come without what they ask for
 $(VENV)/.test: pyproject.toml constraints.txt requirements-peers.txt | $(BIN)/python
-	$(PIP) --editable '.[dev,samples,report,fast,log,onnx]'
+	$(PIP) --editable '.[dev,samples,report,fast,log,onnx,heif,video]'
 	$(PIP) --no-deps --requirement requirements-peers.txt
 	touch $@ $(VENV)/.demo
+
+# Daft and Ray are 390 MB, which only tests on a cluster need
+$(VENV)/.slow: $(VENV)/.test
+	$(PIP) --editable '.[scale]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) demo runs

@@ -20,12 +20,13 @@ OPTIONS = {
     "classify": ["--json", "--labels", "--mirror", "--model", "--runtime", "--templates", "--top", "--why", "pictures"],
     "convert": ["--as", "--averaged", "--json", "--mirror", "--to", "model", "out"],
     "demo": ["--json", "--out", "--steps"],
-    "embed": ["--json", "--mirror", "--model", "--out", "--runtime", "--scaled", "pictures"],
+    "embed": ["--frames-per-s", "--json", "--mirror", "--model", "--out", "--ray", "--runtime", "--scaled"],
     "models": ["--fetch", "--json", "--mirror", "name"],
     "recipes": ["--json", "name"],
     "shards": ["--exclude", "--image-column", "--json", "--label-column", "--max-mb", "--max-samples", "--names"],
     "train": ["--data", "--from", "--json", "--out", "--resume", "--set", "--tensorboard", "--threads", "--workers"],
 }
+OPTIONS["embed"] += ["pictures"]
 OPTIONS["shards"] += ["--only", "--size-px", "--text-column", "out", "source"]
 OPTIONS["train"] += ["recipe"]
 

@@ -40,6 +40,21 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def check_place(path: Path) -> None:
+    """Refuse a file that could not be written, before there is work to lose; the folder is made.
+
+    Raises:
+        OutputError: a folder has its name, or the place cannot be written.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path}: a folder; name a file in it")
+    make_folder(path.parent)
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise as_output_error(error, path) from error
+
+
 @contextlib.contextmanager
 def open_whole(path: Path) -> Iterator[BinaryIO]:
     """Open `path` for writing such that it appears, complete and synced, only when the block ends well.

@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from tests.tiny_clip import tiny_clip, write_pictures
 
 from wordsight.cli import main
@@ -59,8 +60,32 @@ def test_why_writes_a_page_of_all_that_was_labelled(place, capsys):
     page = (place / "why.html").read_text()
     assert page.count("data:image/png") == 2
     assert "2 pictures, 3 labels, by runs/first." in page
-    assert run("--why", "photos/000.png/why.html") == 2
-    assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("why", ["photos/000.png/why.html", "photos"])
+def test_a_page_that_cannot_be_written_is_told_before_any_work(place, capsys, why):
+    assert run("--why", why, labels="cat,dog") == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    (line,) = shown.err.splitlines()
+    assert "cannot be written" in line or "photos: a folder; name a file in it" in line
+
+
+def test_a_page_without_its_packages_is_told_before_any_work(place, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert run("--why", "why.html") == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "pip install 'wordsight[report]'" in shown.err
+
+
+def test_a_table_of_very_many_pictures_comes_in_parts(place, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("wordsight.cli.classify._ROWS_IN_TABLE", 2)
+    assert run() == 0
+    shown = capsys.readouterr().out
+    assert shown.count("┏") == 2
+    assert shown.count("photos/00") == 3 + 1  # a reason names its picture again
 
 
 def test_the_page_of_many_pictures_is_bounded(place, monkeypatch):
@@ -87,6 +112,13 @@ def test_a_terminal_gets_a_table(place, capsys, monkeypatch):
     [
         (["classify", "photos/001.png", "--labels", "a,b", "--model", "runs/first"], "none of 1 pictures could be"),
         (["classify", "runs", "--labels", "a,b", "--model", "runs/first"], "runs: no pictures in this folder"),
+        (["classify", "photos", "--labels", "", "--model", "runs/first"], "--labels: no labels; give at least one"),
+        (["classify", "photos", "--labels", "a,,b", "--model", "runs/first"], "--labels: label 1: expected a name"),
+        (
+            ["classify", "photos", "--labels", "a", "--model", "runs/first", "--templates", "{} and {}"],
+            "2 places for the label; write {} once",
+        ),
+        (["classify", "photos", "--labels", "a,b", "--model", "runs/blind"], "tensors cannot be the card's 4 layers"),
         (["classify", "photos", "--labels", "a,a", "--model", "runs/first"], "--labels: labels given more than once"),
         (["classify", "photos", "--labels", "no.txt", "--model", "runs/first"], "no.txt: cannot be read as labels"),
         (["classify", "photos", "--labels", "a,b", "--model", "runs/frist"], "no such model; did you mean 'first'?"),
@@ -97,6 +129,9 @@ def test_a_terminal_gets_a_table(place, capsys, monkeypatch):
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(place, capsys, arguments, message):
+    tiny_clip().save(place / "runs" / "blind")  # a model without a text tower
+    (weights,) = (place / "runs" / "blind").glob("*.safetensors")
+    save_file({name: tensor for name, tensor in load_file(weights).items() if name.startswith("visual.")}, weights)
     assert main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")

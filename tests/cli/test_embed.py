@@ -1,4 +1,8 @@
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +48,40 @@ def test_json_is_one_object(place, capsys):
     assert [broken["path"] for broken in answer["broken"]] == ["photos/001.png"]
 
 
+def test_an_interrupted_run_ends_with_130_and_the_next_goes_on(place, capsys):
+    write_pictures(place / "photos", 5000)
+    command = [sys.executable, "-m", "wordsight", "embed", "photos", "--out", "out.npy", "--model", "runs/first"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not list(place.glob(".out.npy.parts/*.parquet")):  # the first 2,048
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+        assert process.stderr.read().splitlines()[-1] == "interrupted"
+    assert not (place / "out.npy").exists()
+    assert run("out.npy", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["vectors"] == 5000
+    assert answer["computed"] <= 5000 - 2048
+
+
+def test_very_many_broken_pictures_are_counted(place, capsys, monkeypatch):
+    monkeypatch.setattr("wordsight.infer.embed_files.MOST_BROKEN", 1)
+    (place / "photos" / "000.png").write_bytes(b"")
+    assert run("out.npy") == 0
+    shown = capsys.readouterr()
+    assert "2 broken pictures" in shown.out
+    assert shown.err.splitlines()[-1] == "left out: 1 more, listed in the file"
+
+
 def test_mistakes_are_one_line_and_exit_code_2(place, capsys):
     (place / "file").write_text("")
-    for out, message in [("out.csv", "ends in .parquet or .npy"), ("file/out.npy", "cannot be written")]:
+    (place / "photos.npy").mkdir()
+    for out, message in (
+        ("out.csv", "ends in .parquet or .npy"),
+        ("file/out.npy", "cannot be written"),
+        ("photos.npy", "photos.npy: a folder; name a file in it"),
+    ):
         assert run(out) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ")

@@ -16,6 +16,11 @@ import pytest
 from PIL import Image, ImageFile
 
 from wordsight.errors import PictureError
+
+try:
+    import pillow_heif
+except ImportError:  # the extra `heif`
+    pillow_heif = None
 from wordsight.image import MAX_PIXELS, decode
 
 IMAGE = Image.fromarray(np.random.default_rng(3).integers(0, 256, (23, 31, 3), dtype=np.uint8))
@@ -43,11 +48,28 @@ FILES = {
     "tiff": encode(IMAGE, "TIFF"),
     "tiff-lzw": encode(IMAGE, "TIFF", compression="tiff_lzw"),
     "bmp": encode(IMAGE, "BMP"),
+    "avif": encode(IMAGE, "AVIF"),
 }
+
+
+def heif(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    pillow_heif.from_pillow(image).save(file, quality=90)
+    return file.getvalue()
+
+
+if pillow_heif is not None:
+    FILES["heif"] = heif(IMAGE)
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def claiming(content: bytes, side: int) -> bytes:
+    """A file of boxes whose item has another size; a HEIF picture is a part of it, for which the claim stays."""
+    place = content.index(b"ispe") + 8
+    return content[:place] + struct.pack(">II", side, side) + content[place + 8 :]
 
 
 def bombs() -> dict[str, bytes]:
@@ -69,6 +91,7 @@ def bombs() -> dict[str, bytes]:
         "webp": b"RIFF" + struct.pack("<I", 40) + b"WEBPVP8X" + struct.pack("<II", 10, 0) + canvas + bytes(20),
         "webp-lossless": b"RIFF" + struct.pack("<I", 40) + b"WEBPVP8L" + struct.pack("<I", 20) + lossless + bytes(15),
         "bmp": FILES["bmp"][:18] + struct.pack("<ii", side, side) + FILES["bmp"][26:],
+        **{form: claiming(FILES[form], side) for form in ("avif", "heif") if form in FILES},
         "tiff": b"II*\0\x08\0\0\0" + struct.pack("<H", len(tiff_tags)) + entries + bytes(4),
     }
 
@@ -96,17 +119,19 @@ def test_the_bound_is_pillows_and_its_globals_stay() -> None:
 
 @pytest.mark.parametrize("form", FILES)
 def test_a_bound_of_ones_own_is_kept_to_the_pixel(form: str) -> None:
-    assert decode(FILES[form], max_pixels=23 * 31).shape == (23, 31, 3)
-    with pytest.raises(PictureError, match=r"^a\.jpg: 31 x 23 pixels, more than the bound of 712; "):
-        decode(FILES[form], max_pixels=23 * 31 - 1, name="a.jpg")
-    with pytest.raises(PictureError, match=r"31 x 23 pixels, more than the bound of 712; "):
-        decode(Image.open(io.BytesIO(FILES[form])), max_pixels=23 * 31 - 1)
+    width, height = (64, 64) if form == "heif" else (31, 23)  # what is coded, of which the picture is a part
+    assert decode(FILES[form], max_pixels=width * height).shape == (23, 31, 3)
+    with pytest.raises(PictureError, match=rf"^a\.jpg: {width} x {height} pixels, more than the bound of \d+; "):
+        decode(FILES[form], max_pixels=width * height - 1, name="a.jpg")
+    if form != "heif":
+        with pytest.raises(PictureError, match=r"31 x 23 pixels, more than the bound of 712; "):
+            decode(Image.open(io.BytesIO(FILES[form])), max_pixels=23 * 31 - 1)
 
 
 @pytest.mark.parametrize("form", FILES)
 def test_pillows_own_warning_of_large_pictures_does_not_leak(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 23 * 31 - 1)
-    if not form.startswith("tiff"):  # not even with warnings as errors, which pyproject.toml asks for
+    if not form.startswith(("tiff", "heif")):  # not even with warnings as errors, which pyproject.toml asks for
         with pytest.raises(Image.DecompressionBombWarning):
             Image.open(io.BytesIO(FILES[form]))
     assert decode(FILES[form]).shape == (23, 31, 3)

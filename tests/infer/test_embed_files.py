@@ -1,6 +1,7 @@
 import hashlib
 import json
 import resource
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -106,6 +107,35 @@ def test_a_full_disk_leaves_the_former_file(tmp_path, paths, name):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (tmp_path / name).read_bytes() == former
     assert sorted(path.name for path in tmp_path.iterdir()) == files
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
+def test_what_was_done_before_the_disk_was_full_is_not_done_again(tmp_path, name, encoded, monkeypatch):
+    monkeypatch.setattr(module, "_ROWS_IN_PART", 20)
+    paths = write_pictures(tmp_path / "photos", 400)
+    clip, out = tiny_clip(), tmp_path / name
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # enough for a part, not for all
+    try:
+        with pytest.raises(OutputError, match=r"cannot be written: .*; choose another place or make room"):
+            embed_files(clip, paths, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not out.exists()
+    before = sum(encoded)
+    done = embed_files(clip, paths, out)
+    assert done.vectors == 400
+    assert before >= 300
+    assert done.computed <= 400 - before + 2 * module.AT_ONCE  # what was encoded and not yet written
+    np.testing.assert_allclose(vectors_of(out), clip.embed_images(paths), atol=1e-5)
+
+
+def test_very_many_broken_pictures_are_counted_and_the_first_told(tmp_path, paths, monkeypatch):
+    monkeypatch.setattr(module, "MOST_BROKEN", 1)
+    done = embed_files(tiny_clip(), paths, tmp_path / "out.parquet")
+    assert (done.num_broken, [broken.path for broken in done.broken]) == (2, [str(paths[3])])
+    errors = pq.read_table(tmp_path / "out.parquet")["error"].to_pylist()
+    assert len([error for error in errors if error]) == 2
 
 
 def test_a_name_that_is_not_utf8_is_written_as_escapes(tmp_path):
@@ -225,3 +255,14 @@ def test_tables_and_shards_are_items_too(tmp_path, paths):
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match=r"no column of pictures \(file, .*\); the columns are: a, b"):
         list(find_items([tmp_path / "x.csv"]))
+
+
+def test_a_heic_picture_without_its_package_is_a_row_that_says_what_to_install(tmp_path, paths, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "photos" / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    assert count_items([tmp_path / "photos"]) == 72
+    done = module.embed_files(tiny_clip(), find_items([tmp_path / "photos"]), tmp_path / "out.parquet")
+    rows = {row["path"].rpartition("/")[2]: row for row in pq.read_table(tmp_path / "out.parquet").to_pylist()}
+    assert rows["a.HEIC"]["vector"] is None
+    assert rows["a.HEIC"]["error"].endswith("pip install 'wordsight[heif]'")
+    assert done.vectors == 70

@@ -82,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = build_app()(args=arguments, prog_name="wordsight", standalone_mode=False)
         sys.stdout.flush()
+        if code == _INTERRUPTED:  # what typer makes of it
+            raise KeyboardInterrupt
     except WordsightError as error:
         return _fail(str(error))
     except _UsageError as error:

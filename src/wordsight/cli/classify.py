@@ -11,6 +11,8 @@ import typer
 if TYPE_CHECKING:
     from wordsight.zeroshot import Answer
 
+_ROWS_IN_TABLE = 1000
+
 
 def classify(
     pictures: Annotated[
@@ -45,20 +47,23 @@ def classify(
     """
     from wordsight.cli.terminal import open_model, progress_of
     from wordsight.errors import DataError
-    from wordsight.infer.pictures import find_pictures
+    from wordsight.files import check_place
+    from wordsight.infer.pictures import count_pictures, find_pictures
     from wordsight.zeroshot import Labels, read_labels, resolve_templates
 
     names, texts = read_labels(labels), resolve_templates(templates)
+    total = count_pictures(pictures)
+    if why is not None:
+        check_place(why)
     classifier = Labels(open_model(model, mirror, runtime), names, texts)
     printer: _Lines = _JsonLines(top) if as_json else _Table(top) if sys.stdout.isatty() else _Lines(top)
     page = None
     if why is not None:
         from wordsight.cli.classify_report import WhyPage
 
-        page = WhyPage(classifier)
-    paths = list(find_pictures(pictures))
-    with progress_of(len(paths), "pictures") as progress:
-        for answer in classifier.classify(paths, on_broken=printer.broken):
+        page = WhyPage(classifier, model)
+    with progress_of(total, "pictures") as progress:
+        for answer in classifier.classify(find_pictures(pictures), on_broken=printer.broken):
             printer.answer(answer)
             if page is not None:
                 page.add(answer)
@@ -67,7 +72,7 @@ def classify(
     if not printer.num_answers:
         raise DataError(f"none of {printer.num_broken} pictures could be read")
     if page is not None and why is not None:
-        page.write(why, model)
+        page.write(why)
 
 
 class _Lines:
@@ -121,6 +126,9 @@ class _Table(_Lines):
 
     def print(self, *cells: Any) -> None:
         self._rows.append(cells)
+        if len(self._rows) == _ROWS_IN_TABLE:
+            self.end()
+            self._rows.clear()
 
     def end(self) -> None:
         from rich.console import Console

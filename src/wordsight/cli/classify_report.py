@@ -17,12 +17,18 @@ _SHOWN_LABELS = 5
 
 
 class WhyPage:
-    """Collects answers; `write` makes the page of the first `MOST_PICTURES`."""
+    """Collects answers; `write` makes the page of the first `MOST_PICTURES`.
 
-    def __init__(self, labels: "Labels") -> None:
+    Raises:
+        MissingExtraError: as `Page.render`; better now than when all pictures are done.
+    """
+
+    def __init__(self, labels: "Labels", model: str) -> None:
         self._labels = labels
+        self._model = model
         self._cards: list[Card] = []
         self._num_answers = 0
+        self._page().render()
 
     def add(self, answer: "LabelAnswer") -> None:
         """Explain one answer."""
@@ -34,13 +40,17 @@ class WhyPage:
             answers = [Answer(label, probability) for label, probability in answer.ranking[:_SHOWN_LABELS]]
             self._cards.append(Card(printable(answer.picture), drawn, answers))
 
-    def write(self, out: Path, model: str) -> None:
+    def write(self, out: Path) -> None:
         """Write the page; errors as `Page.write`."""
-        Page(
+        self._page().write(out)
+
+    def _page(self) -> Page:
+        pictures, labels = _number(self._num_answers, "picture"), _number(len(self._labels.names), "label")
+        return Page(
             title="What the model saw",
-            lead=f"{_number(self._num_answers, 'picture')}, {_number(len(self._labels.names), 'label')}, by {model}.",
+            lead=f"{pictures}, {labels}, by {self._model}.",
             sections=[Section("Pictures", self._text(), [Gallery(self._cards)])],
-        ).write(out)
+        )
 
     def _text(self) -> str:
         left_out = self._num_answers - len(self._cards)

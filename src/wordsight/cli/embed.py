@@ -2,17 +2,25 @@
 
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from wordsight.infer import DualEncoder
+    from wordsight.infer.embed_files import Embedding
 
 
 def embed(
     pictures: Annotated[
         list[Path],
         typer.Argument(
-            help="Pictures, folders of them or of shards, tables of paths.", metavar="PICTURES...", show_default=False
+            help="Pictures, folders of them or of shards, tables of paths, videos.",
+            metavar="PICTURES...",
+            show_default=False,
         ),
     ],
     out: Annotated[Path, typer.Option(help="The file to write.", metavar="FILE.parquet|FILE.npy", show_default=False)],
@@ -28,6 +36,10 @@ def embed(
         bool,
         typer.Option("--scaled", help="Decode JPEG files at a part of their size: quicker, and nearly the same."),
     ] = False,
+    frames_per_s: Annotated[float, typer.Option(help="How many frames of a video.", min=0.001)] = 1.0,
+    ray: Annotated[
+        str | None, typer.Option(help="Work on the cluster of Ray at this address, or on one of this machine: local.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="What was done, as one JSON object.")] = False,
 ) -> None:
     """Turn pictures into vectors of unit length.
@@ -40,25 +52,43 @@ def embed(
     Example:
       wordsight embed photos/ --out photos.parquet --model runs/first
     """
-    from wordsight.cli.terminal import open_model, printable, progress_of
+    from wordsight.cli.terminal import open_model, progress_of
     from wordsight.infer.embed_files import embed_files
     from wordsight.infer.items import count_items, find_items
+    from wordsight.infer.on_ray import OnRay
     from wordsight.infer.vector_files import check_out
 
     check_out(out)
     total = count_items(pictures)
     clip = open_model(model, mirror, runtime, scaled)
+    rows_of = None if ray is None else OnRay(ray, _loader(model, mirror, runtime, scaled))
     with progress_of(total, "pictures") as progress:
-        done = embed_files(clip, find_items(pictures), out, progress)
+        done = embed_files(clip, find_items(pictures, frames_per_s), out, progress, rows_of)
+    _tell(done, clip, out, as_json)
+
+
+def _tell(done: "Embedding", clip: "DualEncoder", out: Path, as_json: bool) -> None:
+    from wordsight.cli.terminal import printable
+
     if as_json:
         broken = [{"path": picture.path, "reason": picture.reason} for picture in done.broken]
-        counts = {"vectors": done.vectors, "computed": done.computed}
+        counts = {"vectors": done.vectors, "computed": done.computed, "num_broken": done.num_broken}
         answer = {"out": str(out), **counts, "fingerprint": clip.fingerprint.digest, "broken": broken}
         print(json.dumps(answer))
         return
     for picture in done.broken:
         print(f"left out: {printable(picture.reason)}", file=sys.stderr)
+    if done.num_broken > len(done.broken):
+        print(f"left out: {done.num_broken - len(done.broken):,} more, listed in the file", file=sys.stderr)
     print(
         f"{printable(out)}: {done.vectors:,} vectors, {done.computed:,} of them new, "
-        f"{len(done.broken):,} broken pictures; {clip.fingerprint}"
+        f"{done.num_broken:,} broken pictures; {clip.fingerprint}"
     )
+
+
+def _loader(model: str, mirror: str | None, runtime: str, scaled: bool) -> "Callable[[], DualEncoder]":
+    """What gives the workers of a cluster the same model, a folder of this machine by its whole path."""
+    from wordsight.infer import load
+
+    place = str(Path(model).resolve()) if Path(model).exists() else model
+    return partial(load, place, mirror=mirror, runtime=runtime, decoding="scaled" if scaled else None)

@@ -6,7 +6,9 @@ import msgspec
 
 from wordsight.errors import DataError
 
-PICTURE_SUFFIXES = frozenset({"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff"})
+PICTURE_SUFFIXES = frozenset(
+    {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "hif"}
+)
 MAX_PICTURE_BYTES = 1 << 28
 MAX_TEXT_BYTES = 1 << 20
 

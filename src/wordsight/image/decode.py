@@ -1,44 +1,33 @@
 """A picture from anywhere becomes an RGB array, safely, and looked at in one of two named ways.
 
-Pictures come from strangers. Only six formats are opened, by their first bytes and never by their name; the size
-that the header claims is compared with a bound before pixels are decoded; whatever goes wrong is one
-`PictureError`. Pillow decodes. Its format classes are called directly, because `Image.open` answers large pictures
-with a warning of its own and `warnings` cannot be silenced for one thread alone; no global of Pillow is touched.
+Pictures come from strangers. Only eight formats are opened (`formats.py`); the size that the header claims is
+compared with a bound before pixels are decoded; whatever goes wrong is one `PictureError`. Pillow decodes; HEIF alone
+is decoded by pillow-heif (extra `heif`).
 
 The two ways to look (`Policy`):
 
 - `published`, what the published evaluations did: Pillow's `convert("RGB")` and nothing else. Alpha is dropped,
-  the EXIF orientation ignored (Pillow itself turns TIFF files as it loads them), 16-bit gray clipped at 255.
+  the EXIF orientation ignored (but Pillow turns TIFF files as it loads them, libheif HEIF files), 16-bit gray clipped
+  at 255.
 - `viewer`, what a person sees: turned by the EXIF orientation, alpha laid over white, 16-bit gray scaled to 8 bits.
 
 Of an animation both see the first frame; CMYK goes through Pillow's conversion in both, Adobe's inversion undone.
 """
 
-import contextlib
 import io
+import os
 import stat
 import struct
-import threading
-import warnings
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image
 
 from wordsight.errors import ConfigError, MissingExtraError, PictureError, nearest
+from wordsight.image.formats import claimed_size, kind_of, open_header, open_heif, without_warnings
 
 try:
     import simplejpeg
@@ -53,17 +42,6 @@ MAX_PIXELS = 178_956_970
 """The number of pixels at which Pillow itself refuses a picture: half a gigabyte as RGB."""
 
 _MAX_FILE_BYTES = 1 << 30
-_SIGNATURES = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"GIF87a": "GIF",
-    b"GIF89a": "GIF",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"II+\0": "TIFF",
-    b"MM\0+": "TIFF",
-    b"BM": "BMP",
-}
 # What Pillow's readers raise on bytes that are not what their header says; found by changing bytes at random.
 _BROKEN = (
     ArithmeticError,
@@ -91,7 +69,6 @@ _TURNS = {  # EXIF orientation -> what brings the picture upright (EXIF 2.32, se
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION_TAG, _SHORT = 0x0112, 3
-_quiet_lock = threading.Lock()
 
 
 def decode(
@@ -177,13 +154,15 @@ def _from_image(image: Image.Image, policy: Policy, max_pixels: int, name: str) 
 def _from_bytes(
     content: bytes, policy: Policy, max_pixels: int, name: str, least_px: int | None
 ) -> npt.NDArray[np.uint8]:
-    kind = _kind(content, name)
-    early_size = _claimed_size(content, kind)
+    kind = kind_of(content, name)
+    early_size = claimed_size(content, kind)
     if early_size is not None and min(early_size) > 0:  # a GIF without a size takes that of its frame
         _check_size(*early_size, max_pixels, name)
     try:
-        with io.BytesIO(content) as file, _warnings_of(content, kind):
-            image = _open(file, kind)
+        if kind == "HEIF":
+            return _rgb(_from_heif(content, max_pixels, name), policy, name)
+        with io.BytesIO(content) as file, without_warnings(content, kind):
+            image = open_header(file, kind)
             _check_size(image.width, image.height, max_pixels, name)
             quick = _quick_jpeg(content, image, least_px) if kind == "JPEG" else None
             if quick is None:
@@ -194,6 +173,15 @@ def _from_bytes(
         return quick if turn is None else np.array(Image.fromarray(quick).transpose(turn))
     except _BROKEN as error:
         raise _broken(name, kind, error) from error
+
+
+def _from_heif(content: bytes, max_pixels: int, name: str) -> Image.Image:
+    """Upright: the file itself turns its picture, and the orientation in its EXIF block, which repeats it, is void."""
+    file = open_heif(content, name)
+    _check_size(file.size[0], file.size[1], max_pixels, name)
+    image: Image.Image = file.to_pillow()
+    _check_size(image.width, image.height, max_pixels, name)  # what was decoded may have another size
+    return image
 
 
 def _quick_jpeg(content: bytes, image: Image.Image, least_px: int | None = None) -> npt.NDArray[np.uint8] | None:
@@ -226,6 +214,7 @@ def read_picture(path: Path, name: str | None = None) -> bytes:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
+            os.scandir(path).close()  # of one that cannot be listed that is the error
             raise PictureError(f"{name}: a folder, not a picture; name the pictures in it")
         if not stat.S_ISREG(status.st_mode):  # a pipe could keep us waiting, a device never end
             raise PictureError(f"{name}: not an ordinary file; save the picture first")
@@ -238,37 +227,6 @@ def read_picture(path: Path, name: str | None = None) -> bytes:
         raise PictureError(f"{name!r}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _kind(content: bytes, name: str) -> str:
-    """The format that the first bytes tell."""
-    for signature, kind in _SIGNATURES.items():
-        if content.startswith(signature):
-            return kind
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return "WebP"
-    if not content:
-        raise PictureError(f"{name}: empty, not a picture; fetch or save it again")
-    raise PictureError(f"{name}: not a picture (JPEG, PNG, WebP, GIF, TIFF or BMP by its first bytes)")
-
-
-def _claimed_size(content: bytes, kind: str) -> tuple[int, int] | None:
-    """Width and height of a WebP or GIF canvas, for which Pillow takes memory as it opens the file; else None.
-
-    Source: RFC 9649 (WebP container), RFC 6386 (VP8), WebP Lossless section 3, GIF89a section 18.
-    """
-    if kind == "GIF" and len(content) >= 10:
-        width, height = struct.unpack_from("<HH", content, 6)
-        return width, height
-    if kind != "WebP" or len(content) < 30:
-        return None
-    if content[12:16] == b"VP8X":
-        return int.from_bytes(content[24:27], "little") + 1, int.from_bytes(content[27:30], "little") + 1
-    if content[12:16] == b"VP8L":
-        bits = int.from_bytes(content[21:25], "little")
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    width, height = struct.unpack_from("<HH", content, 26)
-    return width & 0x3FFF, height & 0x3FFF
-
-
 def _check_size(width: int, height: int, max_pixels: int, name: str) -> None:
     if width < 1 or height < 1:
         raise PictureError(f"{name}: {width} x {height} pixels, an empty picture; leave it out")
@@ -277,49 +235,6 @@ def _check_size(width: int, height: int, max_pixels: int, name: str) -> None:
             f"{name}: {width} x {height} pixels, more than the bound of {max_pixels}; "
             "make it smaller, or raise max_pixels if you trust it"
         )
-
-
-class _Jpeg(JpegImagePlugin.JpegImageFile):
-    """A JPEG file that is quiet about broken EXIF blocks and never silent about a missing end."""
-
-    def getexif(self) -> Image.Exif:
-        """Nothing: Pillow asks for it as it opens the file, for the resolution, and warns of a broken block."""
-        return Image.Exif()
-
-    def load_read(self, read_bytes: int) -> bytes:
-        """The next bytes; at the end an error, even where somebody set Pillow's LOAD_TRUNCATED_IMAGES."""
-        block = self.fp.read(read_bytes) if self.fp else b""
-        if not block:
-            raise OSError("the file is cut short")
-        return block
-
-
-def _open(file: io.BytesIO, kind: str) -> ImageFile.ImageFile:
-    """Read the header with Pillow; no pixels yet."""
-    readers: dict[str, type[ImageFile.ImageFile]] = {
-        "JPEG": _Jpeg,
-        "PNG": PngImagePlugin.PngImageFile,
-        "WebP": WebPImagePlugin.WebPImageFile,
-        "GIF": GifImagePlugin.GifImageFile,
-        "TIFF": TiffImagePlugin.TiffImageFile,
-        "BMP": BmpImagePlugin.BmpImageFile,
-    }
-    return readers[kind](file)
-
-
-@contextlib.contextmanager
-def _warnings_of(content: bytes, kind: str) -> Iterator[None]:
-    """Silence Pillow where it can warn while it reads: TIFF tags, large GIFs, animated PNGs.
-
-    Warning filters belong to the whole process, so this is one thread at a time, hides Pillow's warnings only,
-    and is not entered for the formats that fill training sets.
-    """
-    if kind not in ("TIFF", "GIF") and not (kind == "PNG" and b"acTL" in content):
-        yield
-        return
-    with _quiet_lock, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        yield
 
 
 def _broken(name: str, kind: str, error: BaseException) -> PictureError:

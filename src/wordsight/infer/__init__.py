@@ -6,7 +6,8 @@ runtime.py        what computes vectors: on_torch.py (texts as a tree of their b
 choose.py         which runtime computes, and which of them is quicker here
 fingerprint.py    what decides the value of a vector
 pictures.py       finding pictures, and embedding many of which some may be broken
-items.py          what can be embedded: folders, tables, shards
+items.py          what can be embedded: folders, tables, shards, videos (video.py)
+on_ray.py         the same work by many machines
 embed_files.py    items to a file of vectors (vector_files.py), and what was done is not done again
 
 torch comes with the first name that is asked for: those who stand above import this room at no cost.

@@ -1,58 +1,82 @@
-"""What can be embedded, as names with bytes behind them: pictures in folders, tables of paths, shards."""
+"""What can be embedded, as names with bytes behind them: pictures in folders, tables of paths, shards, videos."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
-from wordsight.data import BrokenSampleError, open_shards
+import numpy as np
+from numpy.typing import NDArray
+
+from wordsight.data import BrokenSampleError, ShardSet, open_shards
 from wordsight.data.manifest import MANIFEST_NAME
 from wordsight.data.tables import IMAGE_NAMES, TABLE_SUFFIXES, Columns, Row, Table, guess_column
 from wordsight.errors import DataError, PictureError
+from wordsight.files import sha256_file
 from wordsight.image import read_picture
-from wordsight.infer.pictures import find_pictures
+from wordsight.infer.pictures import count_pictures, find_pictures
+from wordsight.infer.vector_files import FRAME_MARK
+from wordsight.infer.video import VIDEO_SUFFIXES, frames_of
 
 
 class Item(NamedTuple):
     """A picture that could be read.
 
     Attributes:
-        name: its path, the value of a table's cell, or shard and key.
-        read: gives its bytes, or raises PictureError with a reason.
+        name: its path, the value of a table's cell, or shard and key; of a frame `film.mp4#t=12.500`, the path of the
+            video and seconds (W3C Media Fragments, section 4.2.1).
+        read: gives the bytes of its file or its pixels, or raises PictureError with a reason; but for a frame it can be
+            pickled.
+        sha256: of a frame that of the video's file; else empty, as it is that of the bytes.
     """
 
     name: str
-    read: Callable[[], bytes]
+    read: Callable[[], bytes | NDArray[np.uint8]]
+    sha256: str = ""
 
 
-def find_items(places: Sequence[str | Path]) -> Iterator[Item]:
+def find_items(places: Sequence[str | Path], frames_per_s: float = 1.0) -> Iterator[Item]:
     """The pictures at some places, in order; the names stream.
 
     Args:
         places: folders of pictures, folders of shards or one `.tar`, tables (CSV, TSV, Parquet, JSONL) with a column of
-            paths that are relative to the table or of bytes, and files just as given.
+            paths that are relative to the table or of bytes, videos, and files just as given.
+        frames_per_s: of a video.
 
     Raises:
         DataError: a folder without pictures, or a table without such a column.
     """
     for place in map(Path, places):
-        if place.suffix == ".tar" or (place / MANIFEST_NAME).is_file():
+        if _is_shards(place):
             yield from _of_shards(place)
         elif _is_table(place):
             yield from _of_table(place)
+        elif _is_video(place):
+            yield from _of_video(place, frames_per_s)
         else:
             yield from map(item_of, find_pictures([place]))
 
 
 def count_items(places: Sequence[str | Path]) -> int | None:
-    """How many pictures `find_items` gives; None where a table, which may hold pictures itself, would be read."""
-    if any(_is_table(Path(place)) for place in places):
-        return None
-    return sum(1 for _ in find_items(places))
+    """How many pictures `find_items` gives; None where a table, which may hold pictures, or a video would be read."""
+    total = 0
+    for place in map(Path, places):
+        if _is_table(place) or _is_video(place):
+            return None
+        total += len(open_shards(place)) if _is_shards(place) else count_pictures([place])
+    return total
+
+
+def _is_shards(place: Path) -> bool:
+    return place.suffix == ".tar" or (place / MANIFEST_NAME).is_file()
 
 
 def _is_table(place: Path) -> bool:
     return place.is_file() and place.suffix.lower() in TABLE_SUFFIXES
+
+
+def _is_video(place: Path) -> bool:
+    return place.suffix.lower() in VIDEO_SUFFIXES and not place.is_dir()
 
 
 def item_of(path: Path) -> Item:
@@ -65,18 +89,35 @@ def text_of(path: str | Path) -> str:
     return str(path).encode("utf-8", "backslashreplace").decode()
 
 
+@lru_cache(maxsize=8)
+def _opened(place: Path) -> ShardSet:
+    return open_shards(place)
+
+
 def _of_shards(place: Path) -> Iterator[Item]:
-    shards = open_shards(place)
+    shards = _opened(place)
     for number in range(len(shards)):
         shard, row = shards.place(number)
+        yield Item(f"{text_of(shard.name)} {row}", partial(_read_sample, place, number))
 
-        def read(number: int = number) -> bytes:
-            try:
-                return shards.sample(number).picture
-            except BrokenSampleError as error:
-                raise PictureError(str(error)) from error
 
-        yield Item(f"{text_of(shard.name)} {row}", read)
+def _read_sample(place: Path, number: int) -> bytes:
+    try:
+        return _opened(place).sample(number).picture
+    except BrokenSampleError as error:
+        raise PictureError(str(error)) from error
+
+
+def _of_video(place: Path, frames_per_s: float) -> Iterator[Item]:
+    name = text_of(place)
+    try:
+        sha256 = sha256_file(place)
+        for seconds, read in frames_of(place, frames_per_s):
+            yield Item(f"{name}{FRAME_MARK}{seconds:.3f}", read, sha256)
+    except PictureError as error:
+        yield Item(name, partial(_refuse, str(error)))
+    except OSError as error:
+        yield Item(name, partial(_refuse, f"{place}: cannot be read: {error.strerror or error}"))
 
 
 def _of_table(place: Path) -> Iterator[Item]:

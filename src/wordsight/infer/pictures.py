@@ -1,7 +1,8 @@
 """Pictures in number: found in folders, and embedded although some of them may be broken."""
 
+import heapq
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from wordsight.infer.dual_encoder import DualEncoder
 
 _AT_ONCE = 64
+_NAMES_AT_ONCE = 1 << 17
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +45,8 @@ def as_pictures(sources: PictureSource | Iterable[PictureSource]) -> Iterable[Pi
 def find_pictures(places: Sequence[str | Path]) -> Iterator[Path]:
     """The pictures in folders and below, by suffix and in the order of their names, and files just as given.
 
-    Hidden files and folders, and links to folders, are passed over. The walk streams: it holds the names of one folder
-    at a time.
+    Hidden files and folders, and links to folders, are passed over; a folder that cannot be listed is given in place of
+    its pictures. A million names in one folder stream: it is read several times, some names at a time.
 
     Raises:
         DataError: a folder without pictures.
@@ -54,21 +56,67 @@ def find_pictures(places: Sequence[str | Path]) -> Iterator[Path]:
             yield place
             continue
         found = False
-        for path in _walk(place):
+        for path in _walk(place, _in_order):
             found = True
             yield path
         if not found:
-            kinds = ", ".join(sorted(PICTURE_SUFFIXES))
-            raise DataError(f"{place}: no pictures in this folder or below ({kinds}); choose another")
+            raise _nothing_in(place)
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(root, name)
-            if not name.startswith(".") and path.suffix[1:].lower() in PICTURE_SUFFIXES:
-                yield path
+def count_pictures(places: Sequence[str | Path]) -> int:
+    """How many `find_pictures` gives, without their order and so in one reading; errors as there."""
+    total = 0
+    for place in map(Path, places):
+        count = sum(1 for _ in _walk(place, _names)) if place.is_dir() else 1
+        if not count:
+            raise _nothing_in(place)
+        total += count
+    return total
+
+
+def _nothing_in(folder: Path) -> DataError:
+    kinds = ", ".join(sorted(PICTURE_SUFFIXES))
+    return DataError(f"{folder}: no pictures in this folder or below ({kinds}); choose another")
+
+
+def _walk(folder: Path, names_of: Callable[[Path], Iterator[str]]) -> Iterator[Path]:
+    waiting = [folder]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            for name in names_of(folder):
+                yield folder / name
+            with os.scandir(folder) as entries:
+                below = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            waiting += [folder / name for name in sorted(below, reverse=True) if not name.startswith(".")]
+        except OSError:
+            yield folder  # whoever reads it is told why it cannot be
+
+
+def _in_order(folder: Path) -> Iterator[str]:
+    """The pictures' names sorted, while no more than some are held."""
+    after = ""
+    while group := heapq.nsmallest(_NAMES_AT_ONCE, _names(folder, after)):
+        yield from group
+        if len(group) < _NAMES_AT_ONCE:
+            return
+        after = group[-1]
+
+
+def _names(folder: Path, after: str = "") -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            begin, _, suffix = entry.name.rpartition(".")
+            is_picture = begin and begin[0] != "." and suffix.lower() in PICTURE_SUFFIXES
+            if is_picture and entry.name > after and not _is_folder(entry):
+                yield entry.name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def embed_each(clip: "DualEncoder", sources: Iterable[PictureSource]) -> Iterator[Embedded]:

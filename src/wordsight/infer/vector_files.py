@@ -20,22 +20,25 @@ from numpy.typing import NDArray
 
 from wordsight.config import Config, decode
 from wordsight.errors import ConfigError, DataError
-from wordsight.files import open_whole, sha256_file
+from wordsight.files import check_place, open_whole, sha256_file
 from wordsight.infer.fingerprint import Fingerprint
 
 FINGERPRINT_KEY = b"wordsight.fingerprint"
+FRAME_MARK = "#t="
+"""Between the path of a video and the seconds of its frame."""
 
 _ROWS_IN_GROUP = 4096
 _MAX_SIDECAR_BYTES = 1 << 32
 
 
 class Row(NamedTuple):
-    """A picture with its vector, (E,) float32 of unit length; or None, and the reason."""
+    """A picture with its vector, (E,) float32 of unit length, and whether it is new; or None, and the reason."""
 
     path: str
     sha256: str
     vector: NDArray[np.float32] | None
     error: str = ""
+    is_new: bool = False
 
 
 class Broken(Config, frozen=True):
@@ -57,26 +60,35 @@ class Sidecar(Config, frozen=True):
 
 
 class Known(NamedTuple):
-    """Vectors that were computed before: where each picture's lies, by the hash of its file."""
+    """Vectors that were computed before: where each picture's lies, by the hash of its file and the time of a frame."""
 
     places: dict[str, tuple[NDArray[np.float32], int]]
 
-    def vector(self, sha256: str) -> NDArray[np.float32] | None:
+    def vector(self, path: str, sha256: str) -> NDArray[np.float32] | None:
         """(E,) float32, or None."""
-        if sha256 not in self.places:
-            return None
-        vectors, number = self.places[sha256]
-        return vectors[number]
+        vectors, number = self.places.get(_key(path, sha256), (None, 0))
+        return None if vectors is None else vectors[number]
+
+    def add(self, vectors: NDArray[np.float32], paths: Iterable[str], sha256: Iterable[str]) -> None:
+        """(N, E) float32, and of each row the path and the hash."""
+        for number, (path, digest) in enumerate(zip(paths, sha256, strict=True)):
+            self.places[_key(path, digest)] = vectors, number
+
+
+def _key(path: str, sha256: str) -> str:
+    return sha256 + path[path.rindex(FRAME_MARK) :] if FRAME_MARK in path else sha256
 
 
 def check_out(out: Path) -> None:
-    """Refuse a name whose kind is not known, before there is work to lose.
+    """Refuse a file of a kind that is not known or at a place that cannot be written, before there is work to lose.
 
     Raises:
         ConfigError: neither .parquet nor .npy.
+        OutputError: as `check_place`.
     """
     if out.suffix not in (".parquet", ".npy"):
         raise ConfigError(f"{out}: vectors go to a file that ends in .parquet or .npy")
+    check_place(out)
 
 
 def sidecar_of(out: Path) -> Path:
@@ -91,7 +103,7 @@ def read_known(path: Path, fingerprint: Fingerprint) -> Known:
         DataError: not a file of vectors, or of another fingerprint; both are named.
     """
     try:
-        found, sha256, vectors = _read_parquet(path) if path.suffix == ".parquet" else _read_numpy(path)
+        found, known = _read_parquet(path) if path.suffix == ".parquet" else _read_numpy(path)
     except (OSError, ValueError, KeyError, ConfigError, pa.ArrowException, msgspec.DecodeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path}: is there and not a file of vectors ({reason}); choose another place") from error
@@ -100,25 +112,22 @@ def read_known(path: Path, fingerprint: Fingerprint) -> Known:
             f"{path}: its vectors are of {found}; this model's would be of {fingerprint}: "
             "choose another file, or that model"
         )
-    return Known({digest: (vectors, number) for number, digest in enumerate(sha256) if digest})
+    return known
 
 
-def _read_parquet(path: Path) -> tuple[Fingerprint, list[str], NDArray[np.float32]]:
-    """Fingerprint, hash of each row ("" where there is no vector), and (N, E) float32."""
+def _read_parquet(path: Path) -> tuple[Fingerprint, Known]:
+    known = Known({})
     with pq.ParquetFile(path) as file:
-        told = (file.schema_arrow.metadata or {})[FINGERPRINT_KEY]
-        table = file.read(["sha256", "vector"])
-    vector = table["vector"].combine_chunks()
-    width = vector.type.list_size
-    has_vector = vector.is_valid().to_numpy(zero_copy_only=False)
-    vectors = vector.values.to_numpy(zero_copy_only=False).reshape(-1, width)
-    rows = zip(table["sha256"].to_pylist(), has_vector, strict=True)
-    hashes = [digest if is_there else "" for digest, is_there in rows]
-    vectors = vectors[vector.offset : vector.offset + len(vector)]
-    return decode(msgspec.json.decode(told), Fingerprint, str(path)), hashes, vectors
+        told = msgspec.json.decode((file.schema_arrow.metadata or {})[FINGERPRINT_KEY])
+        fingerprint = decode(told, Fingerprint, str(path))
+        for batch in file.iter_batches(_ROWS_IN_GROUP, columns=["path", "sha256", "vector"]):
+            readable = batch.filter(batch["vector"].is_valid())
+            vectors = readable["vector"].flatten().to_numpy().reshape(-1, fingerprint.model.embed_dim)
+            known.add(vectors, readable["path"].to_pylist(), readable["sha256"].to_pylist())
+    return fingerprint, known
 
 
-def _read_numpy(path: Path) -> tuple[Fingerprint, list[str], NDArray[np.float32]]:
+def _read_numpy(path: Path) -> tuple[Fingerprint, Known]:
     beside = sidecar_of(path)
     if beside.stat().st_size > _MAX_SIDECAR_BYTES:
         raise ValueError("its sidecar is too large")
@@ -126,13 +135,18 @@ def _read_numpy(path: Path) -> tuple[Fingerprint, list[str], NDArray[np.float32]
     vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(sidecar.sha256):
         raise ValueError("it does not fit its sidecar")
-    return sidecar.fingerprint, sidecar.sha256, vectors
+    known = Known({})
+    known.add(vectors, sidecar.paths, sidecar.sha256)
+    return sidecar.fingerprint, known
 
 
-def write_parquet(file: BinaryIO, rows: Iterator[Row], fingerprint: Fingerprint, width: int) -> None:
-    """Write rows as they come, some thousands at a time."""
+def write_parquet(file: BinaryIO, rows: Iterator[Row], fingerprint: Fingerprint) -> None:
+    """Write rows as they come, some thousands at a time.
+
+    Vectors are lists of any length: pyarrow 25 and older do not read lists of one length of which some are null.
+    """
     columns = [("path", pa.string()), ("sha256", pa.string())]
-    columns += [("vector", pa.list_(pa.float32(), width)), ("error", pa.string())]
+    columns += [("vector", pa.list_(pa.float32())), ("error", pa.string())]
     schema = pa.schema(columns, metadata={FINGERPRINT_KEY: msgspec.json.encode(fingerprint)})
     with pq.ParquetWriter(file, schema) as writer:
         while group := list(islice(rows, _ROWS_IN_GROUP)):
