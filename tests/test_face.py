@@ -20,7 +20,7 @@ OPTIONS = {
     "classify": ["--json", "--labels", "--mirror", "--model", "--runtime", "--templates", "--top", "--why", "pictures"],
     "convert": ["--as", "--averaged", "--json", "--mirror", "--to", "model", "out"],
     "demo": ["--json", "--out", "--steps"],
-    "embed": ["--frames-per-s", "--json", "--mirror", "--model", "--out", "--ray", "--runtime", "--scaled"],
+    "embed": ["--decoding", "--frames-per-s", "--json", "--mirror", "--model", "--out", "--ray", "--runtime"],
     "models": ["--fetch", "--json", "--mirror", "name"],
     "recipes": ["--json", "name"],
     "shards": ["--exclude", "--image-column", "--json", "--label-column", "--max-mb", "--max-samples", "--names"],

@@ -92,3 +92,16 @@ def test_a_card_comes_back_from_its_plain_form_and_misspelt_keys_are_named() -> 
 def test_impossible_numbers_are_refused(wrong: dict) -> None:
     with pytest.raises(ConfigError, match="expected"):
         Preprocessing(**wrong)
+
+
+def test_a_cropped_resize_is_one_level_off_at_most_where_a_wide_picture_shrinks() -> None:
+    generator = np.random.default_rng(0)
+    cropped, apart = Preprocessing(size_px=64, decoding="cropped"), 0
+    for width, height in ((1024, 768), (333, 100), (700, 70), (129, 65)):
+        noise = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        difference = np.abs(to_square(noise, Preprocessing(size_px=64)).astype(int) - to_square(noise, cropped))
+        assert difference.max() <= 1
+        apart += int(difference.sum())
+        upright = noise.transpose(1, 0, 2)
+        assert np.array_equal(to_square(upright, cropped), to_square(upright, Preprocessing(size_px=64)))
+    assert 0 < apart < 100  # it is another way, and a near one

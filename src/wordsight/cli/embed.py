@@ -5,11 +5,12 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
+    from wordsight.image import Decoding
     from wordsight.infer import DualEncoder
     from wordsight.infer.embed_files import Embedding
 
@@ -32,10 +33,10 @@ def embed(
     ],
     runtime: Annotated[str, typer.Option(help="torch, onnx, auto: the quicker of both here; int8.")] = "torch",
     mirror: Annotated[str | None, typer.Option(help="A server in place of the one that published the weights.")] = None,
-    scaled: Annotated[
-        bool,
-        typer.Option("--scaled", help="Decode JPEG files at a part of their size: quicker, and nearly the same."),
-    ] = False,
+    decoding: Annotated[
+        Literal["exact", "cropped", "scaled"] | None,
+        typer.Option(help="exact; or quicker, and nearly the same: cropped, scaled."),
+    ] = None,
     frames_per_s: Annotated[float, typer.Option(help="How many frames of a video.", min=0.001)] = 1.0,
     ray: Annotated[
         str | None, typer.Option(help="Work on the cluster of Ray at this address, or on one of this machine: local.")
@@ -60,8 +61,8 @@ def embed(
 
     check_out(out)
     total = count_items(pictures)
-    clip = open_model(model, mirror, runtime, scaled)
-    rows_of = None if ray is None else OnRay(ray, _loader(model, mirror, runtime, scaled))
+    clip = open_model(model, mirror, runtime, decoding)
+    rows_of = None if ray is None else OnRay(ray, _loader(model, mirror, runtime, decoding))
     with progress_of(total, "pictures") as progress:
         done = embed_files(clip, find_items(pictures, frames_per_s), out, progress, rows_of)
     _tell(done, clip, out, as_json)
@@ -86,9 +87,9 @@ def _tell(done: "Embedding", clip: "DualEncoder", out: Path, as_json: bool) -> N
     )
 
 
-def _loader(model: str, mirror: str | None, runtime: str, scaled: bool) -> "Callable[[], DualEncoder]":
+def _loader(model: str, mirror: str | None, runtime: str, decoding: "Decoding | None") -> "Callable[[], DualEncoder]":
     """What gives the workers of a cluster the same model, a folder of this machine by its whole path."""
     from wordsight.infer import load
 
     place = str(Path(model).resolve()) if Path(model).exists() else model
-    return partial(load, place, mirror=mirror, runtime=runtime, decoding="scaled" if scaled else None)
+    return partial(load, place, mirror=mirror, runtime=runtime, decoding=decoding)

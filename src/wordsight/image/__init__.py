@@ -2,13 +2,23 @@
 
 from wordsight.image.augment import Augmentation, augment
 from wordsight.image.decode import MAX_PIXELS, PictureSource, Policy, decode, read_picture
-from wordsight.image.preprocess import CLIP_MEAN, CLIP_STD, Preprocessing, normalise, preprocess, square_of, to_square
+from wordsight.image.preprocess import (
+    CLIP_MEAN,
+    CLIP_STD,
+    Decoding,
+    Preprocessing,
+    normalise,
+    preprocess,
+    square_of,
+    to_square,
+)
 
 __all__ = [
     "CLIP_MEAN",
     "CLIP_STD",
     "MAX_PIXELS",
     "Augmentation",
+    "Decoding",
     "PictureSource",
     "Policy",
     "Preprocessing",

@@ -9,7 +9,7 @@ and WebDataset's loaders with which the published evaluations ran, the picture i
 RGB files there is no difference; for palette pictures the former would resize palette indices.
 """
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,9 @@ _MAX_RESIZED_PIXELS = 1 << 26
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
+Decoding: TypeAlias = Literal["exact", "cropped", "scaled"]
+
+
 class Preprocessing(Config, frozen=True, kw_only=True):
     """What a model expects of its pictures; part of its card.
 
@@ -37,8 +40,9 @@ class Preprocessing(Config, frozen=True, kw_only=True):
         mean, std: of red, green, blue, for samples in 0 to 1.
         resize: `shortest`, the shorter side to `size_px` and the centre cropped out; `squash`, both sides to it.
         interpolation: Pillow's filter.
-        decoding: `exact`, or `scaled`: JPEG files are decoded at a part of their size, which is quicker and moves the
-            vectors a little (docs/performance.md).
+        decoding: `exact`; `cropped`: of a wide picture only the part that is kept is resized, a sample in some ten
+            thousand then is one level off, or two where noise is enlarged; or `scaled`: cropped, and JPEG files are
+            decoded at a part of their size, which moves the vectors a little (docs/performance.md).
         crop: what becomes of the half pixel of an odd margin: `round`, half to even, as OpenAI and open_clip do by
             torchvision; `floor`, as transformers does.
     """
@@ -49,7 +53,7 @@ class Preprocessing(Config, frozen=True, kw_only=True):
     resize: Literal["shortest", "squash"] = "shortest"
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     crop: Literal["round", "floor"] = "round"
-    decoding: Literal["exact", "scaled"] = "exact"
+    decoding: Decoding = "exact"
 
     def __post_init__(self) -> None:
         if self.size_px < 1 or self.size_px**2 > _MAX_RESIZED_PIXELS:
@@ -88,9 +92,14 @@ def to_square(
             f"{name}: {width} x {height} pixels would be {resized_width} x {resized_height} before the centre is "
             f"cropped, more than {_MAX_RESIZED_PIXELS} pixels; cut it to a less thin shape"
         )
-    resized = Image.fromarray(image).resize((resized_width, resized_height), _FILTERS[preprocessing.interpolation])
-    margins = (side - size_px for side in resized.size)
+    margins = (resized_width - size_px, resized_height - size_px)
     left, top = (m // 2 if preprocessing.crop == "floor" else round(m / 2) for m in margins)
+    whole, form = Image.fromarray(image), _FILTERS[preprocessing.interpolation]
+    if left and preprocessing.decoding != "exact":
+        # one axis at a time, as Pillow does it for wide pictures: first the columns that are kept, then all rows
+        box = (left * width / resized_width, 0, (left + size_px) * width / resized_width, height)
+        return np.array(whole.resize((size_px, height), form, box).resize((size_px, size_px), form))
+    resized = whole.resize((resized_width, resized_height), form)
     return np.array(resized.crop((left, top, left + size_px, top + size_px)))
 
 

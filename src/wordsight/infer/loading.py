@@ -1,12 +1,13 @@
 """A name or a place becomes a dual encoder."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from wordsight.errors import ConfigError, WeightsError, nearest
 from wordsight.files import newest_whole
+from wordsight.image import Decoding
 from wordsight.infer.dual_encoder import DualEncoder
 from wordsight.infer.runtime import check_runtime
 from wordsight.weights.download import Progress
@@ -31,7 +32,7 @@ def load(
     mirror: str | None = None,
     progress: Progress | None = None,
     runtime: str = "torch",
-    decoding: Literal["exact", "scaled"] | None = None,
+    decoding: Decoding | None = None,
 ) -> DualEncoder:
     """Load a model.
 
@@ -47,7 +48,7 @@ def load(
             products, quicker and with vectors a little apart (docs/performance.md), for vision transformers; or `auto`,
             on a CPU the one of `torch` and `onnx` that took less time for a picture when it was tried. A folder of
             ONNX graphs runs on `onnx` unless `int8` is asked for.
-        decoding: of JPEG files: `exact`, or `scaled`, quicker and with vectors a little apart (extra `fast`); by
+        decoding: of pictures: `exact`, or quicker and a little apart `cropped` or `scaled`, see `Preprocessing`; by
             default as the card says, which is `exact` but for a model that was saved otherwise.
 
     Raises:
