@@ -224,6 +224,23 @@ def classifier(sides: Sides) -> list[Row]:
     ]
 
 
+def classifier_memory(sides: Sides) -> list[Row]:
+    """Peak resident memory of a process that builds a classifier of 1000 labels over that of 100, results left out."""
+    folder = sides._converted("wordsight")
+    peaks = {}
+    for count in (100, LABELS):
+        code = (
+            "import resource, torch, wordsight as ws\n"
+            "from benchmarks.inference import THREADS, labels\n"
+            f"torch.set_num_threads(THREADS); clip = ws.load({str(folder)!r}, 'cpu')\n"
+            f"made = ws.Labels(clip, labels({count}), 'imagenet', cache=False).weights\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - made.nbytes)"
+        )
+        peaks[count] = int(subprocess.check_output([sys.executable, "-c", code]).split()[-1])
+    ratio = peaks[LABELS] / peaks[100]
+    return [Row.at_most("peak memory of 1000 labels x 80 templates over that of 100", ratio, 1.1)]
+
+
 @torch.inference_mode()
 def pictures(sides: Sides) -> list[Row]:
     """Pixels ready, for us as bytes, for peers as floats: one picture, and sixteen."""
@@ -434,7 +451,8 @@ def processes(sides: Sides) -> list[Row]:
 
 
 PARTS = {
-    part.__name__: part for part in (texts, classifier, pictures, neighbours, jpeg, folders, processes, scaled_vectors)
+    part.__name__: part
+    for part in (texts, classifier, classifier_memory, pictures, neighbours, jpeg, folders, processes, scaled_vectors)
 }
 
 

@@ -36,7 +36,8 @@ def pack_images(model: CLIP) -> CLIP:
     """The same model with arranged weights in its image tower; what is not arranged it shares with the one given."""
     visual, parts = model.visual, dict[str, nn.Module]()
     if isinstance(visual, VisionTransformer | SigLIPVisionTransformer):
-        parts["transformer"] = _transformer(visual.transformer, is_read=isinstance(visual, VisionTransformer))
+        is_read = isinstance(visual, VisionTransformer) and visual.config.pool == "class_token"
+        parts["transformer"] = _transformer(visual.transformer, is_read)
         if isinstance(visual.conv1, nn.Conv2d):
             parts["conv1"] = PackedPatches(visual.conv1)
     return _with(model, visual=_with(visual, **parts))
@@ -93,13 +94,25 @@ class PackedAttention(Attention):
     def __init__(self, attention: Attention, is_read: bool) -> None:
         nn.Module.__init__(self)
         weight, bias, width = attention.in_proj_weight, attention.in_proj_bias, attention.out_proj.in_features
-        self.heads, self.in_proj_weight, self.in_proj_bias = attention.heads, weight, bias
+        self.heads = attention.heads
         if is_read:
-            self.project_query: Any = PackedLinear(weight[:width], bias[:width])
-            self.project_pairs: Any = PackedLinear(weight[width:], bias[width:])
+            self.query = PackedLinear(weight[:width], bias[:width])
+            self.pairs = PackedLinear(weight[width:], bias[width:])
         else:
-            self.project: Any = PackedLinear(weight, bias)
+            self.all = PackedLinear(weight, bias)
         self.out_proj: Any = PackedLinear(attention.out_proj.weight, attention.out_proj.bias)
+
+    def project(self, x: Tensor) -> Tensor:
+        """As `Attention`; and so the other two."""
+        return self.all(x)
+
+    def project_query(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return self.query(x)
+
+    def project_pairs(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., 2 D)."""
+        return self.pairs(x)
 
 
 class PackedPerceptron(nn.Module):
