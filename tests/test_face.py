@@ -17,7 +17,7 @@ NAMES = ["Answer", "DualEncoder", "Labels", "Run", "__version__", "errors", "loa
 
 OPTIONS = {
     "": ["--help", "--version"],
-    "classify": ["--json", "--labels", "--mirror", "--model", "--runtime", "--templates", "--top", "--why", "pictures"],
+    "classify": ["--calibrate", "--json", "--labels", "--mirror", "--model", "--multi-label", "--none-of-these"],
     "convert": ["--as", "--averaged", "--json", "--mirror", "--to", "model", "out"],
     "demo": ["--json", "--out", "--steps"],
     "embed": ["--json", "--mirror", "--model", "--out", "--runtime", "--scaled", "pictures"],
@@ -27,6 +27,7 @@ OPTIONS = {
     "train": ["--data", "--from", "--json", "--out", "--resume", "--set", "--tensorboard", "--threads", "--workers"],
 }
 OPTIONS["shards"] += ["--only", "--size-px", "--text-column", "out", "source"]
+OPTIONS["classify"] += ["--runtime", "--templates", "--top", "--why", "pictures"]
 OPTIONS["train"] += ["recipe"]
 
 MAX_START_S = 0.4

@@ -55,7 +55,7 @@ def test_probabilities_are_the_softmax_of_scaled_cosines():
 def test_an_answer_is_frozen_and_knows_its_picture():
     labels = Labels(tiny_clip(), ["only"])
     (answer,) = labels.classify(png(0))
-    assert answer == Answer(png(0), "only", 1.0, (("only", 1.0),))
+    assert answer == Answer(png(0), "only", 1.0, (("only", 1.0),), ("only",))
     assert answer.picture == png(0)
     with pytest.raises(AttributeError):
         answer.label = "other"

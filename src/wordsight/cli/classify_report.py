@@ -30,7 +30,7 @@ class WhyPage:
 
         self._num_answers += 1
         if len(self._cards) < MOST_PICTURES:
-            drawn = explain(self._labels, answer.picture, answer.label).drawn()
+            drawn = explain(self._labels, answer.picture, answer.ranking[0][0]).drawn()
             answers = [Answer(label, probability) for label, probability in answer.ranking[:_SHOWN_LABELS]]
             self._cards.append(Card(printable(answer.picture), drawn, answers))
 
