@@ -18,9 +18,7 @@ def classify(
     labels: Annotated[
         str,
         typer.Option(
-            help="a,b,c, or a file: a label a line, indented below its kind for a tree, or a JSON list.",
-            metavar="A,B|FILE",
-            show_default=False,
+            help="a,b,c, or a file: lines (indented: a tree) or JSON.", metavar="A,B|FILE", show_default=False
         ),
     ],
     model: Annotated[
@@ -30,7 +28,7 @@ def classify(
         ),
     ],
     templates: Annotated[
-        str, typer.Option(help="A set (plain, photo, photos, drawings, imagenet), or a text with {} for the label.")
+        str, typer.Option(help="A set (plain, photo, photos, drawings, imagenet, food101 ...), or a text with {}.")
     ] = "photo",
     multi_label: Annotated[
         bool, typer.Option("--multi-label", help="Each label by itself; those above 0.5 are shown.")
