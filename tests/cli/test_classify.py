@@ -89,7 +89,7 @@ def test_each_label_by_itself_and_all_of_them_in_json(place, capsys):
     expected = Labels(tiny_clip(), ["cat", "dog", "bird"], multi_label=True).classify([place / "photos" / "000.png"])
     assert rows[0]["ranking"] == [{"label": a, "probability": pytest.approx(b)} for a, b in next(expected).ranking]
     assert run("--multi-label") == 0
-    assert "no label above 0.5" in capsys.readouterr().out
+    assert "no label is sure enough" in capsys.readouterr().out
 
 
 def test_none_of_these_comes_with_its_reason(place, capsys):

@@ -35,7 +35,7 @@ class Lines:
         elif answer.path:
             head = [f"{' > '.join(answer.path)} {answer.probability:.4f}"]
         elif not answer.labels:
-            head = ["no label above 0.5"]
+            head = ["no label is sure enough"]
         count = max(self.top - len(head), len(answer.labels) if not answer.path else 0)
         self.print(answer.picture, *head, *(f"{label} {share:.4f}" for label, share in answer.ranking[:count]))
 
