@@ -17,7 +17,7 @@ NAMES = ["Answer", "DualEncoder", "Labels", "Run", "__version__", "errors", "loa
 
 OPTIONS = {
     "": ["--help", "--version"],
-    "classify": ["--json", "--labels", "--mirror", "--model", "--runtime", "--templates", "--top", "--why", "pictures"],
+    "classify": ["--calibrate", "--json", "--labels", "--mirror", "--model", "--multi-label", "--none-of-these"],
     "convert": ["--as", "--averaged", "--json", "--mirror", "--to", "model", "out"],
     "demo": ["--json", "--out", "--steps"],
     "embed": ["--decoding", "--frames-per-s", "--json", "--mirror", "--model", "--out", "--ray", "--runtime"],
@@ -28,6 +28,7 @@ OPTIONS = {
 }
 OPTIONS["embed"] += ["pictures"]
 OPTIONS["shards"] += ["--only", "--size-px", "--text-column", "out", "source"]
+OPTIONS["classify"] += ["--runtime", "--templates", "--top", "--why", "pictures"]
 OPTIONS["train"] += ["recipe"]
 
 MAX_START_S = 0.4

@@ -11,6 +11,9 @@ from wordsight.metrics import (
     Figure,
     accuracy,
     accuracy_hits,
+    auroc,
+    calibration_error,
+    conformal_quantile,
     first_ranks,
     recall_at_k,
     recall_chance,
@@ -152,3 +155,52 @@ def test_a_figure_prints_all_that_rule_five_asks() -> None:
 def test_metrics_need_no_torch() -> None:
     code = "import sys, wordsight.metrics; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_calibration_error_of_a_hand_case() -> None:
+    confidence = np.array([0.9, 0.1, 0.8, 0.2])  # two bins: (0.1, 0.2) with 0 and 1 right, (0.8, 0.9) with 1 and 1
+    hits = np.array([1.0, 0.0, 1.0, 1.0])
+    assert calibration_error(confidence, hits, bins=2) == pytest.approx((abs(0.3 - 1) + abs(1.7 - 2)) / 4)
+    assert calibration_error(confidence, hits, bins=1) == pytest.approx(abs(2.0 - 3) / 4)
+    assert calibration_error(confidence, hits, bins=15) == pytest.approx((0.1 + 0.8 + 0.2 + 0.1) / 4)
+
+
+def test_calibration_error_sees_what_is_calibrated() -> None:
+    generator = np.random.Generator(np.random.Philox(3))
+    confidence = generator.random(40_000)
+    hits = (generator.random(40_000) < confidence).astype(float)
+    assert calibration_error(confidence, hits) < 0.01
+    assert calibration_error(confidence**0.5, hits) == pytest.approx(2 / 3 - 1 / 2, abs=0.01)
+
+
+@pytest.mark.parametrize(("confidence", "hits", "bins"), [([], [], 15), ([0.5], [1, 0], 15), ([0.5], [1], 0)])
+def test_calibration_error_refuses_what_does_not_fit(confidence: list, hits: list, bins: int) -> None:
+    with pytest.raises(ValueError, match="calibration_error"):
+        calibration_error(np.array(confidence), np.array(hits), bins)
+
+
+def test_auroc_is_the_share_of_pairs_in_order() -> None:
+    generator = np.random.Generator(np.random.Philox(4))
+    higher, lower = generator.integers(2, 9, 60).astype(float), generator.integers(0, 7, 45).astype(float)
+    pairs = [(h > low) + (h == low) / 2 for h in higher for low in lower]
+    assert auroc(higher, lower) == pytest.approx(np.mean(pairs), abs=1e-12)
+    assert auroc(lower, higher) == pytest.approx(1 - np.mean(pairs), abs=1e-12)
+    assert auroc(np.zeros(3), np.zeros(5)) == 0.5
+    with pytest.raises(ValueError, match="auroc: 0 and 5"):
+        auroc(np.zeros(0), np.zeros(5))
+
+
+def test_conformal_quantile_is_the_rank_that_the_promise_needs() -> None:
+    scores = np.arange(1.0, 20.0)[::-1]  # 19 scores: the 18th of 20 places
+    assert conformal_quantile(scores, 0.9) == 18
+    assert conformal_quantile(scores[:9], 0.9) == 19
+    assert conformal_quantile(scores[:8], 0.9) == np.inf
+    with pytest.raises(ValueError, match="coverage 1"):
+        conformal_quantile(scores, 1)
+
+
+def test_a_promised_coverage_is_had_on_average() -> None:
+    generator = np.random.Generator(np.random.Philox(5))
+    draws = generator.normal(size=(4000, 31))
+    had = np.mean([row[-1] <= conformal_quantile(row[:-1], 0.8) for row in draws])
+    assert had == pytest.approx(25 / 31, abs=0.02)  # exactly ceil(31 * 0.8) / 31, whatever the distribution

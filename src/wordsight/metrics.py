@@ -187,6 +187,70 @@ def first_ranks(similarity: FloatArray, relevant: Sequence[Sequence[int]]) -> ND
     return ranks
 
 
+def calibration_error(confidence: FloatArray, hits: FloatArray, bins: int = 15) -> float:
+    """Expected calibration error over bins of equal mass: the mean over items of |confidence - share right| of a bin.
+
+    Items are sorted by confidence and cut into bins that differ by at most one item; fewer items than bins give a bin
+    an item. Even a perfectly calibrated model has an error above 0 on few items.
+
+    Args:
+        confidence: (N,) in [0, 1].
+        hits: (N,) in [0, 1], as `accuracy_hits` gives them.
+        bins: 1 or more.
+
+    Raises:
+        ValueError: no items, shapes that differ, or no bins.
+
+    Source: M. P. Naeini et al., AAAI 2015; bins of equal mass after K. Nguyen and B. O'Connor, EMNLP 2015.
+    """
+    if confidence.ndim != 1 or confidence.shape != hits.shape or not len(hits) or bins < 1:
+        raise ValueError(f"calibration_error: confidence {confidence.shape}, hits {hits.shape}, bins={bins}")
+    order = np.argsort(confidence, kind="stable")
+    gap_N = (confidence - hits)[order].astype(np.float64)
+    return float(sum(abs(part.sum()) for part in np.array_split(gap_N, bins)) / len(hits))
+
+
+def auroc(higher: FloatArray, lower: FloatArray) -> float:
+    """The probability that an item drawn from `higher` scores above one from `lower`, ties split: 0.5 is chance.
+
+    It is the area under the receiver operating characteristic of telling the two apart by their scores.
+
+    Args:
+        higher: (N,) scores of those that should score higher; at least one.
+        lower: (M,) scores of the others; at least one.
+
+    Raises:
+        ValueError: no scores on a side.
+    """
+    if not len(higher) or not len(lower):
+        raise ValueError(f"auroc: {len(higher)} and {len(lower)} scores; expected at least one each")
+    ordered = np.sort(lower)
+    below = np.searchsorted(ordered, higher, "left").sum(dtype=np.float64)
+    not_above = np.searchsorted(ordered, higher, "right").sum(dtype=np.float64)
+    return float((below + not_above) / 2 / len(higher) / len(lower))
+
+
+def conformal_quantile(scores: FloatArray, coverage: float) -> float:
+    """What the score of one more item stays within with the probability `coverage` or more (split conformal).
+
+    Args:
+        scores: (N,) of items that are exchangeable with the next one.
+        coverage: in (0, 1).
+
+    Returns:
+        The ceil((N + 1) * coverage)-th smallest score; infinity where there are too few to promise it.
+
+    Raises:
+        ValueError: coverage outside (0, 1).
+
+    Source: V. Vovk et al., Algorithmic learning in a random world, 2005; Angelopoulos and Bates, arXiv 2107.07511.
+    """
+    if not 0 < coverage < 1:
+        raise ValueError(f"conformal_quantile: coverage {coverage}; expected more than 0 and less than 1")
+    rank = math.ceil((len(scores) + 1) * coverage - 1e-9)  # 10 * 0.9 must be 9
+    return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else math.inf
+
+
 def _none_drawn(tied: int, own: int, drawn: int) -> float:
     """Probability that `drawn` of `tied` candidates hold none of `own`: C(tied - own, drawn) / C(tied, drawn)."""
     return math.comb(tied - own, drawn) / math.comb(tied, drawn)

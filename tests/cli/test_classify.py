@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def test_a_page_without_its_packages_is_told_before_any_work(place, capsys, monk
 
 def test_a_table_of_very_many_pictures_comes_in_parts(place, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr("wordsight.cli.classify._ROWS_IN_TABLE", 2)
+    monkeypatch.setattr("wordsight.cli.classify_lines._ROWS_IN_TABLE", 2)
     assert run() == 0
     shown = capsys.readouterr().out
     assert shown.count("┏") == 2
@@ -105,6 +106,49 @@ def test_a_terminal_gets_a_table(place, capsys, monkeypatch):
     assert shown.startswith("┏━")
     assert "photos/[red]x.png" in shown
     assert "not a picture" in shown
+
+
+def test_each_label_by_itself_and_all_of_them_in_json(place, capsys):
+    assert run("--multi-label", "--json") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    expected = Labels(tiny_clip(), ["cat", "dog", "bird"], multi_label=True).classify([place / "photos" / "000.png"])
+    assert rows[0]["ranking"] == [{"label": a, "probability": pytest.approx(b)} for a, b in next(expected).ranking]
+    assert run("--multi-label") == 0
+    assert "no label is sure enough" in capsys.readouterr().out
+
+
+def test_none_of_these_comes_with_its_reason(place, capsys):
+    assert run("--none-of-these", "--json") == 0
+    row = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert row["label"] == "none of these"
+    assert row["labels"] == []
+    assert "times as well as general words" in row["reason"]
+    assert run("--none-of-these", "--why", "why.html") == 0
+    assert "none of these 0." in capsys.readouterr().out
+
+
+def test_a_tree_shows_the_path(place, capsys):
+    (place / "kinds.txt").write_text("animal\n  cat\n  dog\nthing\n  car\n")
+    assert run(labels="kinds.txt") == 0
+    assert re.match(r"photos/000.png\t(animal|thing)( > \w+)? 0\.\d{4}\n", capsys.readouterr().out)
+    assert run("--json", labels="kinds.txt") == 0
+    row = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert row["path"][-1] == row["label"]
+
+
+def test_labelled_pictures_calibrate(place, capsys):
+    for label in ("cat", "dog", "bird"):
+        write_pictures(place / "known" / label, 8)
+    assert run("--calibrate", "known", "--json") == 0
+    row = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert row["labels"]
+    assert len(row["ranking"]) == len(row["labels"])
+    write_pictures(place / "known" / "horse", 1)
+    assert run("--calibrate", "known") == 2
+    assert "'horse': not one of the labels" in capsys.readouterr().err
+    assert run("--calibrate", "photos") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_probabilities_are_the_softmax_of_scaled_cosines():
 def test_an_answer_is_frozen_and_knows_its_picture():
     labels = Labels(tiny_clip(), ["only"])
     (answer,) = labels.classify(png(0))
-    assert answer == Answer(png(0), "only", 1.0, (("only", 1.0),))
+    assert answer == Answer(png(0), "only", 1.0, (("only", 1.0),), ("only",))
     assert answer.picture == png(0)
     with pytest.raises(AttributeError):
         answer.label = "other"
@@ -202,3 +202,28 @@ def test_the_published_templates_are_open_clips() -> None:
     if not has_open_clip():
         pytest.skip("needs open_clip")
     assert TEMPLATES["imagenet"] == tuple(template("{}") for template in open_clip().OPENAI_IMAGENET_TEMPLATES)
+
+
+def test_the_published_templates_of_data_sets_are_as_many_as_were_published() -> None:
+    singles = [
+        "birdsnap",
+        "clevr",
+        "flowers102",
+        "food101",
+        "memes",
+        "kitti",
+        "mnist",
+        "pets",
+        "voc2007",
+        "pcam",
+        "sst2",
+    ]
+    counts = dict.fromkeys(singles, 1) | {"aircraft": 2, "stl10": 2, "sun397": 2, "eurosat": 3, "gtsrb": 3}
+    counts |= {"country211": 5, "emotions": 6, "textures": 8, "cars": 8, "cifar": 18, "resisc45": 18}
+    counts |= {"kinetics700": 28, "caltech101": 34, "ucf101": 48}
+    found = {name: len(texts) for name, texts in TEMPLATES.items() if name in counts}
+    assert found == counts
+    assert all(len(set(TEMPLATES[name])) == count for name, count in found.items())
+    assert TEMPLATES["flowers102"] == ("a photo of a {}, a type of flower.",)
+    assert TEMPLATES["mnist"] == ('a photo of the number: "{}".',)
+    assert TEMPLATES["gtsrb"][0] == 'a zoomed in photo of a "{}" traffic sign.'

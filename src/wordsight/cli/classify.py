@@ -1,17 +1,14 @@
 """`wordsight classify`: which of the labels does each picture show?"""
 
-import json
-import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from wordsight.zeroshot import Answer
-
-_ROWS_IN_TABLE = 1000
+    from wordsight.cli.classify_lines import Lines
+    from wordsight.cli.classify_report import WhyPage
+    from wordsight.zeroshot import Labels
 
 
 def classify(
@@ -20,7 +17,9 @@ def classify(
     ],
     labels: Annotated[
         str,
-        typer.Option(help="a,b,c, or a file: a label a line, or a JSON list.", metavar="A,B|FILE", show_default=False),
+        typer.Option(
+            help="a,b,c, or a file: lines (indented: a tree) or JSON.", metavar="A,B|FILE", show_default=False
+        ),
     ],
     model: Annotated[
         str,
@@ -29,8 +28,21 @@ def classify(
         ),
     ],
     templates: Annotated[
-        str, typer.Option(help="A set (plain, photo, photos, drawings, imagenet), or a text with {} for the label.")
+        str, typer.Option(help="A set (plain, photo, photos, drawings, imagenet, food101 ...), or a text with {}.")
     ] = "photo",
+    multi_label: Annotated[
+        bool, typer.Option("--multi-label", help="Each label by itself; those above 0.5 are shown.")
+    ] = False,
+    none_of_these: Annotated[
+        bool, typer.Option("--none-of-these", help="Say so where general words fit as well as the labels.")
+    ] = False,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labelled pictures, a folder a class: probabilities that fit, sets that hold the label at 90 %.",
+            metavar="SOURCE",
+        ),
+    ] = None,
     why: Annotated[
         Path | None, typer.Option(help="Write a page that shows which parts speak for the label.", metavar="FILE.html")
     ] = None,
@@ -45,23 +57,44 @@ def classify(
     Example:
       wordsight classify photos/ --labels cat,dog,bird --model runs/first
     """
-    from wordsight.cli.terminal import open_model, progress_of
-    from wordsight.errors import DataError
-    from wordsight.files import check_place
-    from wordsight.infer.pictures import count_pictures, find_pictures
+    from wordsight.cli.classify_lines import printer_of
+    from wordsight.cli.terminal import open_model
     from wordsight.zeroshot import Labels, read_labels, resolve_templates
 
     names, texts = read_labels(labels), resolve_templates(templates)
-    total = count_pictures(pictures)
+    total = _checked(pictures, why)
+    clip = open_model(model, mirror, runtime)
+    classifier = Labels(clip, names, texts, multi_label=multi_label, none_of_these=none_of_these)
+    if calibrate is not None:
+        classifier = _calibrated(classifier, calibrate)
+    printer = printer_of(len(classifier.names) if as_json and multi_label else top, as_json)
+    _show(classifier, pictures, total, printer, _page(classifier, model, why))
+
+
+def _checked(pictures: list[Path], why: Path | None) -> int:
+    """How many pictures there are; what cannot be read or written is told before a model is opened."""
+    from wordsight.files import check_place
+    from wordsight.infer.pictures import count_pictures
+
     if why is not None:
         check_place(why)
-    classifier = Labels(open_model(model, mirror, runtime), names, texts)
-    printer: _Lines = _JsonLines(top) if as_json else _Table(top) if sys.stdout.isatty() else _Lines(top)
-    page = None
-    if why is not None:
-        from wordsight.cli.classify_report import WhyPage
+    return count_pictures(pictures)
 
-        page = WhyPage(classifier, model)
+
+def _page(classifier: "Labels", model: str, why: Path | None) -> "WhyPage | None":
+    if why is None:
+        return None
+    from wordsight.cli.classify_report import WhyPage
+
+    return WhyPage(classifier, model, why)
+
+
+def _show(classifier: "Labels", pictures: list[Path], total: int, printer: "Lines", page: "WhyPage | None") -> None:
+    """Label pictures and print the answers; the page is told them too."""
+    from wordsight.cli.terminal import progress_of
+    from wordsight.errors import DataError
+    from wordsight.infer.pictures import find_pictures
+
     with progress_of(total, "pictures") as progress:
         for answer in classifier.classify(find_pictures(pictures), on_broken=printer.broken):
             printer.answer(answer)
@@ -71,73 +104,16 @@ def classify(
     printer.end()
     if not printer.num_answers:
         raise DataError(f"none of {printer.num_broken} pictures could be read")
-    if page is not None and why is not None:
-        page.write(why)
+    if page is not None:
+        page.write()
 
 
-class _Lines:
-    """One plain line a picture: path, then labels with probabilities, tabs between."""
+def _calibrated(classifier: "Labels", source: Path) -> "Labels":
+    """A classifier calibrated on labelled pictures of any form that `wordsight shards` reads."""
+    from wordsight.data import open_source
+    from wordsight.errors import DataError
 
-    def __init__(self, top: int) -> None:
-        self.top = top
-        self.num_answers = 0
-        self.num_broken = 0
-
-    def answer(self, answer: "Answer") -> None:
-        self.num_answers += 1
-        self.show(answer.picture, answer.ranking[: self.top])
-
-    def broken(self, picture: Any, reason: str) -> None:
-        self.num_broken += 1
-        self.show_broken(picture, reason)
-
-    def show(self, picture: Any, ranking: Iterable[tuple[str, float]]) -> None:
-        self.print(picture, *(f"{label} {probability:.4f}" for label, probability in ranking))
-
-    def show_broken(self, picture: Any, reason: str) -> None:
-        self.print(picture, f"error: {reason}")
-
-    def print(self, *cells: Any) -> None:
-        from wordsight.cli.terminal import printable
-
-        print("\t".join(map(printable, cells)))
-
-    def end(self) -> None:
-        """All pictures were shown."""
-
-
-class _JsonLines(_Lines):
-    """One JSON object a picture and line."""
-
-    def show(self, picture: Any, ranking: Iterable[tuple[str, float]]) -> None:
-        labels = [{"label": label, "probability": probability} for label, probability in ranking]
-        print(json.dumps({"picture": str(picture), **labels[0], "ranking": labels}))
-
-    def show_broken(self, picture: Any, reason: str) -> None:
-        print(json.dumps({"picture": str(picture), "error": reason}))
-
-
-class _Table(_Lines):
-    """A table, for a person."""
-
-    def __init__(self, top: int) -> None:
-        super().__init__(top)
-        self._rows: list[tuple[Any, ...]] = []
-
-    def print(self, *cells: Any) -> None:
-        self._rows.append(cells)
-        if len(self._rows) == _ROWS_IN_TABLE:
-            self.end()
-            self._rows.clear()
-
-    def end(self) -> None:
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        from wordsight.cli.terminal import printable
-
-        table = Table("picture", "labels")
-        for picture, *cells in self._rows:
-            table.add_row(Text(printable(picture)), Text("\n".join(map(printable, cells))))
-        Console().print(table)
+    records = [record for record in open_source(source).records if not record.problem and record.texts.names]
+    if not records:
+        raise DataError(f"{source}: no labelled pictures; expected a folder for each class, or labels.jsonl")
+    return classifier.calibrate((record.read() for record in records), [record.texts.names[0] for record in records])

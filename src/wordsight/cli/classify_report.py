@@ -23,9 +23,10 @@ class WhyPage:
         MissingExtraError: as `Page.render`; better now than when all pictures are done.
     """
 
-    def __init__(self, labels: "Labels", model: str) -> None:
+    def __init__(self, labels: "Labels", model: str, out: Path) -> None:
         self._labels = labels
         self._model = model
+        self._out = out
         self._cards: list[Card] = []
         self._num_answers = 0
         self._page().render()
@@ -36,13 +37,13 @@ class WhyPage:
 
         self._num_answers += 1
         if len(self._cards) < MOST_PICTURES:
-            drawn = explain(self._labels, answer.picture, answer.label).drawn()
+            drawn = explain(self._labels, answer.picture, answer.ranking[0][0]).drawn()
             answers = [Answer(label, probability) for label, probability in answer.ranking[:_SHOWN_LABELS]]
             self._cards.append(Card(printable(answer.picture), drawn, answers))
 
-    def write(self, out: Path) -> None:
+    def write(self) -> None:
         """Write the page; errors as `Page.write`."""
-        self._page().write(out)
+        self._page().write(self._out)
 
     def _page(self) -> Page:
         pictures, labels = _number(self._num_answers, "picture"), _number(len(self._labels.names), "label")

@@ -1,15 +1,27 @@
 """Labels and templates become a classifier that was never trained on them.
 
 classifier.py   the weights of the classifier, and what it says of pictures: read this first
-labels.py       labels with their names, as a command line or a file gives them
-templates.py    sets of templates
+labels.py       labels with their names, or a tree of them, as a command line or a file gives them
+background.py   general words against which labels are held
+calibration.py  what labelled pictures teach: temperature, sets of labels, when to say none
+templates.py    sets of templates; published_templates.py has those of the paper's data sets
 cache.py        classifiers that were computed before
 explain.py      which parts of a picture speak for a label
 """
 
-from wordsight.zeroshot.classifier import Answer, Labels
+from wordsight.zeroshot.classifier import NONE, Answer, Labels
 from wordsight.zeroshot.explain import Explanation, explain
-from wordsight.zeroshot.labels import read_labels
+from wordsight.zeroshot.labels import LabelTree, read_labels
 from wordsight.zeroshot.templates import TEMPLATES, resolve_templates
 
-__all__ = ["TEMPLATES", "Answer", "Explanation", "Labels", "explain", "read_labels", "resolve_templates"]
+__all__ = [
+    "NONE",
+    "TEMPLATES",
+    "Answer",
+    "Explanation",
+    "LabelTree",
+    "Labels",
+    "explain",
+    "read_labels",
+    "resolve_templates",
+]

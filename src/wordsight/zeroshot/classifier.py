@@ -3,8 +3,12 @@
 The names of a label are put into templates, the texts embedded, and the mean of the embeddings, brought back to unit
 length, is the label's row of a linear classifier (section 3.1.4). A picture's probabilities are the softmax of its
 scaled cosines with the rows.
+
+Three other readings are asked for by name: each label alone (`multi_label`), "none of these" (`none_of_these`), and
+what labelled pictures teach (`calibrate`).
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,15 +18,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from wordsight.errors import PictureError
+from wordsight.errors import ConfigError, PictureError, nearest
 from wordsight.image import PictureSource
 from wordsight.infer.pictures import as_pictures, embed_each
+from wordsight.zeroshot.background import WORDS, Background, sigmoid
 from wordsight.zeroshot.cache import remembered
-from wordsight.zeroshot.labels import Names, check_labels
+from wordsight.zeroshot.calibration import Calibration, calibration_of, softmax
+from wordsight.zeroshot.labels import SURE, LabelTree, Names, as_read, check_labels
 from wordsight.zeroshot.templates import PLACE, resolve_templates
 
 if TYPE_CHECKING:
     from wordsight.infer import DualEncoder
+
+NONE = "none of these"
+"""The label of a picture that shows none of the labels."""
 
 _TEXTS_AT_ONCE = 8192
 
@@ -33,15 +42,24 @@ class Answer:
 
     Attributes:
         picture: the picture that was asked about.
-        label: the most probable one.
-        probability: of it, among the given labels, in [0, 1].
+        label: the most probable one; of a tree the deepest node that is more probable than not; `NONE` where none is
+            meant.
+        probability: of it, in [0, 1]: among the given labels, or, in multi-label mode, of it alone. Of `NONE`, how far
+            general words outweigh the labels; 0.5 at the threshold, below which a label is given.
         ranking: all labels with their probabilities, best first; labels of equal probability in their given order.
+        labels: those that the answer stands for, best first: the most probable one; in multi-label mode those above
+            0.5; after `Labels.calibrate` a set that holds the right one with the promised coverage; none with `NONE`.
+        path: in a tree, the names from the top down to `label`.
+        reason: why it is none of these; empty otherwise.
     """
 
     picture: PictureSource = field(compare=False)
     label: str
     probability: float
     ranking: tuple[tuple[str, float], ...] = field(repr=False)
+    labels: tuple[str, ...] = ()
+    path: tuple[str, ...] = ()
+    reason: str = ""
 
 
 class Labels:
@@ -49,33 +67,51 @@ class Labels:
 
     Args:
         clip: the model.
-        names: K labels, each a name or several names that mean the same.
+        names: K labels, each a name or several names that mean the same; or a tree, as `read_labels` gives it.
         templates: the name of a set of `TEMPLATES`, or texts with one `{}` each.
         cache: whether a classifier of a thousand texts and more is kept on disk, and taken from there.
+        multi_label: a picture may show several labels or none: each has a probability of its own. A model trained with
+            the sigmoid loss gives it as it was trained; another is asked to choose between the label and 200 general
+            words that are not near to it, so the probability is of the label rather than any of these.
+        none_of_these: whether the answer may be `NONE`: where the labels fit the picture, on average, less than
+            `LEAST_LIFT` times as well as general words do.
 
     Attributes:
         names: the K labels, as they are shown.
         templates: the texts that were used.
         weights: (K, E) float32, unit length, not writable.
+        calibration: how logits are read; see `calibrate`.
 
     Raises:
-        ConfigError: no labels, an empty or a doubled one, no such set, or a template without just one place.
+        ConfigError: no labels, an empty or a doubled one, no such set, a template without just one place, or
+            multi-label mode together with a tree or `none_of_these`.
     """
 
     def __init__(
         self,
         clip: "DualEncoder",
-        names: Iterable[Names],
+        names: Iterable[Names] | LabelTree,
         templates: str | Sequence[str] = "photo",
         cache: bool = True,
+        multi_label: bool = False,
+        none_of_these: bool = False,
     ) -> None:
-        labels = check_labels(names)
+        self.tree = names if isinstance(names, LabelTree) else None
+        if multi_label and (self.tree or none_of_these):
+            what = "a tree" if self.tree else "none of these"
+            raise ConfigError(f"multi-label mode has no use for {what}: there each label stands alone; choose one")
+        labels = check_labels(names.labels if isinstance(names, LabelTree) else names)
         self.clip = clip
         self.names = tuple(label[0] for label in labels)
         self.templates = resolve_templates(templates)
-        make = partial(_classifier, clip, labels, self.templates)
-        self.weights = remembered(clip, labels, self.templates, make) if cache else make()
-        self.weights.setflags(write=False)
+        self.multi_label = multi_label
+        self.none_of_these = none_of_these
+        self.calibration = Calibration()
+        self._numbers = {as_read(name): number for number, names in enumerate(labels) for name in names}
+        self.weights = self._rows(labels, cache)
+        self._background: Background | None = None
+        if none_of_these or (multi_label and not clip.card.model.logit_bias):
+            self._background = Background(clip, self._rows([(word,) for word in WORDS], cache), self.weights)
 
     def classify(
         self,
@@ -99,11 +135,76 @@ class Labels:
             else:
                 on_broken(embedded.source, embedded.error)
 
+    def calibrate(self, pictures: Iterable[PictureSource], truth: Sequence[str], coverage: float = 0.9) -> "Labels":
+        """This classifier, calibrated on labelled pictures that are like those which it will be asked about.
+
+        Its probabilities have the temperature that fits; `Answer.labels` holds the right label of a new picture with
+        the probability `coverage` or more; with `none_of_these` as many pictures of the labels, or more, are kept.
+
+        Args:
+            pictures: N of them.
+            truth: the label of each, by any of its names.
+            coverage: in (0, 1); 0.9 needs 18 pictures or more.
+
+        Raises:
+            ConfigError: multi-label mode, names that are no labels, too few pictures, or a coverage outside (0, 1).
+            PictureError: a picture cannot be read.
+        """
+        if self.multi_label:
+            raise ConfigError("multi-label mode cannot be calibrated on pictures of one label each")
+        for name in truth:
+            if as_read(name) not in self._numbers:
+                raise ConfigError(f"{name!r}: not one of the labels{nearest(name, self.names)}")
+        label_N = np.array([self._numbers[as_read(name)] for name in truth], np.int64)
+        vector_NE = self.clip.embed_images(pictures)
+        if len(vector_NE) != len(label_N):
+            raise ConfigError(f"{len(vector_NE)} pictures and {len(label_N)} labels; expected one label a picture")
+        logits_NK = self.clip.logits(vector_NE, self.weights)
+        lift_N = None
+        if self._background is not None:
+            lift_N = np.array([self._background.lift(*pair) for pair in zip(vector_NE, logits_NK, strict=True)])
+        calibrated = copy.copy(self)
+        calibrated.calibration = calibration_of(logits_NK, label_N, lift_N, coverage)
+        return calibrated
+
+    def _rows(self, labels: Sequence[tuple[str, ...]], cache: bool) -> NDArray[np.float32]:
+        make = partial(_classifier, self.clip, labels, self.templates)
+        rows = remembered(self.clip, labels, self.templates, make) if cache else make()
+        rows.setflags(write=False)
+        return rows
+
     def _answer(self, picture: PictureSource, vector_E: NDArray[np.float32]) -> Answer:
-        probability_K = _softmax(self.clip.logits(vector_E[None], self.weights)[0])
+        logits_K = self.clip.logits(vector_E[None], self.weights)[0]
+        probability_K = self._probabilities(vector_E, logits_K)
         order = np.argsort(-probability_K, kind="stable")
         ranking = tuple((self.names[number], float(probability_K[number])) for number in order)
-        return Answer(picture, ranking[0][0], ranking[0][1], ranking)
+        if self.none_of_these and self._background is not None:
+            log_lift = self._background.lift(vector_E, logits_K)
+            if log_lift < self.calibration.least_log_lift:
+                return self._none(picture, log_lift, ranking)
+        if self.multi_label:
+            labels = tuple(name for name, probability in ranking if probability > SURE)
+        elif self.calibration.coverage is not None:
+            labels = tuple(name for name, probability in ranking if 1 - probability <= self.calibration.most_doubt)
+        else:
+            labels = (ranking[0][0],)
+        if self.tree is None:
+            return Answer(picture, *ranking[0], ranking, labels)
+        path, probability = self.tree.answer(probability_K)
+        return Answer(picture, path[-1], probability, ranking, labels, path)
+
+    def _probabilities(self, vector_E: NDArray[np.float32], logits_K: NDArray[np.float32]) -> NDArray[np.float64]:
+        if not self.multi_label:
+            return softmax(logits_K / self.calibration.temperature)
+        return sigmoid(logits_K) if self._background is None else self._background.independent(vector_E, logits_K)
+
+    def _none(self, picture: PictureSource, log_lift: float, ranking: tuple[tuple[str, float], ...]) -> Answer:
+        least = self.calibration.least_log_lift
+        reason = (
+            f"the labels fit it {np.exp(log_lift):.3g} times as well as general words do, "
+            f"less than {np.exp(least):.3g} times"
+        )
+        return Answer(picture, NONE, float(sigmoid(np.array(least - log_lift))), ranking, reason=reason)
 
 
 def _classifier(
@@ -122,8 +223,3 @@ def _classifier(
 def _groups(pairs: Iterator[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
     while group := list(islice(pairs, _TEXTS_AT_ONCE)):
         yield group
-
-
-def _softmax(logits_K: NDArray[np.float32]) -> NDArray[np.float64]:
-    powers_K = np.exp(logits_K.astype(np.float64) - logits_K.max())
-    return np.asarray(powers_K / powers_K.sum())

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from wordsight.errors import ConfigError, nearest
+from wordsight.zeroshot.published_templates import PUBLISHED
 
 PLACE = "{}"
 
@@ -102,8 +103,9 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "a tattoo of the {}.",
     ),
     "drawings": ("a drawing of a {}.", "a simple picture of a {}.", "an icon of a {}.", "an emoji of {}.", "{}"),
+    **PUBLISHED,
 }
-"""Sets of templates by name; the place of the label is `{}`."""
+"""Sets of templates by name; the place of the label is `{}`. Those of data sets are the published ones."""
 
 
 def resolve_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
