@@ -54,7 +54,7 @@ def embedded(clip: ws.DualEncoder, archive: Path, work: Path) -> Pictures:
     else:
         label_N = np.array([row["label"] for row in rows])
         names = [(name,) for name in json.loads(files["classes.json"])]
-    place = work / f"{archive.stem}-{clip.fingerprint.weights[:16]}.npy"
+    place = work / f"{archive.stem}-{clip.fingerprint.digest[:16]}.npy"
     if not place.exists():
         work.mkdir(parents=True, exist_ok=True)
         np.save(place, clip.embed_images([files[row["file"]] for row in rows]))

@@ -45,8 +45,9 @@ def test_the_place_that_decides_is_marked_and_no_other() -> None:
     assert np.abs(found.loss[12:, 12:]).max() < 1e-6
     assert explain(classifier(), picture, "other").loss[:8, :8].max() < -0.01
     drawn = np.asarray(Image.open(io.BytesIO(found.drawn())).convert("RGB")).astype(int)
-    assert (drawn[2, 2, 0] - drawn[2, 2, 2]) > 100
-    assert np.ptp(drawn[14, 14]) <= 1  # gray
+    assert drawn.shape == (256, 256, 3)  # 16 times as large
+    assert (drawn[40, 40, 0] - drawn[40, 40, 2]) > 100
+    assert np.ptp(drawn[232, 232]) <= 1  # gray
 
 
 def test_the_best_label_is_explained_where_none_is_named() -> None:

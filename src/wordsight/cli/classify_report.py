@@ -50,7 +50,7 @@ class WhyPage:
         return Page(
             title="What the model saw",
             lead=f"{pictures}, {labels}, by {self._model}.",
-            sections=[Section("Pictures", self._text(), [Gallery(self._cards)])],
+            sections=[Section("Pictures", self._text(), [Gallery(self._cards, is_large=True)])],
         )
 
     def _text(self) -> str:

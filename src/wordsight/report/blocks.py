@@ -225,10 +225,11 @@ class Card:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Gallery:
-    """Cards side by side, as many as fit."""
+    """Cards side by side, as many as fit; `is_large` lets each picture fill its card."""
 
     cards: Sequence[Card]
     caption: str = ""
+    is_large: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ _WINDOW_SHARE = 1 / 4
 _AT_ONCE = 64
 _MARK = np.array([255, 60, 0], np.float32)
 _MOST_MARK = 0.65
+_LEAST_DRAWN_PX = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +43,15 @@ class Explanation:
     loss: NDArray[np.float32]
 
     def drawn(self) -> bytes:
-        """A PNG file: the square in gray, in colour and reddened where it speaks for the label."""
+        """A PNG file, 256 px or more: the square in gray, in colour and reddened where it speaks for the label."""
         gray = self.square.mean(axis=2, keepdims=True).repeat(3, axis=2)
         share = np.clip(self.loss / max(float(self.loss.max()), 1e-9), 0, 1)[..., None]
         shown = gray * (1 - share) + self.square * share
         mark = _MOST_MARK * share**2
         file = io.BytesIO()
-        Image.fromarray((shown * (1 - mark) + _MARK * mark).astype(np.uint8)).save(file, "PNG")
+        side = max(_LEAST_DRAWN_PX, len(self.square))
+        image = Image.fromarray((shown * (1 - mark) + _MARK * mark).astype(np.uint8))
+        image.resize((side, side), Image.Resampling.BICUBIC).save(file, "PNG")
         return file.getvalue()
 
 
