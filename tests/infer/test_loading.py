@@ -136,3 +136,12 @@ def test_a_device_that_is_not_there_is_an_error(tmp_path, device):
     with pytest.raises(ConfigError, match="cannot be used") as refused:
         load(tmp_path, device)
     assert "\n" not in str(refused.value)
+
+
+def test_a_fingerprint_in_one_line_tells_decodings_apart(tmp_path):
+    tiny_clip().save(tmp_path / "model")
+    lines = [str(load(tmp_path / "model", "cpu", decoding=name).fingerprint) for name in ("exact", "cropped")]
+    assert [line.partition(": ")[2].split(", ")[1:] for line in lines] == [
+        ["16 px", "exact", "viewer", "float32"],
+        ["16 px", "cropped", "viewer", "float32"],
+    ]

@@ -37,6 +37,7 @@ class Fingerprint(Config, frozen=True):
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
 
     def __str__(self) -> str:
-        """One line: `3f0a91c2be77: weights 08d1..., 64 px, viewer, float32`."""
-        weights, size_px = self.weights[:_SHOWN_DIGITS], self.preprocessing.size_px
-        return f"{self.digest[:_SHOWN_DIGITS]}: weights {weights}, {size_px} px, {self.policy}, {self.precision}"
+        """One line: `3f0a91c2be77: weights 08d1..., 64 px, exact, viewer, float32`."""
+        weights, form = self.weights[:_SHOWN_DIGITS], self.preprocessing
+        parts = (f"weights {weights}", f"{form.size_px} px", form.decoding, self.policy, self.precision)
+        return f"{self.digest[:_SHOWN_DIGITS]}: {', '.join(parts)}"

@@ -117,7 +117,10 @@ def resolve_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     if isinstance(templates, str) and PLACE not in templates:
         if templates not in TEMPLATES:
             known = ", ".join(TEMPLATES)
-            raise ConfigError(f"templates {templates!r}: no such set{nearest(templates, TEMPLATES)}; known: {known}")
+            raise ConfigError(
+                f"templates {templates!r}: no such set{nearest(templates, TEMPLATES)}; a text has {{}} where the label "
+                f"goes; known: {known}"
+            )
         return TEMPLATES[templates]
     texts = (templates,) if isinstance(templates, str) else tuple(templates)
     if not texts:
