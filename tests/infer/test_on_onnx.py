@@ -1,5 +1,6 @@
 """A model that was exported answers as it did on torch, and torch stays away."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,9 +26,15 @@ def exported(clip: DualEncoder, folder: Path) -> DualEncoder:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[DualEncoder, DualEncoder]:
-    clip = tiny_clip()
-    return clip, exported(clip, tmp_path_factory.mktemp("onnx") / "out")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("onnx") / "out"
+    exported(tiny_clip(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(whole: Path) -> tuple[DualEncoder, DualEncoder]:
+    return tiny_clip(), load(whole)
 
 
 def test_vectors_scale_and_fingerprint_are_those_of_the_model(pair: tuple[DualEncoder, DualEncoder]) -> None:
@@ -56,13 +63,12 @@ def test_a_tower_that_reads_its_whole_context_is_given_it(tmp_path: Path) -> Non
     assert onnx.bias < 0
 
 
-def test_torch_is_not_imported(tmp_path: Path) -> None:
-    exported(tiny_clip(), tmp_path / "out")
+def test_torch_is_not_imported(whole: Path, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(0))
     code = (
         "import sys; from wordsight.cli import main\n"
         f"sys.argv = ['wordsight', 'classify', {str(tmp_path / 'a.png')!r}, '--labels', 'cat,dog', "
-        f"'--model', {str(tmp_path / 'out')!r}]\n"
+        f"'--model', {str(whole)!r}]\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
         "print('torch' in sys.modules)"
     )
@@ -88,16 +94,16 @@ def test_what_needs_the_weights_is_refused_with_what_to_do(
         ("exported.json", b'{"scale": 1, "bias": 0, "weight": "x"}', "did you mean 'weights'"),
     ],
 )
-def test_a_broken_folder_is_one_line(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
-    folder = tmp_path / "out"
-    exported(tiny_clip(), folder)
+def test_a_broken_folder_is_one_line(
+    whole: Path, tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    folder = shutil.copytree(whole, tmp_path / "out")
     (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
     with pytest.raises(WeightsError, match=message) as broken:
         load(folder).embed_texts(["cat"])
     assert "\n" not in str(broken.value)
 
 
-def test_another_device_is_refused(tmp_path: Path) -> None:
-    exported(tiny_clip(), tmp_path / "out")
+def test_another_device_is_refused(whole: Path) -> None:
     with pytest.raises(ConfigError, match="runs here on 'cpu' alone"):
-        load(tmp_path / "out", device="cuda")
+        load(whole, device="cuda")

@@ -112,16 +112,23 @@ def test_a_model_in_8_bits_is_near_has_its_own_fingerprint_and_is_made_once(
     assert load(model, "cpu", runtime="int8").runtime.name == "int8"
 
 
-def test_an_exported_folder_needs_no_torch_for_it(model: Path, tmp_path: Path) -> None:
-    convert(found_of("vit"), tmp_path / "out", "onnx")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("onnx") / "out"
+    convert(found_of("vit"), folder, "onnx")
+    return folder
+
+
+@pytest.mark.usefixtures("model")  # a cache of its own
+def test_an_exported_folder_needs_no_torch_for_it(whole: Path) -> None:
     code = (
         "import sys, wordsight as ws\n"
-        f"clip = ws.load({str(tmp_path / 'out')!r}, runtime='int8')\n"
+        f"clip = ws.load({str(whole)!r}, runtime='int8')\n"
         "print(clip.runtime.name, clip.embed_texts(['a cat']).shape[0], 'torch' in sys.modules)"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["int8", "1", "False"]
-    assert int8_folder(int8_folder(tmp_path / "out")) == int8_folder(tmp_path / "out")
+    assert int8_folder(int8_folder(whole)) == int8_folder(whole)
 
 
 def test_convolutions_are_refused(tmp_path: Path) -> None:
@@ -130,7 +137,8 @@ def test_convolutions_are_refused(tmp_path: Path) -> None:
         load(tmp_path / "out", runtime="int8")
 
 
-def test_a_processor_that_saturates_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("model")
+def test_a_processor_that_saturates_is_refused(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Saturating:
         def __init__(self, *_: object, **__: object) -> None:
             pass
@@ -138,10 +146,9 @@ def test_a_processor_that_saturates_is_refused(tmp_path: Path, monkeypatch: pyte
         def run(self, *_: object) -> list[NDArray[np.int32]]:
             return [np.full((4, 16), 32767 * 32, np.int32)]
 
-    convert(found_of("vit"), tmp_path / "out", "onnx")
     monkeypatch.setattr(onnxruntime, "InferenceSession", Saturating)
     with pytest.raises(ConfigError, match="overflow; take onnx"):
-        int8_folder(tmp_path / "out")
+        int8_folder(whole)
 
 
 def test_without_its_package_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
