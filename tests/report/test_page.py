@@ -169,7 +169,8 @@ def test_drawing_leaves_the_settings_of_matplotlib_alone() -> None:
 
 def test_constant_and_empty_curves_are_drawn() -> None:
     for y in ([1.0, 1.0], [float("nan"), float("nan")], []):
-        ElementTree.fromstring(plots.draw(Plot([Curve("a", list(range(len(y))), y)], "x", "y", is_share=True), 1))
+        drawn = plots.draw(Plot([Curve("a", list(range(len(y))), y)], "x", "y", is_share=True), 1)
+        assert ElementTree.fromstring(drawn).tag == "{http://www.w3.org/2000/svg}svg"
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP"])

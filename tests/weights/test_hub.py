@@ -11,6 +11,7 @@ import pytest
 from huggingface_hub import constants
 
 from wordsight.errors import WeightsError
+from wordsight.files import sha256_file
 from wordsight.weights.hub import fetch_repository
 from wordsight.weights.resolve import resolve
 
@@ -239,9 +240,12 @@ def test_a_repository_without_weights_is_refused(hub):
 
 
 def test_a_large_file_is_hashed_once(hub, monkeypatch):
+    hashed = []
+    monkeypatch.setattr("wordsight.weights.digests.sha256_file", lambda path: hashed.append(path) or sha256_file(path))
     fetch_repository(NAME)
-    monkeypatch.setattr("wordsight.weights.digests.sha256_file", lambda path: pytest.fail(f"{path} is hashed again"))
+    assert len(hashed) == 1
     fetch_repository(NAME)
+    assert len(hashed) == 1
 
 
 def test_a_name_with_the_prefix_of_the_hub_is_a_repository(hub):

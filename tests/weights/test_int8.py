@@ -151,7 +151,8 @@ def test_a_processor_that_saturates_is_refused(whole: Path, monkeypatch: pytest.
         int8_folder(whole)
 
 
-def test_without_its_package_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("model")
+def test_without_its_package_it_says_what_to_install(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'wordsight\[onnx\]'"):
-        quantise(tmp_path / "a.onnx", tmp_path / "b.onnx")
+        int8_folder(whole)

@@ -44,8 +44,10 @@ def int8_folder(folder: Path) -> Path:
     """The 8-bit form of a folder that was exported to ONNX: made once, kept in the cache.
 
     Raises:
-        ConfigError: the image tower is a net of convolutions, which would stay as they are; or as `quantise`.
-        MissingExtraError, OutputError: as `quantise`.
+        ConfigError: the image tower is a net of convolutions, which would stay as they are; or this processor's 8-bit
+            products are not exact.
+        MissingExtraError: the packages of the extra `onnx` are not installed.
+        OutputError: the cache cannot be written.
         WeightsError: the folder is broken.
     """
     content = read_exported(folder)
@@ -54,6 +56,7 @@ def int8_folder(folder: Path) -> Path:
         return folder
     if isinstance(card.model.image, ModifiedResNetConfig | ResidualConfig):
         raise ConfigError(f"runtime int8: {card.name}'s image tower is made of convolutions, which stay; take onnx")
+    _require_exact_products()  # the cache may be another machine's too
     out = weights_cache() / _CACHE / cache_name(exported.weights, card)
     if not is_exported(out):
         with folder_whole(out.absolute()) as partial:
@@ -67,15 +70,10 @@ def quantise(graph: Path, out: Path) -> int:
     """Write a graph with 8-bit products; return how many there are.
 
     Raises:
-        MissingExtraError: the package onnx is not installed.
-        ConfigError: this processor's 8-bit products are not exact.
         OutputError: `out` cannot be written.
     """
-    try:
-        import onnx
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("8-bit weights", "onnx") from error
-    _require_exact_products()
+    import onnx
+
     model = onnx.load(graph)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes: list[NodeProto] = []
@@ -150,9 +148,13 @@ def _require_exact_products() -> None:
 
     Raises:
         ConfigError: then `onnx` is the runtime to take.
+        MissingExtraError: the packages of the extra `onnx` are not installed.
     """
-    import onnxruntime
-    from onnx import TensorProto, helper, numpy_helper
+    try:
+        import onnxruntime
+        from onnx import TensorProto, helper, numpy_helper
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("8-bit products", "onnx") from error
 
     depth = 64
     weights = numpy_helper.from_array(np.full((depth, 16), _GREATEST, np.int8), "weights")
