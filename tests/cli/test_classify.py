@@ -143,11 +143,17 @@ def test_labelled_pictures_calibrate(place, capsys):
     row = json.loads(capsys.readouterr().out.splitlines()[0])
     assert row["labels"]
     assert len(row["ranking"]) == len(row["labels"])
+    (place / "known" / "cat" / "torn.png").write_bytes(b"no picture")
+    assert run("--calibrate", "known", "--json") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out.splitlines()[0]) == row
+    assert re.fullmatch(r"calibrating without cat/torn.png: .*\n", err)
     write_pictures(place / "known" / "horse", 1)
     assert run("--calibrate", "known") == 2
     assert "'horse': not one of the labels" in capsys.readouterr().err
     assert run("--calibrate", "photos") == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    *told, line = capsys.readouterr().err.splitlines()
+    assert all(one.startswith("calibrating without ") for one in told)
     assert line.startswith("error: ")
 
 

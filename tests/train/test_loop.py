@@ -186,8 +186,10 @@ def wait_for(claim: object, process: "subprocess.Popen[bytes]", limit_s: float =
         assert time.monotonic() < end, "waited too long"
 
 
-def test_ctrl_c_saves_and_resume_ends_at_the_same_bits(world: Path, tmp_path: Path) -> None:
-    long = ("--set", "schedule.steps=300", "--set", "checkpoint_every_steps=1000", "--set", "validation.every_steps=60")
+@pytest.mark.parametrize("matrices", ["adamw", "muon"])
+def test_ctrl_c_saves_and_resume_ends_at_the_same_bits(world: Path, tmp_path: Path, matrices: str) -> None:
+    changes = ("schedule.steps=300", "checkpoint_every_steps=1000", "validation.every_steps=60")
+    long = [part for change in (*changes, f"optimizer.matrices={matrices}") for part in ("--set", change)]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert start(world, whole, *long).wait() == 0
     process = start(world, cut, *long)
@@ -202,7 +204,13 @@ def test_ctrl_c_saves_and_resume_ends_at_the_same_bits(world: Path, tmp_path: Pa
 @pytest.mark.slow
 def test_ten_kills_end_at_the_same_bits(world: Path, tmp_path: Path) -> None:
     """SIGKILL at ten random moments, at least one of them while a checkpoint is being written."""
-    long = ("--set", "schedule.steps=2000", "--set", "checkpoint_every_steps=5", "--set", "validation.every_steps=50")
+    changes = (
+        "schedule.steps=2000",
+        "checkpoint_every_steps=5",
+        "validation.every_steps=50",
+        "optimizer.matrices=muon",
+    )
+    long = [part for change in changes for part in ("--set", change)]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert start(world, whole, *long).wait() == 0
     moments = np.random.default_rng(int(time.time()))

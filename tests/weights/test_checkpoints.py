@@ -158,6 +158,12 @@ def test_missing_and_unexpected_tensors_are_listed(path):
     assert "logit_scale is (3,), tiny has ()" in refusal(path)
 
 
+def test_an_image_tower_alone_is_told_so(path):
+    torch.save({name: tensor for name, tensor in WEIGHTS.items() if name.startswith("visual.")}, path)
+    for architecture in ("tiny", None):
+        assert "an image tower alone; labels and texts need a text tower too" in refusal(path, architecture)
+
+
 def test_a_scale_with_an_axis_is_a_number(path):
     torch.save(WEIGHTS | {"logit_scale": WEIGHTS["logit_scale"].reshape(1)}, path)
     assert_holds(path, WEIGHTS)

@@ -88,6 +88,17 @@ def test_a_row_does_not_depend_on_its_neighbours(
     np.testing.assert_array_equal(together, alone)
 
 
+def test_what_protocol_buffers_cannot_hold_lies_beside_the_graph(
+    tmp_path: Path, operands: tuple[NDArray[np.float32], NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, weight = operands
+    weight = np.tile(weight, 10)  # more than the kilobyte up to which ONNX keeps a tensor inside
+    monkeypatch.setattr(int8, "MOST_INLINE_BYTES", weight.size - 1)
+    (y,) = session(tmp_path, "MatMul", weight).run(None, {"x": x})
+    np.testing.assert_allclose(y, expected(x, weight), rtol=1e-5, atol=1e-6)
+    assert (tmp_path / "int8.onnx.data").stat().st_size >= weight.size > (tmp_path / "int8.onnx").stat().st_size / 2
+
+
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path / "cache"))

@@ -162,6 +162,17 @@ def test_what_cannot_calibrate_is_refused(changes: dict, message: str) -> None:
         labels.calibrate(**({"pictures": PICTURES, "truth": TRUTH} | changes))
 
 
+def test_a_broken_picture_is_told_and_left_out() -> None:
+    labels = Labels(tiny_clip(), ["dog", "cat", "bird"])
+    told: list[int] = []
+    torn = [*PICTURES[:3], b"no picture", *PICTURES[3:]]
+    made = labels.calibrate(torn, [*TRUTH[:3], "cat", *TRUTH[3:]], on_broken=lambda number, _: told.append(number))
+    assert told == [3]
+    assert made.calibration == labels.calibrate(PICTURES, TRUTH).calibration
+    with pytest.raises(ConfigError, match="none of 24 labelled pictures could be read"):
+        labels.calibrate([b"no picture"] * 24, TRUTH, on_broken=lambda number, _: told.append(number))
+
+
 def test_modes_that_exclude_each_other_are_refused() -> None:
     clip = tiny_clip()
     with pytest.raises(ConfigError, match="multi-label mode has no use for none of these"):

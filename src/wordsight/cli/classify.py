@@ -1,5 +1,6 @@
 """`wordsight classify`: which of the labels does each picture show?"""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -109,11 +110,34 @@ def _show(classifier: "Labels", pictures: list[Path], total: int, printer: "Line
 
 
 def _calibrated(classifier: "Labels", source: Path) -> "Labels":
-    """A classifier calibrated on labelled pictures of any form that `wordsight shards` reads."""
+    """A classifier calibrated on labelled pictures of any form that `wordsight shards` reads; broken ones are told."""
+    from wordsight.cli.terminal import printable
     from wordsight.data import open_source
     from wordsight.errors import DataError
 
-    records = [record for record in open_source(source).records if not record.problem and record.texts.names]
+    def tell(file: str, reason: str) -> None:
+        typer.echo(f"calibrating without {printable(file)}: {printable(reason)}", err=True)
+
+    records = []
+    for record in open_source(source).records:
+        if record.problem or not record.texts.names:
+            tell(record.file, record.problem or "no label")
+        else:
+            records.append(record)
     if not records:
         raise DataError(f"{source}: no labelled pictures; expected a folder for each class, or labels.jsonl")
-    return classifier.calibrate((record.read() for record in records), [record.texts.names[0] for record in records])
+    unread: dict[int, str] = {}
+
+    def contents() -> Iterator[bytes]:
+        for number, record in enumerate(records):
+            try:
+                yield record.read()
+            except DataError as error:
+                unread[number] = str(error)
+                yield b""
+
+    return classifier.calibrate(
+        contents(),
+        [record.texts.names[0] for record in records],
+        on_broken=lambda number, reason: tell(records[number].file, unread.get(number, reason)),
+    )

@@ -9,6 +9,7 @@ import hashlib
 import platform
 import statistics
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -69,7 +70,7 @@ def quicker(on_torch: DualEncoder, found: Found) -> DualEncoder:
         import onnxruntime
     except ModuleNotFoundError:
         return on_torch
-    versions = f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}"
+    versions = f"wordsight {version('wordsight')}, torch {torch.__version__}, onnxruntime {onnxruntime.__version__}"
     architecture = hashlib.sha256(msgspec.json.encode(found.card.model)).hexdigest()
     key = f"{platform.node()}, {torch.get_num_threads()} threads, {versions}, {architecture}"
     place = weights_cache() / "runtimes.json"

@@ -31,7 +31,7 @@ from wordsight.model import build, build_empty
 from wordsight.text import build_tokenizer
 from wordsight.train.checkpoint import load_checkpoint, save_checkpoint
 from wordsight.train.log import RunLog
-from wordsight.train.optimizer import adamw
+from wordsight.train.optimizer import build_optimizer
 from wordsight.train.recipe import Recipe, load_recipe
 from wordsight.train.sources import open_evaluators, open_sources
 from wordsight.train.state import Average, Learner, State, Tokens
@@ -187,7 +187,7 @@ def _prepare(
     identity.pop("about")
     state = State(
         learner=learner,
-        optimizer=adamw(learner, recipe.optimizer),
+        optimizer=build_optimizer(learner, recipe.optimizer),
         average=Average(learner, recipe.averaging) if recipe.averaging else None,
         words=words.to(device) if words else None,
         tokens=tokens,

@@ -49,6 +49,8 @@ def read_checkpoint(path: Path, architecture: str | None, averaged: bool | None)
     state_dict, release = _read(path, averaged)
     tensors = _named_as_ours(state_dict, str(path))
     shapes = shapes_of(tensors)
+    if all(name.startswith("visual.") for name in shapes):
+        raise WeightsError(f"{path}: an image tower alone; labels and texts need a text tower too: give the whole CLIP")
     if architecture is None:
         raise WeightsError(f"{path}: weights alone do not say their activation; {_advice(shapes)}")
     model = architecture_named(architecture)

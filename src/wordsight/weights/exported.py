@@ -15,6 +15,8 @@ from wordsight.weights.card import CARD_NAME, Card, read_card, read_tokenizer
 EXPORTED_NAME = "exported.json"
 IMAGE_NAME = "image.onnx"
 TEXT_NAME = "text.onnx"
+MOST_INLINE_BYTES = 2_000_000_000
+"""Protocol buffers end at 2 GiB; a graph with more has its weights in a file beside it."""
 
 _MAX_BYTES = 1 << 20
 

@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordsight.errors import ConfigError, MissingExtraError
-from wordsight.files import folder_whole, write_whole
+from wordsight.files import folder_whole
 from wordsight.model import ModifiedResNetConfig, ResidualConfig
 from wordsight.weights.download import weights_cache
 from wordsight.weights.exported import (
     IMAGE_NAME,
+    MOST_INLINE_BYTES,
     TEXT_NAME,
     cache_name,
     is_exported,
@@ -69,8 +70,8 @@ def int8_folder(folder: Path) -> Path:
 def quantise(graph: Path, out: Path) -> int:
     """Write a graph with 8-bit products; return how many there are.
 
-    Raises:
-        OutputError: `out` cannot be written.
+    Args:
+        out: in a folder that appears whole; what is large lies beside it.
     """
     import onnx
 
@@ -85,7 +86,8 @@ def quantise(graph: Path, out: Path) -> int:
     del model.graph.node[:], model.graph.initializer[:]
     model.graph.node.extend(nodes)
     model.graph.initializer.extend(kept)
-    write_whole(out, model.SerializeToString())
+    is_large = sum(len(tensor.raw_data) for tensor in kept) > MOST_INLINE_BYTES
+    onnx.save(model, out, save_as_external_data=is_large, location=f"{out.name}.data")
     return sum(node.op_type == "MatMulInteger" for node in nodes)
 
 

@@ -21,14 +21,13 @@ from torch.nn import functional as F
 
 from wordsight.errors import MissingExtraError
 from wordsight.model import CLIP
-from wordsight.weights.exported import IMAGE_NAME, TEXT_NAME
+from wordsight.weights.exported import IMAGE_NAME, MOST_INLINE_BYTES, TEXT_NAME
 from wordsight.weights.probes import probe_ids, probe_pixels
 
 BATCHES = (1, 2, 7)
 """Numbers of pictures and texts at which a written graph is compared with its model."""
 
 _ANY_SIZE = 1 << 62
-_MOST_INLINE_BYTES = 2_000_000_000  # protocol buffers end at 2 GiB; beyond, weights lie in a file beside the graph
 
 
 class _Images(nn.Module):
@@ -84,7 +83,7 @@ def _write(module: nn.Module, path: Path, example: Tensor, sizes: Mapping[int, A
         # transposed and scaled weights are written as they are used, whatever their size
         optimizer.fold_constants(program.model, input_size_limit=_ANY_SIZE, output_size_limit=_ANY_SIZE)
         optimizer.remove_unused_nodes(program.model)
-        program.save(path, external_data=num_bytes > _MOST_INLINE_BYTES)
+        program.save(path, external_data=num_bytes > MOST_INLINE_BYTES)
 
 
 @contextmanager

@@ -135,7 +135,13 @@ class Labels:
             else:
                 on_broken(embedded.source, embedded.error)
 
-    def calibrate(self, pictures: Iterable[PictureSource], truth: Sequence[str], coverage: float = 0.9) -> "Labels":
+    def calibrate(
+        self,
+        pictures: Iterable[PictureSource],
+        truth: Sequence[str],
+        coverage: float = 0.9,
+        on_broken: Callable[[int, str], None] | None = None,
+    ) -> "Labels":
         """This classifier, calibrated on labelled pictures that are like those which it will be asked about.
 
         Its probabilities have the temperature that fits; `Answer.labels` holds the right label of a new picture with
@@ -145,20 +151,30 @@ class Labels:
             pictures: N of them.
             truth: the label of each, by any of its names.
             coverage: in (0, 1); 0.9 needs 18 pictures or more.
+            on_broken: is told the number, from 0, of each picture that cannot be read, with the reason; it is left out.
 
         Raises:
             ConfigError: multi-label mode, names that are no labels, too few pictures, or a coverage outside (0, 1).
-            PictureError: a picture cannot be read.
+            PictureError: a picture cannot be read and there is no `on_broken`.
         """
         if self.multi_label:
             raise ConfigError("multi-label mode cannot be calibrated on pictures of one label each")
         for name in truth:
             if as_read(name) not in self._numbers:
                 raise ConfigError(f"{name!r}: not one of the labels{nearest(name, self.names)}")
-        label_N = np.array([self._numbers[as_read(name)] for name in truth], np.int64)
-        vector_NE = self.clip.embed_images(pictures)
-        if len(vector_NE) != len(label_N):
-            raise ConfigError(f"{len(vector_NE)} pictures and {len(label_N)} labels; expected one label a picture")
+        embedded = list(embed_each(self.clip, pictures))
+        if len(embedded) != len(truth):
+            raise ConfigError(f"{len(embedded)} pictures and {len(truth)} labels; expected one label a picture")
+        for number, one in enumerate(embedded):
+            if one.vector is None and on_broken is None:
+                raise PictureError(one.error)
+            if one.vector is None and on_broken is not None:
+                on_broken(number, one.error)
+        pairs = [(one.vector, name) for one, name in zip(embedded, truth, strict=True) if one.vector is not None]
+        if not pairs:
+            raise ConfigError(f"none of {len(embedded)} labelled pictures could be read")
+        vector_NE = np.stack([vector for vector, _ in pairs])
+        label_N = np.array([self._numbers[as_read(name)] for _, name in pairs], np.int64)
         logits_NK = self.clip.logits(vector_NE, self.weights)
         lift_N = None
         if self._background is not None:
