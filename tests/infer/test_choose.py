@@ -6,9 +6,12 @@ import msgspec
 import numpy as np
 import pytest
 from tests.tiny_clip import random_image, tiny_clip
+from tests.weights.models import found_of
 
 from wordsight.errors import ConfigError, MissingExtraError
-from wordsight.infer import choose, load
+from wordsight.infer import DualEncoder, choose, load
+from wordsight.weights.convert import convert
+from wordsight.weights.probes import probe_ids
 
 pytest.importorskip("onnxscript")
 
@@ -55,8 +58,38 @@ def test_a_memory_that_is_damaged_is_made_anew(model: Path) -> None:
     assert len(msgspec.json.decode(place.read_bytes())) == 1
 
 
+@pytest.mark.parametrize("name", ["vit", "resnet", "residual", "siglip"])
+def test_half_is_near_says_so_and_keeps_neighbours_apart(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = found_of(name)
+    plain = DualEncoder(found.build(name), found.card, files=found.files)
+    plain.save(tmp_path / "model")
+    half = load(tmp_path / "model", "cpu", runtime="half")
+    assert half.fingerprint.precision == "float16"
+    assert (half.runtime.scale, half.runtime.bias) == (plain.runtime.scale, plain.runtime.bias)
+    ids, pictures = probe_ids(found.card.model.text).numpy(), [random_image(seed) for seed in range(3)]
+    for one, other in (
+        (plain.runtime.encode_ids(ids), half.runtime.encode_ids(ids)),
+        (plain.embed_images(pictures), half.embed_images(pictures)),
+    ):
+        assert other.dtype == np.float32
+        assert (one != other).any()
+        assert (one * other).sum(axis=1).min() > 0.999
+    alone = np.concatenate([half.embed_images([picture]) for picture in pictures])
+    np.testing.assert_allclose(half.embed_images(pictures), alone, atol=1e-3)
+
+
+def test_half_is_not_for_an_exported_folder(tmp_path: Path) -> None:
+    convert(found_of("vit"), tmp_path / "onnx", "onnx")
+    with pytest.raises(ConfigError, match=r"runtime half: .* was exported to ONNX, in float32"):
+        load(tmp_path / "onnx", runtime="half")
+
+
 def test_another_runtime_is_refused(model: Path) -> None:
-    with pytest.raises(ConfigError, match=r"runtime 'onx': expected torch, onnx, int8, auto; did you mean 'onnx'\?"):
+    with pytest.raises(
+        ConfigError, match=r"runtime 'onx': expected torch, half, onnx, int8, auto; did you mean 'onnx'\?"
+    ):
         load(model, "cpu", runtime="onx")
 
 

@@ -48,7 +48,7 @@ def classify(
         Path | None, typer.Option(help="Write a page that shows which parts speak for the label.", metavar="FILE.html")
     ] = None,
     top: Annotated[int, typer.Option(help="How many labels to show for each picture.", min=1)] = 1,
-    runtime: Annotated[str, typer.Option(help="torch, onnx, auto: the quicker of both here; int8.")] = "torch",
+    runtime: Annotated[str, typer.Option(help="torch, onnx, auto: the quicker of both here; half, int8.")] = "torch",
     mirror: Annotated[str | None, typer.Option(help="A server in place of the one that published the weights.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture.")] = False,
 ) -> None:

@@ -31,7 +31,7 @@ def embed(
             help="A name of 'wordsight models', a model, or a training run.", metavar="MODEL", show_default=False
         ),
     ],
-    runtime: Annotated[str, typer.Option(help="torch, onnx, auto: the quicker of both here; int8.")] = "torch",
+    runtime: Annotated[str, typer.Option(help="torch, onnx, auto: the quicker of both here; half, int8.")] = "torch",
     mirror: Annotated[str | None, typer.Option(help="A server in place of the one that published the weights.")] = None,
     decoding: Annotated[
         Literal["exact", "cropped", "scaled"] | None,

@@ -44,16 +44,16 @@ def load(
         averaged: of a training checkpoint with both, whether the averaged weights are meant.
         mirror: a server that takes the place of the one from which published weights are fetched.
         progress: is told, of a download, how many bytes are here and how many there are.
-        runtime: `torch`; `onnx`, for which the model is exported into the cache once; `int8`, the same with 8-bit
-            products, quicker and with vectors a little apart (docs/performance.md), for vision transformers; or `auto`,
-            on a CPU the one of `torch` and `onnx` that took less time for a picture when it was tried. A folder of
-            ONNX graphs runs on `onnx` unless `int8` is asked for.
+        runtime: `torch`; `half`, the same in float16, for accelerators; `onnx`, for which the model is exported into
+            the cache once; `int8`, the same with 8-bit products, quicker and with vectors a little apart
+            (docs/performance.md), for vision transformers; or `auto`, on a CPU the one of `torch` and `onnx` that took
+            less time for a picture when it was tried. A folder of ONNX graphs runs on `onnx`, or as `int8`.
         decoding: of pictures: `exact`, or quicker and a little apart `cropped` or `scaled`, see `Preprocessing`; by
             default as the card says, which is `exact` but for a model that was saved otherwise.
 
     Raises:
         WeightsError: there is no such model, or its files are broken.
-        ConfigError: there is no such device or runtime, or `int8` is not for this model or processor.
+        ConfigError: there is no such device or runtime, `int8` is not for this model or processor, or `half` for ONNX.
         MissingExtraError: `onnx` or `int8` without their packages.
     """
     check_runtime(runtime)
@@ -71,7 +71,7 @@ def load(
 
 def _on_runtime(found: "Found", where: "torch.device", runtime: str, name: str | Path) -> DualEncoder:
     """A model that was read, on a device or another runtime."""
-    if runtime != "torch":
+    if runtime not in ("torch", "half"):
         from wordsight.infer.choose import on_int8, on_onnx, quicker
 
         if runtime == "onnx":
@@ -80,7 +80,14 @@ def _on_runtime(found: "Found", where: "torch.device", runtime: str, name: str |
             return on_int8(found)
         if where.type == "cpu":
             return quicker(DualEncoder(found.build(str(name)), found.card, files=found.files), found)
-    return DualEncoder(found.build(str(name)).to(where), found.card, files=found.files)
+    model = found.build(str(name)).to(where)
+    if runtime == "half":
+        scalars = [parameter for parameter in model.parameters() if not parameter.ndim]
+        in_single = [scalar.detach().clone() for scalar in scalars]
+        model.half()
+        for scalar, value in zip(scalars, in_single, strict=True):
+            scalar.data = value  # scale and bias cost nothing, and 100 would be 100.03
+    return DualEncoder(model, found.card, files=found.files)
 
 
 def _load_exported(folder: Path, device: "str | torch.device | None", runtime: str) -> DualEncoder:
@@ -88,6 +95,8 @@ def _load_exported(folder: Path, device: "str | torch.device | None", runtime: s
     from wordsight.infer.on_onnx import on_exported
     from wordsight.weights.int8 import int8_folder
 
+    if runtime == "half":
+        raise ConfigError(f"runtime half: {folder} was exported to ONNX, in float32; leave it out, or take int8")
     if device is not None and str(device) != "cpu":
         raise ConfigError(f"device {str(device)!r}: {folder} was exported to ONNX, which runs here on 'cpu' alone")
     return on_exported(int8_folder(folder) if runtime == "int8" else folder)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wordsight.errors import ConfigError, WeightsError, nearest
 
 Vectors = NDArray[np.float32]
-RuntimeName = Literal["torch", "onnx", "int8", "auto"]
+RuntimeName = Literal["torch", "half", "onnx", "int8", "auto"]
 
 
 @runtime_checkable
