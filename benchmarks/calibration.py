@@ -30,8 +30,8 @@ SPLITS = 20
 COVERAGE = 0.9
 SLACK = 0.01  # of the mean coverage: twenty splits of 648 pictures leave it about so uncertain
 FLAT_CUT = 0.44
-"""The mean of the cuts that told this model's training pictures of 3 to 20 labels from others best: a cosine's level is each
-model's own. `LEAST_LIFT` was chosen in the same way on an earlier model (where this was 0.50) and stays."""
+"""The mean of the cuts that told training pictures of 3 to 20 labels from others best, as a cosine's level is
+each model's own. `LEAST_LIFT` was chosen in the same way on an earlier model, where this was 0.50, and stays."""
 
 
 @dataclass(frozen=True)
