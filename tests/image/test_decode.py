@@ -13,7 +13,7 @@ from PIL import Image
 
 from wordsight.errors import ConfigError, MissingExtraError, PictureError
 from wordsight.image import decode
-from wordsight.image.decode import _quick_jpeg
+from wordsight.image.decode import _quick_jpeg, as_pillow
 
 PIXELS = np.random.default_rng(7).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 # Where the first stored row and column lie on an upright picture (EXIF 2.32, tag 0x0112), as array operations.
@@ -311,3 +311,20 @@ def test_a_jpeg_that_was_cut_is_the_same_error_either_way(monkeypatch: pytest.Mo
 def test_pictures_load_no_torch() -> None:
     code = "import sys, wordsight.image; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_padded_picture_has_the_same_samples_and_pillow_takes_it_as_it_lies() -> None:
+    pytest.importorskip("simplejpeg")
+    samples = np.random.default_rng(0).integers(0, 256, (40, 31, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(samples).save(buffer, "JPEG", subsampling=2)
+    plain, padded = (decode(buffer.getvalue(), padded=padded) for padded in (False, True))
+    np.testing.assert_array_equal(plain, padded)
+    assert plain.flags.c_contiguous
+    image = as_pillow(padded)
+    np.testing.assert_array_equal(np.asarray(image), plain)
+    np.testing.assert_array_equal(np.asarray(image.resize((7, 9))), np.asarray(Image.fromarray(plain).resize((7, 9))))
+    padded.base[0, 0] = 255 - padded.base[0, 0]
+    assert image.getpixel((0, 0)) == tuple(padded[0, 0])  # one memory
+    for other in (plain, padded[:, 1:], np.zeros((2, 2, 4), np.uint8)[:, :, 1:], plain[::2]):
+        np.testing.assert_array_equal(np.asarray(as_pillow(other)), other)

@@ -42,6 +42,7 @@ MAX_PIXELS = 178_956_970
 """The number of pixels at which Pillow itself refuses a picture: half a gigabyte as RGB."""
 
 _MAX_FILE_BYTES = 1 << 30
+_QUICKEST = {"fastdct": True, "fastupsample": True}
 # What Pillow's readers raise on bytes that are not what their header says; found by changing bytes at random.
 _BROKEN = (
     ArithmeticError,
@@ -77,6 +78,7 @@ def decode(
     max_pixels: int = MAX_PIXELS,
     name: str | None = None,
     least_px: int | None = None,
+    padded: bool = False,
 ) -> npt.NDArray[np.uint8]:
     """Decode a picture to RGB.
 
@@ -87,9 +89,10 @@ def decode(
         name: what errors call the picture; by default `name_of(source)`.
         least_px: a JPEG file may be decoded at an eighth or more of its size, as small as leaves both sides this
             long: quicker, and not the same pixels (extra `fast`).
+        padded: a JPEG file may come as a view of (H, W, 4), which is how Pillow holds pixels: see `as_pillow`.
 
     Returns:
-        (H, W, 3) uint8, contiguous. An RGB array comes back as it is, sharing its memory; all else is new.
+        (H, W, 3) uint8, contiguous but for `padded`. An RGB array comes back as it is, sharing memory; all else is new.
 
     Raises:
         PictureError: missing, not a picture, broken, cut short, or above a bound.
@@ -106,9 +109,9 @@ def decode(
     if isinstance(source, Image.Image):
         return _from_image(source, policy, max_pixels, name)
     if isinstance(source, bytes):
-        return _from_bytes(source, policy, max_pixels, name, least_px)
+        return _from_bytes(source, policy, max_pixels, name, least_px, padded)
     if isinstance(source, str | Path):
-        return _from_bytes(read_picture(Path(source), name), policy, max_pixels, name, least_px)
+        return _from_bytes(read_picture(Path(source), name), policy, max_pixels, name, least_px, padded)
     raise PictureError(f"{name}: a picture is a path, bytes, a Pillow image or a uint8 array, not {_type_name(source)}")
 
 
@@ -152,7 +155,7 @@ def _from_image(image: Image.Image, policy: Policy, max_pixels: int, name: str) 
 
 
 def _from_bytes(
-    content: bytes, policy: Policy, max_pixels: int, name: str, least_px: int | None
+    content: bytes, policy: Policy, max_pixels: int, name: str, least_px: int | None, padded: bool
 ) -> npt.NDArray[np.uint8]:
     kind = kind_of(content, name)
     early_size = claimed_size(content, kind)
@@ -164,7 +167,7 @@ def _from_bytes(
         with io.BytesIO(content) as file, without_warnings(content, kind):
             image = open_header(file, kind)
             _check_size(image.width, image.height, max_pixels, name)
-            quick = _quick_jpeg(content, image, least_px) if kind == "JPEG" else None
+            quick = _quick_jpeg(content, image, least_px, padded) if kind == "JPEG" else None
             if quick is None:
                 image.load()
         if quick is None:
@@ -184,7 +187,9 @@ def _from_heif(content: bytes, max_pixels: int, name: str) -> Image.Image:
     return image
 
 
-def _quick_jpeg(content: bytes, image: Image.Image, least_px: int | None = None) -> npt.NDArray[np.uint8] | None:
+def _quick_jpeg(
+    content: bytes, image: Image.Image, least_px: int | None = None, padded: bool = False
+) -> npt.NDArray[np.uint8] | None:
     """The samples that Pillow would give, by simplejpeg (extra `fast`), which is quicker; None: ask Pillow.
 
     Both are libjpeg-turbo with its defaults. Where simplejpeg finds anything wrong Pillow is asked too, so that errors
@@ -193,15 +198,21 @@ def _quick_jpeg(content: bytes, image: Image.Image, least_px: int | None = None)
     if simplejpeg is None or image.mode not in ("RGB", "L"):
         return None
     try:
-        if least_px is None:
-            return np.asarray(simplejpeg.decode_jpeg(content, "RGB"))
-        return np.asarray(
-            simplejpeg.decode_jpeg(
-                content, "RGB", fastdct=True, fastupsample=True, min_height=least_px, min_width=least_px
-            )
-        )
+        fewer = {} if least_px is None else {"min_height": least_px, "min_width": least_px, **_QUICKEST}
+        return np.asarray(simplejpeg.decode_jpeg(content, "RGBX" if padded else "RGB", **fewer))[:, :, :3]
     except ValueError:
         return None
+
+
+def as_pillow(image: npt.NDArray[np.uint8]) -> Image.Image:
+    """An RGB array as a Pillow image, which shares its memory where it is a view of (H, W, 4), and else is a copy."""
+    whole = image.base
+    if image.strides[1] != 4 or not isinstance(whole, np.ndarray) or whole.shape != (*image.shape[:2], 4):
+        return Image.fromarray(image)
+    import pyarrow
+
+    pixels = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(whole.reshape(-1)), 4)
+    return Image.fromarrow(pixels, "RGB", (image.shape[1], image.shape[0]))
 
 
 def read_picture(path: Path, name: str | None = None) -> bytes:

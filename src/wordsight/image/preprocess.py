@@ -17,7 +17,7 @@ from PIL import Image
 
 from wordsight.config import Config
 from wordsight.errors import ConfigError, PictureError
-from wordsight.image.decode import MAX_PIXELS, PictureSource, Policy, decode, name_of
+from wordsight.image.decode import MAX_PIXELS, PictureSource, Policy, as_pillow, decode, name_of
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 """Mean of red, green, blue in OpenAI's CLIP (`clip/clip.py: _transform`), samples in 0 to 1."""
@@ -94,7 +94,7 @@ def to_square(
         )
     margins = (resized_width - size_px, resized_height - size_px)
     left, top = (m // 2 if preprocessing.crop == "floor" else round(m / 2) for m in margins)
-    whole, form = Image.fromarray(image), _FILTERS[preprocessing.interpolation]
+    whole, form = as_pillow(image), _FILTERS[preprocessing.interpolation]
     if left and preprocessing.decoding != "exact":
         # one axis at a time, as Pillow does it for wide pictures: first the columns that are kept, then all rows
         box = (left * width / resized_width, 0, (left + size_px) * width / resized_width, height)
@@ -130,7 +130,7 @@ def square_of(
 ) -> npt.NDArray[np.uint8]:
     """Decode one picture, resize and crop it: (size_px, size_px, 3) uint8; arguments and errors as `decode`."""
     least_px = preprocessing.size_px if preprocessing.decoding == "scaled" else None
-    image = decode(source, policy, max_pixels, name, least_px)
+    image = decode(source, policy, max_pixels, name, least_px, padded=True)
     return to_square(image, preprocessing, name_of(source, name))
 
 
