@@ -296,7 +296,7 @@ def same_graph(sides: Sides, count: int) -> Row:
                 "auto": lambda auto=auto: auto.encode_squares(squares),
                 "session": lambda session=session: session.run(None, {"pixels": array}),
             },
-            ROUNDS,
+            2 * ROUNDS,
         )
         for name, median in seconds.items():
             rates[name].append(count / median)
