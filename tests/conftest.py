@@ -1,6 +1,7 @@
 """Warnings are errors (pyproject), algorithms deterministic, the network closed except loopback."""
 
 import os
+import signal
 import socket
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from wordsight.data.samples import PicturePair
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
 
 ROOT = Path(__file__).resolve().parents[1]
 
