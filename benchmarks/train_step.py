@@ -26,7 +26,7 @@ from wordsight.image import CLIP_MEAN, CLIP_STD
 from wordsight.loss import softmax_loss
 from wordsight.model import CLIP, PUBLISHED, ModelConfig, TextConfig, VisionTransformerConfig, build, to_float
 from wordsight.text import tokenize
-from wordsight.train.optimizer import OptimizerConfig, adamw
+from wordsight.train.optimizer import OptimizerConfig, build_optimizer
 
 ARCHIVE = Path(__file__).resolve().parents[2] / "shared" / "data" / "flickr8k-train.tar"
 OPTIMIZER = OptimizerConfig(learning_rate=1e-4)
@@ -68,7 +68,7 @@ def batches(count: int, size: int, size_px: int, most_tokens: int = 77) -> list[
 
 
 def our_step(model: CLIP) -> Step:
-    optimizer = adamw(model, OPTIMIZER)
+    optimizer = build_optimizer(model, OPTIMIZER)
 
     def step(pixels: Tensor, ids: Tensor) -> float:
         optimizer.zero_grad(set_to_none=True)
