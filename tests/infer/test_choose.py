@@ -59,9 +59,7 @@ def test_a_memory_that_is_damaged_is_made_anew(model: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["vit", "resnet", "residual", "siglip"])
-def test_half_is_near_says_so_and_keeps_neighbours_apart(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_half_is_near_says_so_and_keeps_neighbours_apart(tmp_path: Path, name: str) -> None:
     found = found_of(name)
     plain = DualEncoder(found.build(name), found.card, files=found.files)
     plain.save(tmp_path / "model")

@@ -162,17 +162,18 @@ class Labels:
         for name in truth:
             if as_read(name) not in self._numbers:
                 raise ConfigError(f"{name!r}: not one of the labels{nearest(name, self.names)}")
-        embedded = list(embed_each(self.clip, pictures))
-        if len(embedded) != len(truth):
-            raise ConfigError(f"{len(embedded)} pictures and {len(truth)} labels; expected one label a picture")
-        for number, one in enumerate(embedded):
-            if one.vector is None and on_broken is None:
-                raise PictureError(one.error)
-            if one.vector is None and on_broken is not None:
-                on_broken(number, one.error)
-        pairs = [(one.vector, name) for one, name in zip(embedded, truth, strict=True) if one.vector is not None]
+        vectors: list[NDArray[np.float32] | None] = []
+        for one in embed_each(self.clip, as_pictures(pictures)):
+            if one.vector is None:
+                if on_broken is None:
+                    raise PictureError(one.error)
+                on_broken(len(vectors), one.error)
+            vectors.append(one.vector)
+        if len(vectors) != len(truth):
+            raise ConfigError(f"{len(vectors)} pictures and {len(truth)} labels; expected one label a picture")
+        pairs = [(vector, name) for vector, name in zip(vectors, truth, strict=True) if vector is not None]
         if not pairs:
-            raise ConfigError(f"none of {len(embedded)} labelled pictures could be read")
+            raise ConfigError(f"none of {len(vectors)} labelled pictures could be read")
         vector_NE = np.stack([vector for vector, _ in pairs])
         label_N = np.array([self._numbers[as_read(name)] for _, name in pairs], np.int64)
         logits_NK = self.clip.logits(vector_NE, self.weights)
