@@ -3,7 +3,8 @@
     python -m benchmarks.calibration --trained RUN [--json FILE]
 
 Twenty splits by fixed seeds. Calibration: half of the pictures fit, the others test: expected calibration error (15
-bins of equal mass) at the model's own temperature and at the fitted one, and what sets that promise 90 % hold.
+bins of equal mass) at the model's own temperature, at that which the labels alone give, and at the fitted one, and what
+sets that promise 90 % hold.
 Rejection, without any labelled picture: half of the classes are the labels, the pictures of the others should be told
 "none of these": AUROC of the lift over general words, beside maximum softmax probability and maximum cosine; and at the
 threshold the mean of the shares rightly kept and rightly refused, beside a flat cut-off of the cosine. Both thresholds
@@ -62,8 +63,8 @@ def embedded(clip: ws.DualEncoder, archive: Path, work: Path) -> Pictures:
     return Pictures(np.load(place), label_N, names, wnids)
 
 
-def calibration_rows(name: str, logits_NK: np.ndarray, label_N: np.ndarray) -> list[Row]:
-    """Errors before and after, coverage and size of the sets."""
+def calibration_rows(name: str, logits_NK: np.ndarray, label_N: np.ndarray, by_labels: float) -> list[Row]:
+    """Errors at three temperatures, coverage and size of the sets; `by_labels` is that which the labels alone give."""
     found = []
     for seed in range(SPLITS):
         order = np.random.default_rng(seed).permutation(len(label_N))
@@ -71,12 +72,15 @@ def calibration_rows(name: str, logits_NK: np.ndarray, label_N: np.ndarray) -> l
         made = calibration_of(logits_NK[fit], label_N[fit], None, COVERAGE)
         hits = (logits_NK[test].argmax(axis=1) == label_N[test]).astype(float)
         fitted = fit_temperature(logits_NK[fit], label_N[fit])
-        before, after = (calibration_error(softmax(logits_NK[test] / t).max(axis=1), hits) for t in (1, fitted))
+        before, unseen, after = (
+            calibration_error(softmax(logits_NK[test] / t).max(axis=1), hits) for t in (1, by_labels, fitted)
+        )
         in_set = 1 - softmax(logits_NK[test] / made.temperature) <= made.most_doubt
         had = in_set[np.arange(len(test)), label_N[test]].mean()
-        found.append((before, after, fitted, had, in_set.sum(axis=1).mean(), hits.mean()))
-    before, after, fitted, had, size, right = np.mean(found, axis=0).tolist()
+        found.append((before, unseen, after, fitted, had, in_set.sum(axis=1).mean(), hits.mean()))
+    before, unseen, after, fitted, had, size, right = np.mean(found, axis=0).tolist()
     return [
+        Row.at_most(f"{name}, {right:.1%} right: ECE by labels ({by_labels:.2f}) / unfitted", unseen, before, before),
         Row.at_most(
             f"{name}, {right:.1%} right: ECE fitted (temperature {fitted:.2f}) / unfitted", after, before, before
         ),
@@ -151,8 +155,9 @@ def main() -> None:
     rows = []
     for name in SETS:
         pictures = embedded(clip, arguments.data / f"{name}.tar", arguments.work)
-        label_KE = ws.Labels(clip, pictures.names, LABEL_TEMPLATES).weights
-        rows += calibration_rows(name, clip.logits(pictures.vectors, label_KE), pictures.labels)
+        labels = ws.Labels(clip, pictures.names, LABEL_TEMPLATES, temperature="labels")
+        label_KE, by_labels = labels.weights, labels.calibration.temperature
+        rows += calibration_rows(name, clip.logits(pictures.vectors, label_KE), pictures.labels, by_labels)
         rows += rejection_rows(name, clip, pictures, label_KE)
         if pictures.wnids:
             rows += multi_label_rows(clip, pictures)

@@ -28,7 +28,7 @@ OPTIONS = {
 }
 OPTIONS["embed"] += ["pictures"]
 OPTIONS["shards"] += ["--only", "--size-px", "--text-column", "out", "source"]
-OPTIONS["classify"] += ["--runtime", "--templates", "--top", "--why", "pictures"]
+OPTIONS["classify"] += ["--runtime", "--temperature", "--templates", "--top", "--why", "pictures"]
 OPTIONS["train"] += ["recipe"]
 
 MAX_START_S = 0.4

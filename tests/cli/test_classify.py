@@ -157,6 +157,19 @@ def test_labelled_pictures_calibrate(place, capsys):
     assert line.startswith("error: ")
 
 
+def test_the_labels_alone_give_a_temperature_that_is_told(place, capsys):
+    assert run("--temperature", "labels", "--json") == 0
+    out, err = capsys.readouterr()
+    labels = Labels(tiny_clip(), ["cat", "dog", "bird"], temperature="labels")
+    assert f"temperature {labels.calibration.temperature:.2f}: " in err
+    (expected,) = labels.classify([place / "photos" / "000.png"])
+    assert json.loads(out.splitlines()[0])["probability"] == pytest.approx(expected.probability)
+    assert run("--temperature", "labels", "--calibrate", "photos") == 2
+    assert "the labelled pictures of --calibrate give the temperature; choose one" in capsys.readouterr().err
+    assert run("--temperature", "label") == 2
+    assert "temperature 'label': expected model or labels; did you mean 'labels'?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -177,6 +177,8 @@ def test_modes_that_exclude_each_other_are_refused() -> None:
     clip = tiny_clip()
     with pytest.raises(ConfigError, match="multi-label mode has no use for none of these"):
         Labels(clip, ["dog", "cat"], multi_label=True, none_of_these=True)
+    with pytest.raises(ConfigError, match="multi-label mode has no use for a temperature"):
+        Labels(clip, ["dog", "cat"], multi_label=True, temperature="labels")
     with pytest.raises(ConfigError, match="multi-label mode cannot be calibrated"):
         Labels(clip, ["dog", "cat"], multi_label=True).calibrate(PICTURES, TRUTH)
     with pytest.raises(PictureError):

@@ -1,6 +1,5 @@
 """`wordsight classify`: which of the labels does each picture show?"""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +36,9 @@ def classify(
     none_of_these: Annotated[
         bool, typer.Option("--none-of-these", help="Say so where general words fit as well as the labels.")
     ] = False,
+    temperature: Annotated[
+        str, typer.Option(help="By the model, or by what it knows of the labels: less sure of what it never learned.")
+    ] = "model",
     calibrate: Annotated[
         Path | None,
         typer.Option(
@@ -58,25 +60,27 @@ def classify(
     Example:
       wordsight classify photos/ --labels cat,dog,bird --model runs/first
     """
+    from wordsight.cli.classify_calibration import sure_as
     from wordsight.cli.classify_lines import printer_of
     from wordsight.cli.terminal import open_model
     from wordsight.zeroshot import Labels, read_labels, resolve_templates
 
     names, texts = read_labels(labels), resolve_templates(templates)
-    total = _checked(pictures, why)
+    total = _checked(pictures, why, temperature, calibrate)
     clip = open_model(model, mirror, runtime)
-    classifier = Labels(clip, names, texts, multi_label=multi_label, none_of_these=none_of_these)
-    if calibrate is not None:
-        classifier = _calibrated(classifier, calibrate)
+    classifier = sure_as(Labels(clip, names, texts, True, multi_label, none_of_these, temperature), calibrate)
     printer = printer_of(len(classifier.names) if as_json and multi_label else top, as_json)
     _show(classifier, pictures, total, printer, _page(classifier, model, why))
 
 
-def _checked(pictures: list[Path], why: Path | None) -> int:
-    """How many pictures there are; what cannot be read or written is told before a model is opened."""
+def _checked(pictures: list[Path], why: Path | None, temperature: str, calibrate: Path | None) -> int:
+    """How many pictures there are; what cannot be read, written or meant is told before a model is opened."""
+    from wordsight.errors import ConfigError
     from wordsight.files import check_place
     from wordsight.infer.pictures import count_pictures
 
+    if temperature == "labels" and calibrate is not None:
+        raise ConfigError("--temperature labels: the labelled pictures of --calibrate give the temperature; choose one")
     if why is not None:
         check_place(why)
     return count_pictures(pictures)
@@ -107,37 +111,3 @@ def _show(classifier: "Labels", pictures: list[Path], total: int, printer: "Line
         raise DataError(f"none of {printer.num_broken} pictures could be read")
     if page is not None:
         page.write()
-
-
-def _calibrated(classifier: "Labels", source: Path) -> "Labels":
-    """A classifier calibrated on labelled pictures of any form that `wordsight shards` reads; broken ones are told."""
-    from wordsight.cli.terminal import printable
-    from wordsight.data import open_source
-    from wordsight.errors import DataError
-
-    def tell(file: str, reason: str) -> None:
-        typer.echo(f"calibrating without {printable(file)}: {printable(reason)}", err=True)
-
-    records = []
-    for record in open_source(source).records:
-        if record.problem or not record.texts.names:
-            tell(record.file, record.problem or "no label")
-        else:
-            records.append(record)
-    if not records:
-        raise DataError(f"{source}: no labelled pictures; expected a folder for each class, or labels.jsonl")
-    unread: dict[int, str] = {}
-
-    def contents() -> Iterator[bytes]:
-        for number, record in enumerate(records):
-            try:
-                yield record.read()
-            except DataError as error:
-                unread[number] = str(error)
-                yield b""
-
-    return classifier.calibrate(
-        contents(),
-        [record.texts.names[0] for record in records],
-        on_broken=lambda number, reason: tell(records[number].file, unread.get(number, reason)),
-    )

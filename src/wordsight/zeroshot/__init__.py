@@ -3,6 +3,7 @@
 classifier.py   the weights of the classifier, and what it says of pictures: read this first
 labels.py       labels with their names, or a tree of them, as a command line or a file gives them
 background.py   general words against which labels are held
+reliability.py  how far the labels are more than their spelling, and a temperature by it
 calibration.py  what labelled pictures teach: temperature, sets of labels, when to say none
 templates.py    sets of templates; published_templates.py has those of the paper's data sets
 cache.py        classifiers that were computed before

@@ -4,8 +4,8 @@ The names of a label are put into templates, the texts embedded, and the mean of
 length, is the label's row of a linear classifier (section 3.1.4). A picture's probabilities are the softmax of its
 scaled cosines with the rows.
 
-Three other readings are asked for by name: each label alone (`multi_label`), "none of these" (`none_of_these`), and
-what labelled pictures teach (`calibrate`).
+Four other readings are asked for by name: each label alone (`multi_label`), "none of these" (`none_of_these`), a
+temperature by what the model knows of the labels (`temperature`), and what labelled pictures teach (`calibrate`).
 """
 
 import copy
@@ -25,6 +25,7 @@ from wordsight.zeroshot.background import WORDS, Background, sigmoid
 from wordsight.zeroshot.cache import remembered
 from wordsight.zeroshot.calibration import Calibration, calibration_of, softmax
 from wordsight.zeroshot.labels import SURE, LabelTree, Names, as_read, check_labels
+from wordsight.zeroshot.reliability import NONSENSE, PLAIN, reliability
 from wordsight.zeroshot.templates import PLACE, resolve_templates
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 NONE = "none of these"
 """The label of a picture that shows none of the labels."""
+
+TEMPERATURES = ("model", "labels")
+"""By what probabilities are read: the model as it was trained, or also what it knows of these labels."""
 
 _TEXTS_AT_ONCE = 8192
 
@@ -75,16 +79,18 @@ class Labels:
             words that are not near to it, so the probability is of the label rather than any of these.
         none_of_these: whether the answer may be `NONE`: where the labels fit the picture, on average, less than
             `LEAST_LIFT` times as well as general words do.
+        temperature: `labels` for one over the labels' `reliability`, found without any picture: a model is as sure of
+            words that it never learned as of others, and this takes it back.
 
     Attributes:
         names: the K labels, as they are shown.
         templates: the texts that were used.
         weights: (K, E) float32, unit length, not writable.
-        calibration: how logits are read; see `calibrate`.
+        calibration: how logits are read; see `calibrate`, which sets another temperature.
 
     Raises:
-        ConfigError: no labels, an empty or a doubled one, no such set, a template without just one place, or
-            multi-label mode together with a tree or `none_of_these`.
+        ConfigError: no labels, an empty or a doubled one, no such set, a template without just one place, no such
+            temperature, or multi-label mode together with a tree, `none_of_these` or a temperature.
     """
 
     def __init__(
@@ -95,10 +101,14 @@ class Labels:
         cache: bool = True,
         multi_label: bool = False,
         none_of_these: bool = False,
+        temperature: str = "model",
     ) -> None:
         self.tree = names if isinstance(names, LabelTree) else None
-        if multi_label and (self.tree or none_of_these):
-            what = "a tree" if self.tree else "none of these"
+        if temperature not in TEMPERATURES:
+            expected = f"{' or '.join(TEMPERATURES)}{nearest(temperature, TEMPERATURES)}"
+            raise ConfigError(f"temperature {temperature!r}: expected {expected}")
+        if multi_label and (self.tree or none_of_these or temperature == "labels"):
+            what = "a tree" if self.tree else "none of these" if none_of_these else "a temperature"
             raise ConfigError(f"multi-label mode has no use for {what}: there each label stands alone; choose one")
         labels = check_labels(names.labels if isinstance(names, LabelTree) else names)
         self.clip = clip
@@ -106,12 +116,15 @@ class Labels:
         self.templates = resolve_templates(templates)
         self.multi_label = multi_label
         self.none_of_these = none_of_these
-        self.calibration = Calibration()
         self._numbers = {as_read(name): number for number, names in enumerate(labels) for name in names}
-        self.weights = self._rows(labels, cache)
+        self.weights = self._rows(labels, self.templates, cache)
         self._background: Background | None = None
         if none_of_these or (multi_label and not clip.card.model.logit_bias):
-            self._background = Background(clip, self._rows([(word,) for word in WORDS], cache), self.weights)
+            words_ME = self._rows([(word,) for word in WORDS], self.templates, cache)
+            self._background = Background(clip, words_ME, self.weights)
+        self.calibration = Calibration()
+        if temperature == "labels":
+            self.calibration = Calibration(temperature=1 / self._reliability(labels, cache))
 
     def classify(
         self,
@@ -184,11 +197,18 @@ class Labels:
         calibrated.calibration = calibration_of(logits_NK, label_N, lift_N, coverage)
         return calibrated
 
-    def _rows(self, labels: Sequence[tuple[str, ...]], cache: bool) -> NDArray[np.float32]:
-        make = partial(_classifier, self.clip, labels, self.templates)
-        rows = remembered(self.clip, labels, self.templates, make) if cache else make()
+    def _rows(self, labels: Sequence[tuple[str, ...]], templates: tuple[str, ...], cache: bool) -> NDArray[np.float32]:
+        make = partial(_classifier, self.clip, labels, templates)
+        rows = remembered(self.clip, labels, templates, make) if cache else make()
         rows.setflags(write=False)
         return rows
+
+    def _reliability(self, labels: Sequence[tuple[str, ...]], cache: bool) -> float:
+        label_TKE, nonsense_TME = (
+            np.stack([self._rows(texts, (template,), cache) for template in PLAIN])
+            for texts in (labels, [(word,) for word in NONSENSE])
+        )
+        return reliability(label_TKE, nonsense_TME)
 
     def _answer(self, picture: PictureSource, vector_E: NDArray[np.float32]) -> Answer:
         logits_K = self.clip.logits(vector_E[None], self.weights)[0]

@@ -1,0 +1,52 @@
+"""How sure `wordsight classify` is: as the model, by what it knows of the labels, or by labelled pictures."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from wordsight.zeroshot import Labels
+
+
+def sure_as(classifier: "Labels", calibrate: Path | None) -> "Labels":
+    """The classifier, calibrated where it is asked for; a temperature that the labels gave is told."""
+    found = classifier.calibration.temperature
+    if found != 1:
+        typer.echo(f"temperature {found:.2f}: {1 / found:.0%} of what tells the labels apart is not spelling", err=True)
+    return classifier if calibrate is None else _calibrated(classifier, calibrate)
+
+
+def _calibrated(classifier: "Labels", source: Path) -> "Labels":
+    """A classifier calibrated on labelled pictures of any form that `wordsight shards` reads; broken ones are told."""
+    from wordsight.cli.terminal import printable
+    from wordsight.data import open_source
+    from wordsight.errors import DataError
+
+    def tell(file: str, reason: str) -> None:
+        typer.echo(f"calibrating without {printable(file)}: {printable(reason)}", err=True)
+
+    records = []
+    for record in open_source(source).records:
+        if record.problem or not record.texts.names:
+            tell(record.file, record.problem or "no label")
+        else:
+            records.append(record)
+    if not records:
+        raise DataError(f"{source}: no labelled pictures; expected a folder for each class, or labels.jsonl")
+    unread: dict[int, str] = {}
+
+    def contents() -> Iterator[bytes]:
+        for number, record in enumerate(records):
+            try:
+                yield record.read()
+            except DataError as error:
+                unread[number] = str(error)
+                yield b""
+
+    return classifier.calibrate(
+        contents(),
+        [record.texts.names[0] for record in records],
+        on_broken=lambda number, reason: tell(records[number].file, unread.get(number, reason)),
+    )
