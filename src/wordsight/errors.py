@@ -5,6 +5,7 @@
     ├── TextError        a text that cannot become tokens as asked
     ├── PictureError     a picture that cannot be read
     ├── DataError        shards, tables, captions and labels
+    ├── DownloadError    an address from which nothing comes, or not what was meant
     ├── WeightsError     a file of weights that is not what it should be
     ├── TrainingError    a run that cannot go on
     ├── OutputError      a place that cannot be written
@@ -36,6 +37,10 @@ class PictureError(WordsightError):
 
 class DataError(WordsightError):
     """Shards, tables, captions or labels are missing, broken or contradict themselves."""
+
+
+class DownloadError(WordsightError):
+    """What lies at an address cannot be had: not there, closed, offline, broken off, or not the file that was meant."""
 
 
 class WeightsError(WordsightError):

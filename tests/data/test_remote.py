@@ -1,5 +1,6 @@
 """Remote shards against a web server on loopback that can be busy, cut connections and ignore ranges."""
 
+import hashlib
 import http.server
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +12,8 @@ from wordsight.data.reader import open_shards
 from wordsight.data.remote import RemoteCache, RemoteSettings
 from wordsight.data.sample import Sample
 from wordsight.data.shards import writing_shards
-from wordsight.errors import DataError
+from wordsight.errors import DownloadError
+from wordsight.web import Patience
 
 Pictures = Callable[..., bytes]
 
@@ -21,6 +23,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     root: Path
     busy = 0
+    busy_after_a_cut = 0
     cut_after: int | None = None
     cuts = 0
     knows_ranges = True
@@ -42,12 +45,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         content = path.read_bytes()
         start = int(self.headers["Range"][6:-1]) if "Range" in self.headers and server.knows_ranges else 0
         self.send_response(206 if start else 200)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         content = content[start:]
         if server.cuts and path.suffix == ".tar":
             server.cuts -= 1
             content = content[: server.cut_after]
+            server.busy = server.busy_after_a_cut
         self.wfile.write(content)
         return None
 
@@ -56,7 +63,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("HF_HUB_OFFLINE", "WORDSIGHT_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
     found = Server(("127.0.0.1", 0), Handler)
     found.root = tmp_path / "served"
     found.root.mkdir()
@@ -71,7 +80,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> RemoteCache:
-    return RemoteCache(tmp_path / "cache", RemoteSettings(tries=3, pause_s=0.001))
+    return RemoteCache(tmp_path / "cache", RemoteSettings(patience=Patience(tries=3, pause_s=0.001)))
 
 
 @pytest.fixture
@@ -111,9 +120,9 @@ def test_a_busy_server_is_asked_again_and_not_for_ever(served: str, server: Serv
     server.busy = 2
     assert shards.sample(0).key == "k0"
     server.busy = 99
-    with pytest.raises(DataError, match=r"000001\.tar: the server answers 503"):
+    with pytest.raises(DownloadError, match=r"000001\.tar: the server answers 503"):
         shards.sample(3)
-    assert not list(cache.folder.glob(".*"))
+    assert [path.suffix for path in cache.folder.glob(".*")] == [".lock", ".lock"]
 
 
 @pytest.mark.parametrize("knows_ranges", [True, False])
@@ -127,8 +136,8 @@ def test_a_cut_connection_is_continued(served: str, server: Server, cache: Remot
 
 def test_a_connection_that_is_always_cut_is_one_line(served: str, server: Server, cache: RemoteCache) -> None:
     shards = open_shards(served, cache)
-    server.cuts, server.cut_after = 99, 10
-    with pytest.raises(DataError, match=r"000000\.tar: the connection ended early, 3 times, at byte 30"):
+    server.cuts, server.cut_after = 99, 0
+    with pytest.raises(DownloadError, match=r"000000\.tar: the connection ended early, 3 times, at byte 0"):
         shards.sample(0)
 
 
@@ -138,19 +147,19 @@ def test_another_content_than_the_manifest_says_is_refused(served: str, server: 
     content = bytearray(path.read_bytes())
     content[600] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"not those of manifest\.json"):
+    with pytest.raises(DownloadError, match=r"SHA-256 of what came is \w+, expected \w+; nothing was kept"):
         shards.sample(0)
-    assert not list(cache.folder.iterdir())
+    assert [path.suffix for path in cache.folder.iterdir()] == [".lock"]
 
 
 def test_missing_shards_and_servers_are_one_line(served: str, server: Server, cache: RemoteCache) -> None:
-    with pytest.raises(DataError, match="not on the server"):
+    with pytest.raises(DownloadError, match="not on the server"):
         open_shards(served.replace("{000000..000002}", "x"), cache)
-    with pytest.raises(DataError, match="check the address"):
+    with pytest.raises(DownloadError, match="check the address"):
         open_shards("http://127.0.0.1:9/set/000000.tar", cache)
-    with pytest.raises(DataError, match="nonnumeric port"):
+    with pytest.raises(DownloadError, match="nonnumeric port"):
         open_shards("http://127.0.0.1:port/000000.tar", cache)
-    with pytest.raises(DataError, match="not an address"):
+    with pytest.raises(DownloadError, match="not an address"):
         open_shards("http://[127/000000.tar", cache)
 
 
@@ -168,8 +177,25 @@ def test_the_cache_keeps_its_bound_and_fetches_again_what_it_dropped(
 
 def test_a_shard_above_the_bound_is_refused(served: str, tmp_path: Path) -> None:
     shards = open_shards(served, RemoteCache(tmp_path / "c", RemoteSettings(max_shard_bytes=100)))
-    with pytest.raises(DataError, match="more than 100 bytes"):
+    with pytest.raises(DownloadError, match=r"8,704 bytes, more than 100; not what is meant"):
         shards.sample(0)
+
+
+def test_a_shard_that_broke_off_is_continued_by_the_next_run(served: str, server: Server, cache: RemoteCache) -> None:
+    shards = open_shards(served, cache)
+    server.cuts, server.cut_after = 1, 1500
+    server.busy_after_a_cut = 99
+    with pytest.raises(DownloadError):
+        shards.sample(0)
+    server.busy = server.busy_after_a_cut = 0
+    assert open_shards(served, RemoteCache(cache.folder, cache.settings)).sample(0).key == "k0"
+    assert server.asked[-1] == ("/set/000000.tar", "bytes=1500-")
+
+
+def test_offline_is_told(served: str, cache: RemoteCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORDSIGHT_OFFLINE", "1")
+    with pytest.raises(DownloadError, match=r"manifest\.json: offline \(WORDSIGHT_OFFLINE"):
+        open_shards(served, cache)
 
 
 def test_remote_order_stays_within_a_window_of_shards(served: str, cache: RemoteCache, server: Server) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from wordsight.errors import WeightsError
+from wordsight.errors import DownloadError
 from wordsight.files import sha256_file
 from wordsight.weights.hub import fetch_repository
 from wordsight.weights.resolve import resolve
@@ -157,7 +157,7 @@ def test_shards_come_with_their_index(hub):
 
 def test_files_can_be_named(hub):
     assert names(fetch_repository(NAME, ["*.txt", "*.py"])) == ["merges.txt"]
-    with pytest.raises(WeightsError, match=r"someone/tiny-clip: has none of x.json; it has config.json, merges.txt"):
+    with pytest.raises(DownloadError, match=r"someone/tiny-clip: has none of x.json; it has config.json, merges.txt"):
         fetch_repository(NAME, ["x.json"])
 
 
@@ -166,10 +166,10 @@ def test_offline_what_was_fetched_is_found_and_nothing_is_asked(hub, monkeypatch
     hub.asked.clear()
     monkeypatch.setenv("WORDSIGHT_OFFLINE", "1")
     assert fetch_repository(NAME) == folder
-    with pytest.raises(WeightsError, match="someone/other: not in the cache, and offline"):
+    with pytest.raises(DownloadError, match="someone/other: not in the cache, and offline"):
         fetch_repository("someone/other")
     (folder / "open_clip_model.safetensors").unlink()
-    with pytest.raises(WeightsError, match=r"in the cache \(offline\): not there: open_clip_model.safetensors"):
+    with pytest.raises(DownloadError, match=r"in the cache \(offline\): not there: open_clip_model.safetensors"):
         fetch_repository(NAME)
     assert hub.asked == []
 
@@ -181,7 +181,7 @@ def test_where_the_hub_is_away_what_was_fetched_is_taken(hub):
 
 def test_where_the_hub_is_away_and_nothing_was_fetched_one_line_says_so(hub):
     message = "someone/tiny-clip: http://127.0.0.1:1 cannot be reached, or broke off: .*; try again, or take a --mirror"
-    with pytest.raises(WeightsError, match=message):
+    with pytest.raises(DownloadError, match=message):
         fetch_repository(NAME, mirror="http://127.0.0.1:1")
 
 
@@ -201,20 +201,20 @@ def test_a_mirror_goes_before_the_environment(hub, monkeypatch):
 )
 def test_a_refusal_is_one_line(hub, status, message):
     hub.status = status
-    with pytest.raises(WeightsError, match=f"^{NAME}: {message}") as caught:
+    with pytest.raises(DownloadError, match=f"^{NAME}: {message}") as caught:
         fetch_repository(NAME)
     assert "\n" not in str(caught.value)
 
 
 def test_a_revision_that_is_not_there_is_told(hub):
-    with pytest.raises(WeightsError, match="no such revision on"):
+    with pytest.raises(DownloadError, match="no such revision on"):
         fetch_repository(NAME, revision="v2")
 
 
 @pytest.mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_config.json"])
 def test_a_damaged_file_is_refused_and_fetched_again_next_time(hub, name):
     hub.spoilt[name] = FILES[name][::-1]
-    with pytest.raises(WeightsError, match=rf"{NAME}: {name} is damaged: its hash is .*; it was deleted: try again"):
+    with pytest.raises(DownloadError, match=rf"{NAME}: {name} is damaged: its hash is .*; it was deleted: try again"):
         fetch_repository(NAME)
     hub.spoilt.clear()
     assert (fetch_repository(NAME) / name).read_bytes() == FILES[name]
@@ -222,20 +222,20 @@ def test_a_damaged_file_is_refused_and_fetched_again_next_time(hub, name):
 
 def test_a_truncated_file_is_refused(hub):
     hub.spoilt["open_clip_model.safetensors"] = b"weights"
-    with pytest.raises(WeightsError, match=f"^{NAME}: .*cannot be reached, or broke off: .*"):
+    with pytest.raises(DownloadError, match=f"^{NAME}: .*cannot be reached, or broke off: .*"):
         fetch_repository(NAME)
 
 
 @pytest.mark.parametrize("name", ["clip", "a/b/c", "../x/y", ""])
 def test_what_is_no_repository_is_refused(hub, name):
-    with pytest.raises(WeightsError, match="not a repository; expected owner/name"):
+    with pytest.raises(DownloadError, match="not a repository; expected owner/name"):
         fetch_repository(name)
     assert hub.asked == []
 
 
 def test_a_repository_without_weights_is_refused(hub):
     hub.files = {"README.md": b"", "setup.py": b""}
-    with pytest.raises(WeightsError, match=r"not there: a model: none of wordsight.json, open_clip_config.json"):
+    with pytest.raises(DownloadError, match=r"not there: a model: none of wordsight.json, open_clip_config.json"):
         fetch_repository(NAME)
 
 

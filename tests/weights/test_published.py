@@ -11,9 +11,10 @@ import msgspec
 import pytest
 
 from wordsight.config import to_toml
-from wordsight.errors import ConfigError, WeightsError
+from wordsight.errors import ConfigError, DownloadError, WeightsError
 from wordsight.model import PUBLISHED, build_empty
 from wordsight.weights import resolve as resolving
+from wordsight.weights.cache import weights_cache
 from wordsight.weights.published import (
     CARDS_FOLDER,
     PublishedCard,
@@ -23,7 +24,7 @@ from wordsight.weights.published import (
     published_cards,
     read_cards,
 )
-from wordsight.weights.resolve import cached_file, card_of_file, resolve
+from wordsight.weights.resolve import cached_file, card_of_file, mirrored, resolve
 
 CARDS = published_cards()
 GOOD = CARDS["laion/ViT-B-16-laion400m_e32"]
@@ -204,7 +205,7 @@ def test_a_name_becomes_the_file_in_the_cache(tmp_path, monkeypatch):
     path.write_bytes(b"weights")
     assert resolve("ViT-B-16/laion400m_e32") == path
     monkeypatch.setenv("WORDSIGHT_OFFLINE", "1")
-    with pytest.raises(WeightsError, match=r"RN50.pt: not there, and offline .*; put https://openaipublic"):
+    with pytest.raises(DownloadError, match=r"RN50.pt: not there, and offline .*; put https://openaipublic"):
         resolve("RN50")
 
 
@@ -225,3 +226,22 @@ def test_a_file_is_known_by_its_hash_which_is_computed_once(tmp_path, monkeypatc
     assert asked[2] != abc
     with pytest.raises(WeightsError, match=r"none.pt: cannot be read: No such file"):
         card_of_file(tmp_path / "none.pt")
+
+
+def test_a_mirror_takes_the_place_of_the_server():
+    url = "https://example.org/clip/models/RN50.pt?x=1"
+    assert mirrored(url, "http://127.0.0.1:8000") == "http://127.0.0.1:8000/clip/models/RN50.pt?x=1"
+    assert mirrored(url, "https://a.org/deep/") == "https://a.org/deep/clip/models/RN50.pt?x=1"
+    with pytest.raises(ConfigError, match=r"mirror 'a\.org' is not an address"):
+        mirrored(url, "a.org")
+
+
+def test_the_cache_is_where_the_environment_says_when_it_is_asked(monkeypatch, tmp_path):
+    monkeypatch.delenv("WORDSIGHT_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert weights_cache() == tmp_path / ".cache" / "wordsight" / "weights"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    assert weights_cache() == tmp_path / "caches" / "wordsight" / "weights"
+    monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path / "own"))
+    assert weights_cache() == tmp_path / "own"

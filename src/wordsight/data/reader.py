@@ -164,6 +164,7 @@ def open_shards(where: str | Path | Sequence[str | Path], cache: RemoteCache | N
 
     Raises:
         DataError: nothing there, no samples, a shard is cut short, or differs from its manifest.
+        DownloadError: of shards on a server.
     """
     if isinstance(where, str | Path):
         where = [where]

@@ -22,8 +22,8 @@ from wordsight.files import write_whole
 from wordsight.infer.dual_encoder import DualEncoder
 from wordsight.infer.on_onnx import on_exported
 from wordsight.infer.runtime import Runtime
+from wordsight.weights.cache import weights_cache
 from wordsight.weights.convert import convert
-from wordsight.weights.download import weights_cache
 from wordsight.weights.exported import cache_name, is_exported
 from wordsight.weights.found import Found
 from wordsight.weights.int8 import int8_folder

@@ -10,7 +10,7 @@ from wordsight.files import newest_whole
 from wordsight.image import Decoding
 from wordsight.infer.dual_encoder import DualEncoder
 from wordsight.infer.runtime import check_runtime
-from wordsight.weights.download import Progress
+from wordsight.web import Progress
 from wordsight.weights.exported import is_exported
 from wordsight.weights.published import is_published, published_card, published_cards
 from wordsight.weights.resolve import HUB_PREFIX, resolve

@@ -13,7 +13,7 @@ archives.py        files of torch as data, by zip_directory.py and pickled.py; n
 tensors.py         safetensors, one file or several
 exported.py        a folder of ONNX graphs, as far as it can be read without torch
 convert.py         a model in another format: onnx.py, tokenizer_settings.py; its proof: certificate.py, probes.py
-published.py       published weights: cards/*.toml; fetched by resolve.py, download.py, hub.py, digests.py
+published.py       published weights: cards/*.toml; fetched by resolve.py, hub.py, digests.py into cache.py
 """
 
 from wordsight.weights.card import Card, TokenizerConfig

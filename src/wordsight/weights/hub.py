@@ -14,9 +14,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from wordsight.errors import OutputError, WeightsError
+from wordsight.errors import DownloadError, OutputError
+from wordsight.web import is_offline
+from wordsight.weights.cache import weights_cache
 from wordsight.weights.digests import remembered_sha256
-from wordsight.weights.download import is_offline, weights_cache
 
 _TIMEOUT_S = 30
 _DESCRIPTIONS = ("*.json", "*.txt", "*.model")
@@ -52,11 +53,11 @@ def fetch_repository(
         The folder of that revision.
 
     Raises:
-        WeightsError: no such repository, closed, offline, unreachable, or what came is damaged.
+        DownloadError: no such repository, closed, offline, unreachable, or what came is damaged.
         OutputError: the cache cannot be written.
     """
     if not _REPOSITORY.fullmatch(repository):
-        raise WeightsError(f"{repository!r}: not a repository; expected owner/name")
+        raise DownloadError(f"{repository!r}: not a repository; expected owner/name")
     endpoint = (mirror or os.environ.get("HF_ENDPOINT") or "").rstrip("/") or None
     places = {"repo_id": repository, "revision": revision, "endpoint": endpoint, "cache_dir": cache}
     if is_offline():
@@ -68,7 +69,7 @@ def fetch_repository(
         except _UnreachableError as unreachable:
             try:
                 folder, chosen = _in_cache(repository, files, places)
-            except WeightsError:
+            except DownloadError:
                 raise unreachable from None
     _verify(repository, [folder / name for name in chosen])
     return folder
@@ -96,7 +97,7 @@ def _choose(repository: str, names: Iterable[str], files: Sequence[str] | None) 
     if files is not None:
         chosen = [name for name in names if any(fnmatch(name, pattern) for pattern in files)]
         if not chosen:
-            raise WeightsError(
+            raise DownloadError(
                 f"{repository}: has none of {', '.join(files)}; it has {', '.join(names) or 'no weights'}"
             )
         return chosen
@@ -107,7 +108,7 @@ def _choose(repository: str, names: Iterable[str], files: Sequence[str] | None) 
         if weights:
             return [name for name in names if any(fnmatch(name, pattern) for pattern in _DESCRIPTIONS)] + weights
     expected = ", ".join(candidates) if candidates else f"a model: none of {', '.join(_WEIGHTS)}"
-    raise WeightsError(f"{repository}: not there: {expected}; give a repository of CLIP or SigLIP weights")
+    raise DownloadError(f"{repository}: not there: {expected}; give a repository of CLIP or SigLIP weights")
 
 
 def _download(repository: str, places: dict[str, Any], names: Iterable[str]) -> Path:
@@ -125,7 +126,7 @@ def _download(repository: str, places: dict[str, Any], names: Iterable[str]) -> 
         return Path(snapshot_download(**places, allow_patterns=list(names), tqdm_class=OnTerminal))
 
 
-class _UnreachableError(WeightsError):
+class _UnreachableError(DownloadError):
     """The server does not answer, or not as a hub."""
 
 
@@ -150,20 +151,20 @@ class _OneLine:
         if error is not None and isinstance(error, theirs):
             raise self._translated(error) from error
 
-    def _translated(self, error: BaseException) -> WeightsError | OutputError:
+    def _translated(self, error: BaseException) -> DownloadError | OutputError:
         from huggingface_hub import errors
 
         name = self.repository
         if isinstance(error, errors.GatedRepoError):
-            return WeightsError(f"{name}: closed: accept its terms on {self.server}, then `hf auth login`")
+            return DownloadError(f"{name}: closed: accept its terms on {self.server}, then `hf auth login`")
         if isinstance(error, errors.RepositoryNotFoundError):
-            return WeightsError(
+            return DownloadError(
                 f"{name}: no such repository on {self.server}, or private: check the name, or `hf auth login`"
             )
         if isinstance(error, errors.RevisionNotFoundError):
-            return WeightsError(f"{name}: no such revision on {self.server}; leave it out for the newest")
+            return DownloadError(f"{name}: no such revision on {self.server}; leave it out for the newest")
         if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled) and is_offline():
-            return WeightsError(
+            return DownloadError(
                 f"{name}: not in the cache, and offline (WORDSIGHT_OFFLINE or HF_HUB_OFFLINE is set); fetch it where "
                 "there is a network, or unset it"
             )
@@ -193,7 +194,7 @@ def _verify(repository: str, paths: Iterable[Path]) -> None:
         if found != blob.name:
             blob.unlink(missing_ok=True)
             path.unlink(missing_ok=True)
-            raise WeightsError(
+            raise DownloadError(
                 f"{repository}: {path.name} is damaged: its hash is {found}, the hub says {blob.name}; it was deleted: "
                 "try again"
             )

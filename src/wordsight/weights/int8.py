@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from wordsight.errors import ConfigError, MissingExtraError
 from wordsight.files import folder_whole
 from wordsight.model import ModifiedResNetConfig, ResidualConfig
-from wordsight.weights.download import weights_cache
+from wordsight.weights.cache import weights_cache
 from wordsight.weights.exported import (
     IMAGE_NAME,
     MOST_INLINE_BYTES,

@@ -1,9 +1,12 @@
 """The name of published weights becomes a place on this machine; what is not there is downloaded."""
 
+import urllib.parse
 from pathlib import Path
 
+from wordsight.errors import ConfigError, DownloadError
+from wordsight.web import Progress, fetch_file
+from wordsight.weights.cache import weights_cache
 from wordsight.weights.digests import remembered_sha256
-from wordsight.weights.download import Progress, fetch_file, mirrored, weights_cache
 from wordsight.weights.published import PublishedCard, card_of_sha256, published_card
 
 HUB_PREFIX = "hf-hub:"
@@ -18,7 +21,9 @@ def resolve(name: str, mirror: str | None = None, progress: Progress | None = No
         progress: is told of the bytes of a single file; huggingface_hub shows its own.
 
     Raises:
-        WeightsError: no such name, offline, or not to be had.
+        WeightsError: no such name.
+        ConfigError: `mirror` is not a web address.
+        DownloadError: offline, or not to be had.
         OutputError: the cache cannot be written.
     """
     if name.startswith(HUB_PREFIX):
@@ -28,7 +33,23 @@ def resolve(name: str, mirror: str | None = None, progress: Progress | None = No
     if card.repository:
         return _fetch_repository(card.repository, None, mirror)
     url = mirrored(card.address, mirror) if mirror else card.address
-    return fetch_file(url, cached_file(card), card.sha256, card.size_bytes, progress=progress)
+    try:
+        return fetch_file(url, cached_file(card), card.sha256, card.size_bytes, progress=progress)
+    except DownloadError as error:
+        raise DownloadError(f"{error} (--mirror names one)") from error
+
+
+def mirrored(url: str, mirror: str) -> str:
+    """The same path on another server, below the path of `mirror` if it has one.
+
+    Raises:
+        ConfigError: `mirror` is not a web address.
+    """
+    there, here = urllib.parse.urlsplit(mirror), urllib.parse.urlsplit(url)
+    if there.scheme not in ("http", "https") or not there.netloc:
+        raise ConfigError(f"mirror {mirror!r} is not an address; expected such as https://mirror.example.org")
+    path = there.path.rstrip("/") + here.path
+    return urllib.parse.urlunsplit((there.scheme, there.netloc, path, here.query, ""))
 
 
 def cached_file(card: PublishedCard) -> Path:

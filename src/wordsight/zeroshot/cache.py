@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from wordsight.errors import OutputError
 from wordsight.files import write_whole
-from wordsight.weights.download import weights_cache
+from wordsight.weights.cache import weights_cache
 
 if TYPE_CHECKING:
     from wordsight.infer import DualEncoder

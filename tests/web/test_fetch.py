@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from wordsight.errors import OutputError, WeightsError
-from wordsight.weights.download import Patience, fetch_file, is_offline, mirrored, weights_cache
+from wordsight.errors import DownloadError, OutputError
+from wordsight.web import Patience, ask, fetch_file, is_offline
 
 CONTENT = random.Random(1).randbytes(300_000)  # no two places look alike
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -157,7 +157,7 @@ def test_a_broken_connection_is_continued_and_no_byte_is_sent_twice(server, tmp_
 
 def test_a_later_call_goes_on_where_an_earlier_one_gave_up(server, tmp_path):
     server.cut_at = [120_000, 120_000, 120_000]
-    with pytest.raises(WeightsError, match=r"the connection ended early, 3 times, at byte 120000; check the network"):
+    with pytest.raises(DownloadError, match=r"the connection ended early, 3 times, at byte 120000; check the network"):
         fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", patience=QUICK)
     assert visible(tmp_path) == []
     fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", patience=QUICK)
@@ -168,7 +168,7 @@ def test_a_later_call_goes_on_where_an_earlier_one_gave_up(server, tmp_path):
 
 def test_a_file_that_changed_between_two_attempts_is_fetched_anew(server, tmp_path):
     server.cut_at = [120_000, 120_000, 120_000]
-    with pytest.raises(WeightsError):
+    with pytest.raises(DownloadError):
         fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", patience=QUICK)
     server.content, server.tag = CONTENT[::-1], '"second"'
     fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", patience=QUICK)
@@ -179,7 +179,7 @@ def test_a_changed_file_without_a_tag_shows_in_its_hash_and_is_fetched_anew(serv
     server.tag = ""
     server.content = CONTENT[::-1]
     server.cut_at = [120_000, 120_000, 120_000]
-    with pytest.raises(WeightsError):
+    with pytest.raises(DownloadError):
         fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", SHA256, patience=QUICK)
     server.content = CONTENT
     fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", SHA256, patience=QUICK)
@@ -198,7 +198,7 @@ def test_where_nothing_tells_one_file_from_another_none_is_continued(server, tmp
 def test_a_file_that_became_shorter_is_fetched_anew(server, tmp_path):
     server.tag = ""
     server.cut_at = [120_000, 120_000, 120_000]
-    with pytest.raises(WeightsError):
+    with pytest.raises(DownloadError):
         fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", SHA256, patience=QUICK)
     server.content = CONTENT[:1000]
     digest = hashlib.sha256(CONTENT[:1000]).hexdigest()
@@ -215,7 +215,7 @@ def test_a_part_that_was_not_asked_for_is_not_taken(server, tmp_path):
 
 def test_what_is_whole_and_only_lacks_its_name_is_not_fetched_again(server, tmp_path):
     server.cut_at = [120_000, 120_000, 120_000]
-    with pytest.raises(WeightsError):
+    with pytest.raises(DownloadError):
         fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", SHA256, patience=QUICK)
     (tmp_path / ".model.pt.partial").write_bytes(CONTENT)  # as if stopped just before it was renamed
     server.asked.clear()
@@ -239,7 +239,7 @@ def test_a_redirection_from_an_encrypted_connection_to_an_open_one_is_refused(se
         context.load_cert_chain(certificate, key)
         secure.socket = context.wrap_socket(secure.socket, server_side=True)
         threading.Thread(target=secure.serve_forever, args=(0.01,), daemon=True).start()
-        with pytest.raises(WeightsError, match="or to where it is not encrypted"):
+        with pytest.raises(DownloadError, match="or to where it is not encrypted"):
             fetch_file(f"https://127.0.0.1:{secure.server_port}/moved", tmp_path / "model.pt", patience=QUICK)
         secure.shutdown()
     assert [asked[0] for asked in secure.asked] == ["/moved"]
@@ -259,14 +259,14 @@ def test_a_server_that_says_no_length_is_believed_only_with_a_hash(server, tmp_p
     fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", SHA256, patience=QUICK)
     assert (tmp_path / "model.pt").read_bytes() == CONTENT
     server.cut_at = [1000]
-    with pytest.raises(WeightsError, match="SHA-256 of what came"):
+    with pytest.raises(DownloadError, match="SHA-256 of what came"):
         fetch_file(f"{server.address}/model.pt", tmp_path / "other.pt", SHA256, patience=QUICK)
     assert visible(tmp_path) == ["model.pt"]
 
 
 def test_a_wrong_hash_leaves_nothing(server, tmp_path):
     expected = f"SHA-256 of what came is {SHA256}, expected {'0' * 64}; nothing was kept"
-    with pytest.raises(WeightsError, match=expected):
+    with pytest.raises(DownloadError, match=expected):
         fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", "0" * 64, patience=QUICK)
     assert visible(tmp_path) == []
     assert hidden(tmp_path) == [".model.pt.lock"]
@@ -274,12 +274,12 @@ def test_a_wrong_hash_leaves_nothing(server, tmp_path):
 
 def test_the_first_digits_of_a_hash_are_checked(server, tmp_path):
     fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", SHA256[:8], patience=QUICK)
-    with pytest.raises(WeightsError, match="expected 00000000"):
+    with pytest.raises(DownloadError, match="expected 00000000"):
         fetch_file(f"{server.address}/model.pt", tmp_path / "other.pt", "00000000", patience=QUICK)
 
 
 def test_a_wrong_size_is_refused_before_anything_is_fetched(server, tmp_path):
-    with pytest.raises(WeightsError, match=f"the server has {len(CONTENT)} bytes, expected 7"):
+    with pytest.raises(DownloadError, match=f"the server has {len(CONTENT)} bytes, expected 7"):
         fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", size_bytes=7, patience=QUICK)
     assert visible(tmp_path) == []
 
@@ -288,7 +288,7 @@ def test_a_busy_server_is_asked_again(server, tmp_path):
     server.busy = 2
     fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", SHA256, patience=QUICK)
     server.busy = 3
-    with pytest.raises(WeightsError, match="the server answers 503 Service Unavailable, 3 times"):
+    with pytest.raises(DownloadError, match="the server answers 503 Service Unavailable, 3 times"):
         fetch_file(f"{server.address}/model.pt", tmp_path / "other.pt", SHA256, patience=QUICK)
 
 
@@ -296,7 +296,7 @@ def test_a_busy_server_is_asked_again(server, tmp_path):
     ("path", "message"), [("missing.pt", r"not on the server \(404\)"), ("loop", "redirected in circles")]
 )
 def test_what_another_try_does_not_mend_is_told_at_once(server, tmp_path, path, message):
-    with pytest.raises(WeightsError, match=message):
+    with pytest.raises(DownloadError, match=message):
         fetch_file(f"{server.address}/{path}", tmp_path / "model.pt", patience=QUICK)
     assert len(server.asked) <= 6
     assert visible(tmp_path) == []
@@ -313,13 +313,13 @@ def test_a_server_that_stalls_is_left(server, tmp_path):
     server.cut_at, server.stall_s = [100_000], 0.6
     begin = time.monotonic()
     patience = Patience(timeout_s=0.1, tries=1, pause_s=0)
-    with pytest.raises(WeightsError, match=r"timed out, 1 times, at byte 100000"):
+    with pytest.raises(DownloadError, match=r"timed out, 1 times, at byte 100000"):
         fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", patience=patience)
     assert time.monotonic() - begin < 0.5
 
 
 def test_where_nobody_listens_the_error_says_so(server, tmp_path):
-    with pytest.raises(WeightsError, match="Connection refused, 3 times"):
+    with pytest.raises(DownloadError, match="Connection refused, 3 times"):
         fetch_file("http://127.0.0.1:1/model.pt", tmp_path / "model.pt", patience=QUICK)
 
 
@@ -330,16 +330,35 @@ def test_offline_what_is_there_is_taken_and_what_is_missing_is_named(server, tmp
     assert is_offline()
     assert fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt").read_bytes() == CONTENT
     with pytest.raises(
-        WeightsError, match=rf"other.pt: not there, and offline .*; put {server.address}/model.pt there"
+        DownloadError, match=rf"other.pt: not there, and offline .*; put {server.address}/model.pt there"
     ):
         fetch_file(f"{server.address}/model.pt", tmp_path / "other.pt")
     assert len(server.asked) == 1
 
 
+def test_asking_gives_the_first_bytes_and_the_headers_or_nothing(server, monkeypatch):
+    content, headers = ask(f"{server.address}/moved.pt", 10, QUICK)
+    assert content == CONTENT[:10]
+    assert (headers["Content-Length"], headers["ETag"]) == ("300000", '"first"')
+    assert ask(f"{server.address}/missing.pt", 10, QUICK) is None
+    server.busy = 2
+    assert ask(f"{server.address}/model.pt", patience=QUICK)[0] == b""
+    server.cut_at = [5]
+    assert ask(f"{server.address}/model.pt", 10, QUICK)[0] == CONTENT[:10]
+    server.busy = 3
+    with pytest.raises(DownloadError, match=r"answers 503 Service Unavailable, 3 times; check the address"):
+        ask(f"{server.address}/model.pt", patience=QUICK)
+    with pytest.raises(DownloadError, match=r"Connection refused, 3 times"):
+        ask("http://127.0.0.1:1/model.pt", patience=QUICK)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(DownloadError, match=r"offline \(WORDSIGHT_OFFLINE"):
+        ask(f"{server.address}/model.pt", patience=QUICK)
+
+
 FETCH = """
 import sys
 from pathlib import Path
-from wordsight.weights.download import Patience, fetch_file
+from wordsight.web import Patience, fetch_file
 url, path, sha256 = sys.argv[1:]
 print("ready", flush=True)
 sys.stdin.readline()
@@ -418,22 +437,3 @@ def test_a_place_that_is_a_file_is_refused(server, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match="cannot be written"):
         fetch_file(f"{server.address}/model.pt", tmp_path / "file" / "model.pt", patience=QUICK)
-
-
-def test_a_mirror_takes_the_place_of_the_server():
-    url = "https://example.org/clip/models/RN50.pt?x=1"
-    assert mirrored(url, "http://127.0.0.1:8000") == "http://127.0.0.1:8000/clip/models/RN50.pt?x=1"
-    assert mirrored(url, "https://a.org/deep/") == "https://a.org/deep/clip/models/RN50.pt?x=1"
-    with pytest.raises(WeightsError, match=r"mirror 'a\.org' is not an address"):
-        mirrored(url, "a.org")
-
-
-def test_the_cache_is_where_the_environment_says_when_it_is_asked(monkeypatch, tmp_path):
-    monkeypatch.delenv("WORDSIGHT_CACHE", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert weights_cache() == tmp_path / ".cache" / "wordsight" / "weights"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    assert weights_cache() == tmp_path / "caches" / "wordsight" / "weights"
-    monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path / "own"))
-    assert weights_cache() == tmp_path / "own"
