@@ -53,6 +53,7 @@ def load(
 
     Raises:
         WeightsError: there is no such model, or its files are broken.
+        DownloadError: it is published, and cannot be had.
         ConfigError: there is no such device or runtime, `int8` is not for this model or processor, or `half` for ONNX.
         MissingExtraError: `onnx` or `int8` without their packages.
     """
