@@ -115,16 +115,16 @@ class Sides:
         return folder
 
 
-def random_clip() -> ws.DualEncoder:
-    """First weights as published, gains and biases moved too."""
+def random_clip(name: str = NAME) -> ws.DualEncoder:
+    """First weights as published, gains, biases and statistics moved too."""
     generator = torch.Generator().manual_seed(0)
-    model = build(PUBLISHED[NAME], generator).eval()
+    model = build(PUBLISHED[name], generator).eval()
     with torch.no_grad():
         for tensor in model.state_dict().values():
             if tensor.ndim == 1:
                 tensor.add_(torch.randn(tensor.shape, generator=generator) / 20)
     preprocessing, tokenizer = Preprocessing(size_px=224), TokenizerConfig(context_length=77)
-    return ws.DualEncoder(model, Card(NAME, model=model.config, preprocessing=preprocessing, tokenizer=tokenizer))
+    return ws.DualEncoder(model, Card(name, model=model.config, preprocessing=preprocessing, tokenizer=tokenizer))
 
 
 def prompts(count: int, tokens: range, seed: int = 7) -> list[str]:
@@ -280,6 +280,28 @@ def pictures(sides: Sides) -> list[Row]:
         ]
         row = f"{what}: auto, the best peer ({best}), the two in turn"
         rows.append(Row.compare(row, count / close["auto"], count / close[best], 0.97))
+    return rows
+
+
+@torch.inference_mode()
+def resnet(_: Sides) -> list[Row]:
+    """The published ResNet-50 on torch, one picture and sixteen."""
+    with torch.inference_mode(False):  # parameters made in it would not say when they change
+        clip, peer = random_clip("RN50"), open_clip().create_model("RN50-quickgelu", pretrained=None)
+    peer.load_state_dict(clip.model.state_dict(), strict=False)  # without the counts of batches
+    peer.eval()
+    rows = []
+    for count in (1, 16):
+        squares = np.random.default_rng(1).integers(0, 256, (count, 224, 224, 3), dtype=np.uint8)
+        pixels = torch.from_numpy(normalise(squares, clip.card.preprocessing))
+        runs: dict[str, Side] = {
+            "torch": lambda squares=squares: clip.runtime.encode_squares(squares),
+            "open_clip": lambda pixels=pixels: peer.encode_image(pixels),
+        }
+        assert largest_difference(runs["torch"](), runs["open_clip"]()) < 1e-5
+        rates = {name: count / seconds for name, seconds in race(runs, 3 * ROUNDS).items()}
+        what = f"RN50, {count} pictures, pixels ready (pictures/s): torch, open_clip"
+        rows.append(Row.compare(what, rates["torch"], rates["open_clip"]))
     return rows
 
 
@@ -459,7 +481,18 @@ def processes(sides: Sides) -> list[Row]:
 
 PARTS = {
     part.__name__: part
-    for part in (texts, classifier, classifier_memory, pictures, neighbours, jpeg, folders, processes, scaled_vectors)
+    for part in (
+        texts,
+        classifier,
+        classifier_memory,
+        pictures,
+        resnet,
+        neighbours,
+        jpeg,
+        folders,
+        processes,
+        scaled_vectors,
+    )
 }
 
 

@@ -2,44 +2,50 @@
 
 torch hands a weight to the matrix product as it is, and the product arranges it anew in each call; for the fifty tokens
 of one picture that is a third of the time. Here it is arranged once, by the operators that torch's own compiler uses.
-Patches go through such a product too: their convolution neither overlaps nor pads. The arranged weights take as
-much memory again as those they were made from, which stay as they are.
+Patches go through such a product too: their convolution neither overlaps nor pads. Other convolutions are arranged with
+the batch normalisation after them inside. The arranged weights take as much memory again as those they were made from,
+which stay as they are.
 """
 
 import copy
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from wordsight.model import CLIP
 from wordsight.model.siglip import SigLIPVisionTransformer
 from wordsight.model.transformer import QUICK_GELU_SLOPE, Attention, Block, Perceptron, Transformer
 from wordsight.model.vit import VisionTransformer
 
+M = TypeVar("M", bound=nn.Module)
+
 _FUSED = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "quick_gelu": ("swish", "")}
 
 
 def can_pack(model: CLIP) -> bool:
-    """Whether there is something to gain: float32 transformers, on a CPU for which torch has oneDNN."""
+    """Whether there is something to gain: float32, on a CPU for which torch has oneDNN."""
     first = next(model.parameters())
     return (
         first.device.type == "cpu"
         and first.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
     )
 
 
 @torch.no_grad()
 def pack_images(model: CLIP) -> CLIP:
     """The same model with arranged weights in its image tower; what is not arranged it shares with the one given."""
-    visual, parts = model.visual, dict[str, nn.Module]()
+    visual, parts = _convolutions(model.visual), dict[str, nn.Module]()
     if isinstance(visual, VisionTransformer | SigLIPVisionTransformer):
         is_read = isinstance(visual, VisionTransformer) and visual.config.pool == "class_token"
         parts["transformer"] = _transformer(visual.transformer, is_read)
-        if isinstance(visual.conv1, nn.Conv2d):
-            parts["conv1"] = PackedPatches(visual.conv1)
+        if isinstance(model.visual.conv1, nn.Conv2d):
+            parts["conv1"] = PackedPatches(model.visual.conv1)
     return _with(model, visual=_with(visual, **parts))
 
 
@@ -50,11 +56,11 @@ def pack_texts(model: CLIP) -> CLIP:
 
 
 def state_of(model: nn.Module) -> tuple[tuple[int, int], ...] | None:
-    """What changes when a parameter does: where it lies, and how often it was written; None where that is not kept."""
-    parameters = list(model.parameters())
-    if any(one.is_inference() for one in parameters):
+    """What changes when a weight or a statistic does: where it lies, how often it was written; None if not kept."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(one.is_inference() for one in tensors):
         return None
-    return tuple((one.data_ptr(), one._version) for one in parameters)
+    return tuple((one.data_ptr(), one._version) for one in tensors)
 
 
 class PackedLinear(nn.Module):
@@ -86,6 +92,36 @@ class PackedPatches(nn.Module):
         rows, columns = height // size, width // size
         patches = pixels.view(n, channels, rows, size, columns, size).permute(0, 2, 4, 1, 3, 5)
         return self.linear(patches.reshape(n * rows * columns, -1)).view(n, rows, columns, -1).permute(0, 3, 1, 2)
+
+
+class PackedConvolution(nn.Module):
+    """A convolution, and the batch normalisation after it if there is one, in evaluation.
+
+    oneDNN wants weights in another order for another number or size of pictures; those of the last call are kept.
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> None:
+        super().__init__()
+        self.made_of = (conv, norm)  # a tuple, so that they are no parts of this module
+        self.shape: tuple[Any, ...] = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
+        self.arranged: tuple[torch.Size, Tensor, Tensor | None] | None = None
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, D, H / stride, W / stride)."""
+        if (arranged := self.arranged) is None or arranged[0] != x_NCHW.shape:
+            arranged = self.arranged = (x_NCHW.shape, *self._arrange(list(x_NCHW.shape)))
+        _, weight, bias = arranged
+        return torch.ops.mkldnn._convolution_pointwise(x_NCHW, weight, bias, *self.shape, "none", [], "")
+
+    def _arrange(self, size: list[int]) -> tuple[Tensor, Tensor | None]:
+        conv, norm = self.made_of
+        weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
+        if norm is not None:
+            statistics = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+            folded = fuse_conv_bn_weights(weight, bias, *statistics, norm.eps, norm.weight, norm.bias)
+            weight, bias = (part.detach() for part in folded)
+        weight = weight.contiguous(memory_format=torch.channels_last)
+        return torch.ops.mkldnn._reorder_convolution_weight(weight, *self.shape, size), bias
 
 
 class PackedAttention(Attention):
@@ -129,6 +165,21 @@ class PackedPerceptron(nn.Module):
         return self.c_proj(self.c_fc(x))
 
 
+def _convolutions(module: M) -> M:
+    """A module whose convolutions are arranged, at any depth, each with the batch normalisation that is next to it."""
+    parts: dict[str, nn.Module] = {}
+    children = [*module.named_children(), ("", None)]
+    for (name, child), (after, norm) in pairwise(children):
+        followed_by = norm if isinstance(norm, nn.BatchNorm2d) else None
+        if isinstance(child, nn.Conv2d):
+            parts[name] = PackedConvolution(child, followed_by)
+            if followed_by is not None:
+                parts[after] = nn.Identity()
+        elif child is not None and name not in parts:
+            parts[name] = _convolutions(child)
+    return _with(module, **parts)
+
+
 def _transformer(transformer: Transformer, is_read: bool) -> Transformer:
     blocks = transformer.blocks()
     return _with(
@@ -139,9 +190,6 @@ def _transformer(transformer: Transformer, is_read: bool) -> Transformer:
 
 def _block(block: Block, is_read: bool) -> Block:
     return _with(block, attn=PackedAttention(block.attn, is_read), mlp=PackedPerceptron(block.mlp))
-
-
-M = TypeVar("M", bound=nn.Module)
 
 
 def _with(module: M, **parts: nn.Module) -> M:
