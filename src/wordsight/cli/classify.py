@@ -37,7 +37,7 @@ def classify(
         bool, typer.Option("--none-of-these", help="Say so where general words fit as well as the labels.")
     ] = False,
     temperature: Annotated[
-        str, typer.Option(help="By the model, or by what it knows of the labels: less sure of what it never learned.")
+        str, typer.Option(help="model: as it was trained; labels: less sure of words that it never learned.")
     ] = "model",
     calibrate: Annotated[
         Path | None,
