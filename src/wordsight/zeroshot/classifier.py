@@ -80,7 +80,8 @@ class Labels:
         none_of_these: whether the answer may be `NONE`: where the labels fit the picture, on average, less than
             `LEAST_LIFT` times as well as general words do.
         temperature: `labels` for one over the labels' `reliability`, found without any picture: a model is as sure of
-            words that it never learned as of others, and this takes it back.
+            words that it never learned as of others, and this takes it back. For models that have learned sentences;
+            one that learned single words becomes less sure than it could be.
 
     Attributes:
         names: the K labels, as they are shown.
