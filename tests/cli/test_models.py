@@ -1,16 +1,15 @@
 import hashlib
-import http.server
 import json
 import os
 import pty
 import subprocess
 import sys
-import threading
 import time
 import tomllib
 from typing import ClassVar
 
 import pytest
+from tests.serving import LoopbackServer, QuietHandler, serving
 
 from wordsight.cli import main
 from wordsight.config import plain
@@ -80,30 +79,24 @@ def test_what_was_fetched_is_printed_as_a_place(capsys, monkeypatch, tmp_path):
     assert json.loads(capsys.readouterr().out) == {"name": card.name, "path": str(path)}
 
 
-class Mirror(http.server.BaseHTTPRequestHandler):
+class Mirror(QuietHandler):
     """Has something at every path, which is not what the cards know."""
 
     asked: ClassVar[list[str]] = []
 
-    def do_GET(self) -> None:
+    def respond(self) -> None:
         self.asked.append(self.path)
         self.send_response(200)
         self.send_header("Content-Length", "9")
         self.end_headers()
         self.wfile.write(b"something")
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 def test_a_mirror_is_asked_for_the_same_path_and_not_believed(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path))
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    with http.server.HTTPServer(("127.0.0.1", 0), Mirror) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        mirror = f"http://127.0.0.1:{server.server_port}"
-        assert main(["models", "ViT-B-16/laion400m_e32", "--fetch", "--mirror", mirror]) == 2
-        server.shutdown()
+    with serving(LoopbackServer(("127.0.0.1", 0), Mirror)) as server:
+        assert main(["models", "ViT-B-16/laion400m_e32", "--fetch", "--mirror", server.address]) == 2
     card = published_card("laion/ViT-B-16-laion400m_e32")
     assert [f"https://github.com{path}" for path in Mirror.asked] == [card.address]
     digest = hashlib.sha256(b"something").hexdigest()

@@ -1,7 +1,6 @@
 """Downloads from a web server on loopback that can be slow, break off, lie about its files and know no ranges."""
 
 import hashlib
-import http.server
 import os
 import random
 import shutil
@@ -9,25 +8,24 @@ import signal
 import ssl
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.serving import LoopbackServer, QuietHandler, serving
 
 from wordsight.errors import DownloadError, OutputError
-from wordsight.web import Patience, ask, fetch_file, is_offline
+from wordsight.web import Patience, ask, fetch_file
 
 CONTENT = random.Random(1).randbytes(300_000)  # no two places look alike
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 QUICK = Patience(timeout_s=5, tries=3, pause_s=0.001)
 
 
-class Server(http.server.ThreadingHTTPServer):
+class Server(LoopbackServer):
     """Serves one content at every path but a few; what it does wrong is set by the tests."""
 
-    daemon_threads = True
     content = CONTENT
     tag = '"first"'
     cut_at: list[int]
@@ -41,15 +39,11 @@ class Server(http.server.ThreadingHTTPServer):
     sent: int
     asked: list[tuple[str, str, str]]
 
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
 
-
-class Handler(http.server.BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     server: Server
 
-    def do_GET(self) -> None:
+    def respond(self) -> None:
         server = self.server
         server.asked.append((self.path, self.headers.get("Range", ""), self.headers.get("If-Range", "")))
         if self.path == "/missing.pt":
@@ -102,22 +96,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         except OSError:  # the client has seen enough
             pass
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    for name in ("HF_HUB_OFFLINE", "WORDSIGHT_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    found = Server(("127.0.0.1", 0), Handler)
-    found.cut_at, found.asked, found.sent = [], [], 0
-    thread = threading.Thread(target=found.serve_forever, args=(0.01,))
-    thread.start()
-    yield found
-    found.shutdown()
-    thread.join()
-    found.server_close()
+def server() -> Iterator[Server]:
+    with serving(Server(("127.0.0.1", 0), Handler)) as found:
+        found.cut_at, found.asked, found.sent = [], [], 0
+        yield found
 
 
 def visible(folder: Path) -> list[str]:
@@ -233,15 +217,13 @@ def test_a_redirection_from_an_encrypted_connection_to_an_open_one_is_refused(se
     subprocess.run([*command, "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     server.moved_to = f"{server.address}/model.pt"
-    with Server(("127.0.0.1", 0), Handler) as secure:
-        secure.asked, secure.moved_to = [], server.moved_to
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key)
-        secure.socket = context.wrap_socket(secure.socket, server_side=True)
-        threading.Thread(target=secure.serve_forever, args=(0.01,), daemon=True).start()
-        with pytest.raises(DownloadError, match="or to where it is not encrypted"):
-            fetch_file(f"https://127.0.0.1:{secure.server_port}/moved", tmp_path / "model.pt", patience=QUICK)
-        secure.shutdown()
+    secure = Server(("127.0.0.1", 0), Handler)
+    secure.asked, secure.moved_to = [], server.moved_to
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    secure.socket = context.wrap_socket(secure.socket, server_side=True)
+    with serving(secure), pytest.raises(DownloadError, match="or to where it is not encrypted"):
+        fetch_file(f"https://127.0.0.1:{secure.server_port}/moved", tmp_path / "model.pt", patience=QUICK)
     assert [asked[0] for asked in secure.asked] == ["/moved"]
     assert server.asked == []
 
@@ -323,20 +305,7 @@ def test_where_nobody_listens_the_error_says_so(server, tmp_path):
         fetch_file("http://127.0.0.1:1/model.pt", tmp_path / "model.pt", patience=QUICK)
 
 
-@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "WORDSIGHT_OFFLINE"])
-def test_offline_what_is_there_is_taken_and_what_is_missing_is_named(server, tmp_path, monkeypatch, name):
-    fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt", patience=QUICK)
-    monkeypatch.setenv(name, "1")
-    assert is_offline()
-    assert fetch_file(f"{server.address}/model.pt", tmp_path / "model.pt").read_bytes() == CONTENT
-    with pytest.raises(
-        DownloadError, match=rf"other.pt: not there, and offline .*; put {server.address}/model.pt there"
-    ):
-        fetch_file(f"{server.address}/model.pt", tmp_path / "other.pt")
-    assert len(server.asked) == 1
-
-
-def test_asking_gives_the_first_bytes_and_the_headers_or_nothing(server, monkeypatch):
+def test_asking_gives_the_first_bytes_and_the_headers_or_nothing(server):
     content, headers = ask(f"{server.address}/moved.pt", 10, QUICK)
     assert content == CONTENT[:10]
     assert (headers["Content-Length"], headers["ETag"]) == ("300000", '"first"')
@@ -350,9 +319,6 @@ def test_asking_gives_the_first_bytes_and_the_headers_or_nothing(server, monkeyp
         ask(f"{server.address}/model.pt", patience=QUICK)
     with pytest.raises(DownloadError, match=r"Connection refused, 3 times"):
         ask("http://127.0.0.1:1/model.pt", patience=QUICK)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(DownloadError, match=r"offline \(WORDSIGHT_OFFLINE"):
-        ask(f"{server.address}/model.pt", patience=QUICK)
 
 
 FETCH = """

@@ -1,14 +1,13 @@
 """Repositories from a server on loopback that speaks what huggingface_hub asks of the hub."""
 
 import hashlib
-import http.server
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from tests.serving import LoopbackServer, QuietHandler, serving
 
 from wordsight.errors import DownloadError
 from wordsight.files import sha256_file
@@ -44,30 +43,19 @@ def identity(name: str, content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-class Hub(http.server.ThreadingHTTPServer):
+class Hub(LoopbackServer):
     """One repository; `spoilt` says what is sent in place of a file, `status` what is answered in place of all."""
 
-    daemon_threads = True
     files: dict[str, bytes]
     spoilt: dict[str, bytes]
     status: tuple[int, str] | None = None
     asked: list[str]
 
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
 
-
-class Handler(http.server.BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     server: Hub
 
-    def do_HEAD(self) -> None:
-        self.answer(is_head=True)
-
-    def do_GET(self) -> None:
-        self.answer(is_head=False)
-
-    def answer(self, is_head: bool) -> None:
+    def respond(self) -> None:
         hub, path = self.server, self.path.partition("?")[0]
         hub.asked.append(f"{self.command} {path}")
         if hub.status:
@@ -106,9 +94,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(content)
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
@@ -122,12 +107,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    thread = threading.Thread(target=found.serve_forever, args=(0.01,))
-    thread.start()
-    yield found
-    found.shutdown()
-    thread.join()
-    found.server_close()
+    with serving(found):
+        yield found
 
 
 def names(folder: Path) -> list[str]:

@@ -197,14 +197,17 @@ def test_a_file_with_another_name_and_a_name_given_twice_are_refused(tmp_path):
         read_cards(tmp_path)
 
 
-def test_a_name_becomes_the_file_in_the_cache(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "WORDSIGHT_OFFLINE"])
+def test_a_name_becomes_the_file_in_the_cache_offline_too(tmp_path, monkeypatch, name):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path))
     path = cached_file(GOOD)
     assert path == tmp_path / "laion-ViT-B-16-laion400m_e32" / "vit_b_16-laion400m_e32-55e67d44.pt"
     path.parent.mkdir()
     path.write_bytes(b"weights")
     assert resolve("ViT-B-16/laion400m_e32") == path
-    monkeypatch.setenv("WORDSIGHT_OFFLINE", "1")
+    monkeypatch.setenv(name, "1")
+    assert resolve("ViT-B-16/laion400m_e32") == path
     with pytest.raises(DownloadError, match=r"RN50.pt: not there, and offline .*; put https://openaipublic"):
         resolve("RN50")
 

@@ -30,9 +30,7 @@ def classify(
     templates: Annotated[
         str, typer.Option(help="A set (plain, photo, photos, drawings, imagenet, food101 ...), or a text with {}.")
     ] = "photo",
-    multi_label: Annotated[
-        bool, typer.Option("--multi-label", help="Each label by itself; those above 0.5 are shown.")
-    ] = False,
+    multi_label: Annotated[bool, typer.Option("--multi-label", help="Each label by itself; shown above 0.5.")] = False,
     none_of_these: Annotated[
         bool, typer.Option("--none-of-these", help="Say so where general words fit as well as the labels.")
     ] = False,
@@ -60,7 +58,7 @@ def classify(
     Example:
       wordsight classify photos/ --labels cat,dog,bird --model runs/first
     """
-    from wordsight.cli.classify_calibration import sure_as
+    from wordsight.cli.classify_calibration import calibrated
     from wordsight.cli.classify_lines import printer_of
     from wordsight.cli.terminal import open_model
     from wordsight.zeroshot import Labels, read_labels, resolve_templates
@@ -68,7 +66,8 @@ def classify(
     names, texts = read_labels(labels), resolve_templates(templates)
     total = _checked(pictures, why, temperature, calibrate)
     clip = open_model(model, mirror, runtime)
-    classifier = sure_as(Labels(clip, names, texts, True, multi_label, none_of_these, temperature), calibrate)
+    readings = {"multi_label": multi_label, "none_of_these": none_of_these}
+    classifier = calibrated(Labels(clip, names, texts, **readings, temperature=temperature), calibrate)
     printer = printer_of(len(classifier.names) if as_json and multi_label else top, as_json)
     _show(classifier, pictures, total, printer, _page(classifier, model, why))
 

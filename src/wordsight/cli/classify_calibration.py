@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from wordsight.zeroshot import Labels
 
 
-def sure_as(classifier: "Labels", calibrate: Path | None) -> "Labels":
-    """The classifier, calibrated where it is asked for; a temperature that the labels gave is told."""
+def calibrated(classifier: "Labels", source: Path | None) -> "Labels":
+    """The classifier, calibrated where there is a source to; a temperature that the labels gave is told."""
     found = classifier.calibration.temperature
     if found != 1:
         typer.echo(f"temperature {found:.2f}: {1 / found:.0%} of what tells the labels apart is not spelling", err=True)
-    return classifier if calibrate is None else _calibrated(classifier, calibrate)
+    return classifier if source is None else _by_pictures(classifier, source)
 
 
-def _calibrated(classifier: "Labels", source: Path) -> "Labels":
+def _by_pictures(classifier: "Labels", source: Path) -> "Labels":
     """A classifier calibrated on labelled pictures of any form that `wordsight shards` reads; broken ones are told."""
     from wordsight.cli.terminal import printable
     from wordsight.data import open_source

@@ -139,6 +139,7 @@ class _Choice:
         self._used: Counter[str] = Counter()
 
     def keyed(self, records: Iterable[Record]) -> Iterator[tuple[str, Record]]:
+        """The records that are wanted, each with a key that no other has."""
         only, exclude = self._options.only, self._options.exclude
         for record in records:
             plain = key_of(record.file)

@@ -15,7 +15,7 @@ import msgspec
 from wordsight.data.index import cache_folder
 from wordsight.data.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, ManifestShard, parse_manifest
 from wordsight.errors import DownloadError
-from wordsight.files import as_output_error, make_folder
+from wordsight.files import as_output_error
 from wordsight.web import Patience, ask, fetch_file
 
 
@@ -52,7 +52,7 @@ class RemoteCache:
         """The `manifest.json` in a remote folder, or None where there is none of ours.
 
         Raises:
-            DownloadError: offline, or the server cannot be reached.
+            DownloadError: the server cannot be reached.
         """
         if address not in self._manifests:
             found = ask(f"{address}/{MANIFEST_NAME}", MAX_MANIFEST_BYTES, self.settings.patience)
@@ -73,7 +73,6 @@ class RemoteCache:
             return path
         with self._fetch_lock:
             if not path.exists():
-                make_folder(self.folder)
                 self._make_room(told.bytes if told else 0)
                 fetch_file(
                     address,

@@ -129,6 +129,7 @@ class _Bar:
             self._progress.start()
 
     def show(self, row: Mapping[str, float]) -> None:
+        """Show a row of the log: on a terminal beside the bar, elsewhere as a line now and then."""
         step = int(row["step"])
         text = (
             f"step {step}/{self._steps}  loss {row['loss']:.3f}  {row['pairs_per_s']:.0f} pairs/s  "

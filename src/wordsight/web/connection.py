@@ -1,12 +1,11 @@
-"""One connection to a web server: what is a fault of the moment, what is final, and when not to connect at all.
+"""One connection to a web server: what is a fault of the moment, and what is final.
 
 The standard library is enough: what huggingface_hub speaks HTTP with has changed three times in the versions that we
-work with. The environment is read when a function is called.
+work with.
 """
 
 import contextlib
 import http.client
-import os
 import time
 import urllib.error
 import urllib.request
@@ -16,9 +15,6 @@ from typing import IO, Any
 
 from wordsight.config import Config
 from wordsight.errors import DownloadError
-
-OFFLINE = "(WORDSIGHT_OFFLINE or HF_HUB_OFFLINE is set)"
-"""Which words of the environment keep us from the network."""
 
 _MAX_REDIRECTS = 5
 _BROKEN_CONNECTION = (OSError, http.client.HTTPException)
@@ -54,22 +50,12 @@ class OutOfRangeError(DownloadError):
     """The server has less than was had of it before."""
 
 
-def is_offline() -> bool:
-    """Whether `WORDSIGHT_OFFLINE` or `HF_HUB_OFFLINE` says that the network is not to be used."""
-    return any(
-        os.environ.get(name, "").strip().casefold() in ("1", "on", "yes", "true")
-        for name in ("WORDSIGHT_OFFLINE", "HF_HUB_OFFLINE")
-    )
-
-
 def ask(url: str, max_bytes: int = 0, patience: Patience | None = None) -> tuple[bytes, Message] | None:
     """The first bytes of what lies at an address, and its headers; None where nothing does.
 
     Raises:
-        DownloadError: offline, or not to be had.
+        DownloadError: not to be had.
     """
-    if is_offline():
-        raise DownloadError(f"{url}: offline {OFFLINE}; unset it")
     patience = patience or Patience()
     failures = 0
     while True:

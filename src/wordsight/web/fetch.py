@@ -18,7 +18,7 @@ import msgspec
 from wordsight.config import Config
 from wordsight.errors import DownloadError, OutputError
 from wordsight.files import as_output_error, lock, make_folder, sha256_file, sync_folder, write_whole
-from wordsight.web.connection import OFFLINE, AgainError, OutOfRangeError, Patience, is_offline, opened
+from wordsight.web.connection import AgainError, OutOfRangeError, Patience, opened
 
 Progress = Callable[[int, int | None], None]
 """Is told how many bytes are there, and of how many; None where the server does not say."""
@@ -54,21 +54,20 @@ def fetch_file(
         max_bytes: a longer file is refused.
 
     Raises:
-        DownloadError: offline, not to be had, or not the file that was expected.
+        DownloadError: not to be had, or not the file that was expected.
         OutputError: the place cannot be written, or the disk is full.
     """
-    if _is_there(destination, size_bytes):
+    if is_there(destination, size_bytes):
         return destination
-    if is_offline():
-        raise DownloadError(f"{destination}: not there, and offline {OFFLINE}; put {url} there, or unset it")
     make_folder(destination.parent)
     with _waiting_lock(destination.with_name(f".{destination.name}.lock")):
-        if not _is_there(destination, size_bytes):
+        if not is_there(destination, size_bytes):
             _Fetch(url, destination, sha256, size_bytes, patience or Patience(), progress, max_bytes).run()
     return destination
 
 
-def _is_there(path: Path, size_bytes: int | None) -> bool:
+def is_there(path: Path, size_bytes: int | None) -> bool:
+    """Whether a file has been fetched; one of another size than is known has not."""
     return path.is_file() and size_bytes in (None, path.stat().st_size)
 
 
@@ -116,7 +115,7 @@ class _Fetch:
             fault = self._fault()
         if fault:
             self._forget()
-            raise DownloadError(f"{self.url}: {fault}; nothing was kept: try again, or from another server")
+            raise DownloadError(f"{self.url}: {fault}; nothing was kept: try again")
         self._settle()
 
     def _fetch_patiently(self) -> None:
@@ -198,9 +197,7 @@ class _Fetch:
             return
         if self.size_bytes not in (None, total):
             self._forget()
-            raise DownloadError(
-                f"{self.url}: the server has {total} bytes, expected {self.size_bytes}; try again, or from another one"
-            )
+            raise DownloadError(f"{self.url}: the server has {total} bytes, expected {self.size_bytes}; try again")
         if total > self.max_bytes:
             raise DownloadError(f"{self.url}: {total:,} bytes, more than {self.max_bytes:,}; not what is meant")
 

@@ -1,4 +1,4 @@
-"""Where downloaded weights lie, and what is made of them. The environment is read when a function is called."""
+"""Where downloaded weights lie, and whether to download any. The environment is read when a function is called."""
 
 import os
 from pathlib import Path
@@ -10,3 +10,11 @@ def weights_cache() -> Path:
         return Path(told).expanduser()
     caches = os.environ.get("XDG_CACHE_HOME")
     return (Path(caches) if caches else Path.home() / ".cache") / "wordsight" / "weights"
+
+
+def is_offline() -> bool:
+    """Whether `WORDSIGHT_OFFLINE` or `HF_HUB_OFFLINE` says that the network is not to be used."""
+    return any(
+        os.environ.get(name, "").strip().casefold() in ("1", "on", "yes", "true")
+        for name in ("WORDSIGHT_OFFLINE", "HF_HUB_OFFLINE")
+    )

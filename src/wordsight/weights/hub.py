@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from wordsight.errors import DownloadError, OutputError
-from wordsight.web import is_offline
-from wordsight.weights.cache import weights_cache
+from wordsight.weights.cache import is_offline, weights_cache
 from wordsight.weights.digests import remembered_sha256
 
 _TIMEOUT_S = 30

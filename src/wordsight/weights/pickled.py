@@ -107,6 +107,11 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self, pickle: bytes) -> Any:
+        """What a pickle describes.
+
+        Raises:
+            WeightsError: an instruction or a name that is not known, or too many of them.
+        """
         for number, (instruction, argument) in enumerate(self._instructions(pickle)):
             if number == MAX_INSTRUCTIONS:
                 raise WeightsError(

@@ -4,8 +4,8 @@ import urllib.parse
 from pathlib import Path
 
 from wordsight.errors import ConfigError, DownloadError
-from wordsight.web import Progress, fetch_file
-from wordsight.weights.cache import weights_cache
+from wordsight.web import Progress, fetch_file, is_there
+from wordsight.weights.cache import is_offline, weights_cache
 from wordsight.weights.digests import remembered_sha256
 from wordsight.weights.published import PublishedCard, card_of_sha256, published_card
 
@@ -33,10 +33,15 @@ def resolve(name: str, mirror: str | None = None, progress: Progress | None = No
     if card.repository:
         return _fetch_repository(card.repository, None, mirror)
     url = mirrored(card.address, mirror) if mirror else card.address
+    path = cached_file(card)
+    if is_offline() and not is_there(path, card.size_bytes):
+        raise DownloadError(
+            f"{path}: not there, and offline (WORDSIGHT_OFFLINE or HF_HUB_OFFLINE is set); put {url} there, or unset it"
+        )
     try:
-        return fetch_file(url, cached_file(card), card.sha256, card.size_bytes, progress=progress)
+        return fetch_file(url, path, card.sha256, card.size_bytes, progress=progress)
     except DownloadError as error:
-        raise DownloadError(f"{error} (--mirror names one)") from error
+        raise DownloadError(f"{error}; --mirror names another server") from error
 
 
 def mirrored(url: str, mirror: str) -> str:
