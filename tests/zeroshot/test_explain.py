@@ -11,6 +11,7 @@ from tests.tiny_clip import random_image, tiny_clip
 from wordsight.errors import ConfigError, PictureError
 from wordsight.image import Preprocessing
 from wordsight.zeroshot import Labels, explain
+from wordsight.zeroshot.calibration import Calibration
 from wordsight.zeroshot.explain import log_probabilities
 
 
@@ -30,7 +31,7 @@ def classifier() -> Any:
     clip.runtime = cast(Any, Corner())
     labels = Labels.__new__(Labels)
     labels.clip, labels.names = clip, ("red", "other")
-    labels.weights = np.eye(2, dtype=np.float32)
+    labels.weights, labels.calibration = np.eye(2, dtype=np.float32), Calibration()
     return labels
 
 
@@ -57,6 +58,13 @@ def test_the_best_label_is_explained_where_none_is_named() -> None:
         explain(classifier(), b"no picture")
     with pytest.raises(ConfigError, match=r"label 'rad': not one of the classifier's; did you mean 'red'\?"):
         explain(classifier(), picture, "rad")
+
+
+def test_what_is_explained_is_the_probability_that_is_shown() -> None:
+    labels = Labels(tiny_clip(), ["cat", "dog", "tree"], temperature="labels")
+    (answer,) = labels.classify(picture := random_image(0, 16, 16).copy())
+    assert labels.calibration.temperature > 1
+    assert np.exp(log_probabilities(labels, picture[None])).max() == pytest.approx(answer.probability, rel=1e-4)
 
 
 def test_one_label_alone_is_explained_by_its_cosine() -> None:

@@ -91,6 +91,7 @@ def log_probabilities(labels: Labels, squares: NDArray[np.uint8]) -> NDArray[np.
     logits_NK = labels.clip.logits(labels.clip.runtime.encode_squares(squares), labels.weights).astype(np.float64)
     if logits_NK.shape[1] == 1:
         return logits_NK
+    logits_NK /= labels.calibration.temperature
     shifted_NK = logits_NK - logits_NK.max(axis=1, keepdims=True)
     return np.asarray(shifted_NK - np.log(np.exp(shifted_NK).sum(axis=1, keepdims=True)))
 
