@@ -30,16 +30,16 @@ from PIL import Image
 from tests.parity.peers import open_clip, transformers
 
 import wordsight as ws
-from wordsight.data.in_order import in_order
+from wordsight.encoder.prefix_tree import encode_texts
+from wordsight.encoder.prepacked import pack_texts
 from wordsight.image import Preprocessing, normalise, preprocess, square_of
-from wordsight.infer.packed import pack_texts
-from wordsight.infer.prefix_tree import encode_texts
 from wordsight.model import PUBLISHED, build
+from wordsight.parallel import in_order
 from wordsight.text import tokenize
-from wordsight.train import load_recipe
+from wordsight.training import load_recipe
 from wordsight.weights import Card, TokenizerConfig
+from wordsight.weights.checkpoint import Found
 from wordsight.weights.convert import convert
-from wordsight.weights.found import Found
 
 THREADS = 2
 ROUNDS = 9

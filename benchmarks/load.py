@@ -35,12 +35,12 @@ def child(way: str, path: str) -> None:
     from safetensors.torch import load_file
 
     import wordsight as ws
-    from wordsight.infer import DualEncoder, on_torch
+    from wordsight.encoder import DualEncoder, torch_runtime
     from wordsight.model import build_empty, preset
-    from wordsight.weights import reading
+    from wordsight.weights import read as reading
 
     assert DualEncoder
-    assert on_torch and reading  # noqa: PT018  # what a load imports late
+    assert torch_runtime and reading  # noqa: PT018  # what a load imports late
     ws.load  # noqa: B018  # resolves the lazy face
     Path("/proc/self/clear_refs").write_text("5")
     before, begin = status_kib("VmRSS"), time.perf_counter()
@@ -69,7 +69,7 @@ def write_models(folder: Path) -> tuple[Path, Path]:
     from wordsight.image import Preprocessing
     from wordsight.model import build, preset
     from wordsight.weights import Card, TokenizerConfig
-    from wordsight.weights.own import save_folder
+    from wordsight.weights.formats.wordsight import save_folder
 
     config = preset(ARCHITECTURE)
     model = build(config, torch.Generator().manual_seed(0)).eval()

@@ -21,8 +21,8 @@ import torch
 from PIL import Image
 from tests.parity.peers import open_clip
 
-from wordsight.train import load_recipe
-from wordsight.train.recipe import recipe_path
+from wordsight.training import load_recipe
+from wordsight.training.recipe import recipe_path
 
 PEER_SIZE_PX = 64
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)

@@ -24,9 +24,9 @@ from PIL import Image
 
 import wordsight as ws
 from wordsight.data import PackOptions, SourceOptions, open_source, pack
+from wordsight.evaluate.tasks import retrieval_figures
 from wordsight.metrics import accuracy_hits
-from wordsight.train import load_recipe, train
-from wordsight.train.validation import retrieval_figures
+from wordsight.training import load_recipe, train
 
 NAMES = Path(ws.__file__).parent / "recipes" / "tiny-imagenet-names.json"
 TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "a {}.", "a small photo of a {}.")

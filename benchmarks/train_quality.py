@@ -39,10 +39,10 @@ from benchmarks.table import parser as table_parser
 import wordsight as ws
 from wordsight.config import plain
 from wordsight.data import PackOptions, SourceOptions, open_source, pack
+from wordsight.evaluate.tasks import retrieval_figures
 from wordsight.files import write_whole
 from wordsight.metrics import Figure, accuracy_hits, share
-from wordsight.train import load_recipe, train
-from wordsight.train.validation import retrieval_figures
+from wordsight.training import load_recipe, train
 
 THREADS = 2
 RATES = (5e-4, 1e-3, 2e-3)

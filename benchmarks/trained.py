@@ -18,7 +18,7 @@ from benchmarks.quality_peer import LABEL_TEMPLATES, labelled
 from benchmarks.table import Row, finish, parser
 
 import wordsight as ws
-from wordsight.infer.loading import find
+from wordsight.encoder.loading import find
 from wordsight.weights.convert import convert
 from wordsight.zeroshot import explain
 from wordsight.zeroshot.explain import log_probabilities

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from wordsight.data.samples import PicturePair
+    from wordsight.data.openmoji import PicturePair
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
@@ -60,7 +60,7 @@ def pairs() -> "list[PicturePair]":
             metadata.distribution(package)
         except metadata.PackageNotFoundError:
             pytest.skip(f"needs {package}")
-    from wordsight.data.samples import collect
+    from wordsight.data.openmoji import collect
 
     return collect()
 
@@ -72,7 +72,7 @@ def place(pairs: "list[PicturePair]", tmp_path_factory: pytest.TempPathFactory) 
 
     folder = tmp_path_factory.mktemp("place")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wordsight.cli.demo_tour.collect", lambda: pairs)
+        patch.setattr("wordsight.demo.tour.collect", lambda: pairs)
         patch.chdir(folder)
         assert main(["demo", "--steps", "3", "--json"]) == 0
     return folder

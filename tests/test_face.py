@@ -64,9 +64,9 @@ def test_every_verb_has_help_with_an_example():
 
 
 def test_train_is_called_even_where_its_room_was_imported_first():
-    code = "import wordsight.train, wordsight as ws; from wordsight.train.loop import Run, train"
+    code = "import wordsight.training, wordsight as ws; from wordsight.training.loop import Run, train"
     assert python(f"{code}; print(callable(ws.train), ws.train.train is train, ws.Run is Run)") == "True True True\n"
-    assert callable(wordsight.train)
+    assert callable(wordsight.training)
 
 
 def test_the_version_is_that_of_the_package():

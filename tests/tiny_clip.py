@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from wordsight.encoder import DualEncoder
 from wordsight.image import Preprocessing
-from wordsight.infer import DualEncoder
 from wordsight.model import ModelConfig, ResidualConfig, TextConfig, VisionTransformerConfig, build
 from wordsight.weights import Card, TokenizerConfig
 

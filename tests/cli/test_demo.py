@@ -12,15 +12,15 @@ import typer.main
 
 import wordsight as ws
 from wordsight.cli import build_app, main
-from wordsight.cli.demo_exam import KINDS, Exam, examine, kind_of, watcher
-from wordsight.cli.demo_report import EXAMPLE, in_words
-from wordsight.cli.demo_state import State, read_state
-from wordsight.cli.demo_tour import file_name
 from wordsight.data import open_shards
-from wordsight.data.samples import PicturePair, concept_of, split
+from wordsight.data.openmoji import PicturePair, concept_of, split
+from wordsight.demo.evaluation import KINDS, Exam, examine, kind_of, watcher
+from wordsight.demo.report import EXAMPLE, in_words
+from wordsight.demo.state import State, read_state
+from wordsight.demo.tour import file_name
 from wordsight.errors import MissingExtraError
-from wordsight.train import load_recipe
-from wordsight.train.validation import headline
+from wordsight.evaluate.tasks import headline
+from wordsight.training import load_recipe
 from wordsight.zeroshot import read_labels
 
 
@@ -62,14 +62,14 @@ def test_the_page_says_what_it_is_about_and_whose_the_pictures_are(place, sides)
 
 def test_the_second_call_shows_what_is_there(inside, capsys, monkeypatch):
     before = (inside / "demo" / "report.html").stat().st_mtime_ns
-    monkeypatch.setattr("wordsight.cli.demo_tour.take_tour", None)  # would fail if it were called
+    monkeypatch.setattr("wordsight.demo.tour.take_tour", None)  # would fail if it were called
     assert main(["demo", "--steps", "3"]) == 0
     assert "On 296 pictures of 262 things that it has never seen" in capsys.readouterr().out
     assert (inside / "demo" / "report.html").stat().st_mtime_ns == before
 
 
 def test_what_is_finished_is_not_done_again(inside, pairs, monkeypatch):
-    monkeypatch.setattr("wordsight.cli.demo_tour.collect", lambda: pairs)
+    monkeypatch.setattr("wordsight.demo.tour.collect", lambda: pairs)
     page = inside / "demo" / "report.html"
     kept = [
         inside / "demo" / name
@@ -88,9 +88,9 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(place, pairs, tmp_path, monke
         return {}
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("wordsight.cli.demo_tour.collect", lambda: pairs)
+    monkeypatch.setattr("wordsight.demo.tour.collect", lambda: pairs)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wordsight.cli.demo_tour.watcher", lambda held_out: interrupt)
+        patch.setattr("wordsight.demo.tour.watcher", lambda held_out: interrupt)
         assert main(["demo", "--steps", "3"]) == 130
     assert "stopped after step 1; everything is saved" in capsys.readouterr().err
     assert main(["demo", "--steps", "3"]) == 0
@@ -161,8 +161,8 @@ def test_a_file_is_refused(tmp_path, monkeypatch, capsys):
 
 
 def test_a_missing_extra_is_known_before_the_training(tmp_path, monkeypatch):
-    monkeypatch.setattr("wordsight.cli.demo_tour.find_spec", lambda name: None)
-    from wordsight.cli.demo_tour import take_tour
+    monkeypatch.setattr("wordsight.demo.tour.find_spec", lambda name: None)
+    from wordsight.demo.tour import take_tour
 
     with pytest.raises(MissingExtraError, match=r"the tour's report needs optional packages: .*wordsight\[report\]"):
         take_tour(tmp_path / "x", load_recipe("demo"), [])

@@ -66,7 +66,7 @@ def test_an_interrupted_run_ends_with_130_and_the_next_goes_on(place, capsys):
 
 
 def test_very_many_broken_pictures_are_counted(place, capsys, monkeypatch):
-    monkeypatch.setattr("wordsight.infer.embed_files.MOST_BROKEN", 1)
+    monkeypatch.setattr("wordsight.embed.job.MOST_BROKEN", 1)
     (place / "photos" / "000.png").write_bytes(b"")
     assert run("out.npy") == 0
     shown = capsys.readouterr()

@@ -13,8 +13,8 @@ from tests.serving import LoopbackServer, QuietHandler, serving
 
 from wordsight.cli import main
 from wordsight.config import plain
-from wordsight.weights.published import CARDS_FOLDER, published_card, published_cards
-from wordsight.weights.resolve import cached_file
+from wordsight.weights.hub.catalogue import CARDS_FOLDER, published_card, published_cards
+from wordsight.weights.hub.download import cached_file
 
 MAX_START_S = 0.5
 

@@ -16,8 +16,8 @@ from wordsight.data import loader as module
 from wordsight.data.loader import Batch, BatchPlan, Loader, draw_text, drop_words
 from wordsight.data.mixture import Mixture, MixtureSource, Walk
 from wordsight.data.order import Purpose, draws, stream_of
-from wordsight.data.reader import open_shards
 from wordsight.data.sample import Sample
+from wordsight.data.shard_reader import open_shards
 from wordsight.errors import ConfigError, DataError
 from wordsight.image import Augmentation, augment, decode
 from wordsight.text import clip_tokenizer

@@ -7,7 +7,7 @@ import pytest
 
 from wordsight.config import decode
 from wordsight.data.mixture import Mixture, MixtureSource, SourceConfig, Walk
-from wordsight.data.reader import open_shards
+from wordsight.data.shard_reader import open_shards
 from wordsight.errors import ConfigError
 
 Shards = Callable[..., Path]

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from wordsight.data.index import index_hash, load_index
-from wordsight.data.reader import open_shards
 from wordsight.data.sample import BrokenSampleError, Sample
-from wordsight.data.shards import writing_shards
+from wordsight.data.shard_reader import open_shards
+from wordsight.data.shard_writer import writing_shards
 from wordsight.errors import DataError
 
 Pictures = Callable[..., bytes]

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from wordsight.data.pack import PackOptions, key_of, pack, read_keys
-from wordsight.data.reader import open_shards
-from wordsight.data.sources import SourceOptions, open_source
+from wordsight.data.records import SourceOptions, open_source
+from wordsight.data.shard_reader import open_shards
 from wordsight.errors import DataError, OutputError
 
 Pictures = Callable[..., bytes]

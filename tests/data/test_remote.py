@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from tests.serving import LoopbackServer, QuietHandler, serving
 
-from wordsight.data.reader import open_shards
 from wordsight.data.remote import RemoteCache, RemoteSettings
 from wordsight.data.sample import Sample
-from wordsight.data.shards import writing_shards
+from wordsight.data.shard_reader import open_shards
+from wordsight.data.shard_writer import writing_shards
 from wordsight.errors import DownloadError
 from wordsight.web import Patience
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from wordsight.data.manifest import MANIFEST_NAME, read_manifest
-from wordsight.data.reader import open_shards
 from wordsight.data.sample import BrokenSample, Sample
-from wordsight.data.shards import ShardWriter, suffix_of, writing_shards
+from wordsight.data.shard_reader import open_shards
+from wordsight.data.shard_writer import ShardWriter, suffix_of, writing_shards
 from wordsight.errors import DataError, OutputError
 from wordsight.files import sha256_file
 

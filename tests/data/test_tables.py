@@ -10,7 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from wordsight.data.sources import Record, SourceOptions, open_source
+from wordsight.data.records import Record, SourceOptions, open_source
 from wordsight.errors import DataError
 
 Pictures = Callable[..., bytes]

@@ -24,8 +24,8 @@ import json, resource, sys, time
 from pathlib import Path
 import torch
 from wordsight.errors import WeightsError
-from wordsight.weights.checkpoints import read_checkpoint
-from wordsight.weights.openai import read_openai
+from wordsight.weights.formats.state_dict import read_checkpoint
+from wordsight.weights.formats.openai import read_openai
 
 torch.zeros(1000).half().float()
 read_ways = [lambda path: read_checkpoint(path, "ViT-B-32", None), read_openai]

@@ -20,9 +20,9 @@ from tests.text.test_families import siglip_files
 from wordsight.image import CLIP_MEAN, Preprocessing, normalise, to_square
 from wordsight.model import CLIP, PUBLISHED, ModelConfig, VisionTransformerConfig, build_empty
 from wordsight.text import build_tokenizer, tokenize
-from wordsight.weights.found import Found
-from wordsight.weights.hugging_face import hugging_face_files_of, read_hugging_face
-from wordsight.weights.layouts import to_theirs
+from wordsight.weights.checkpoint import Found
+from wordsight.weights.formats.hugging_face import hugging_face_files_of, read_hugging_face
+from wordsight.weights.formats.key_layouts import to_theirs
 
 pytestmark = pytest.mark.skipif(not has_transformers(), reason="needs transformers")
 

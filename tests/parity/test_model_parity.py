@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tests.parity.peers import has_open_clip, open_clip
 from wordsight.loss import softmax_loss
 from wordsight.model import CLIP, PUBLISHED, ModelConfig, ModifiedResNetConfig, VisionTransformerConfig, build_empty
-from wordsight.weights.openai import METADATA, read_openai
+from wordsight.weights.formats.openai import METADATA, read_openai
 
 pytestmark = pytest.mark.skipif(not has_open_clip(), reason="needs open_clip")
 

@@ -19,7 +19,7 @@ from tests.text.nasty import HARD, nasty_texts
 
 from wordsight.errors import ConfigError, TextError, WeightsError
 from wordsight.text import TokenizerConfig, build_tokenizer, clip_tokenizer
-from wordsight.weights.hugging_face import read_tokenizer, tokenizer_files
+from wordsight.weights.formats.hugging_face import read_tokenizer, tokenizer_files
 
 needs_transformers = pytest.mark.skipif(not has_transformers(), reason="needs transformers")
 needs_open_clip = pytest.mark.skipif(not has_open_clip(), reason="needs open_clip")

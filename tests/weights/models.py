@@ -19,7 +19,7 @@ from wordsight.model import (
 )
 from wordsight.text import TokenizerConfig
 from wordsight.weights import Card
-from wordsight.weights.found import Found
+from wordsight.weights.checkpoint import Found
 
 S = msgspec.structs.replace
 TEXT = TextConfig(width=64, heads=1, layers=2, context_length=16)

@@ -11,9 +11,9 @@ from tests.weights.models import MODELS, found_of
 
 from wordsight.errors import OutputError, WeightsError
 from wordsight.weights.certificate import Certificate
+from wordsight.weights.checkpoint import Found
 from wordsight.weights.convert import convert
-from wordsight.weights.found import Found
-from wordsight.weights.reading import read
+from wordsight.weights.read import read
 
 POSSIBLE = {
     "openai": {"vit", "resnet"},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.tiny_clip import tiny_clip
 
-from wordsight.infer import DualEncoder
+from wordsight.encoder import DualEncoder
 from wordsight.zeroshot import TEMPLATES, Labels
 
 NAMES = [f"kind {number}" for number in range(13)]  # in the 80 templates: 1,040 texts

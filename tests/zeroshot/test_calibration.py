@@ -7,8 +7,8 @@ from msgspec import structs
 from scipy.optimize import minimize_scalar
 from tests.tiny_clip import random_image, tiny_card, tiny_clip, tiny_config
 
+from wordsight.encoder import DualEncoder
 from wordsight.errors import ConfigError, PictureError
-from wordsight.infer import DualEncoder
 from wordsight.model import build
 from wordsight.zeroshot import NONE, Labels
 from wordsight.zeroshot.background import WORDS, Background

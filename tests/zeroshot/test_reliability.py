@@ -5,7 +5,7 @@ import pytest
 import torch
 from tests.tiny_clip import random_image, tiny_clip
 
-from wordsight.infer import DualEncoder
+from wordsight.encoder import DualEncoder
 from wordsight.loss import softmax_loss
 from wordsight.zeroshot import Labels
 from wordsight.zeroshot.calibration import softmax

@@ -74,9 +74,9 @@ def classify(
 
 def _checked(pictures: list[Path], why: Path | None, temperature: str, calibrate: Path | None) -> int:
     """How many pictures there are; what cannot be read, written or meant is told before a model is opened."""
+    from wordsight.data.inputs import count_pictures
     from wordsight.errors import ConfigError
     from wordsight.files import check_place
-    from wordsight.infer.pictures import count_pictures
 
     if temperature == "labels" and calibrate is not None:
         raise ConfigError("--temperature labels: the labelled pictures of --calibrate give the temperature; choose one")
@@ -96,8 +96,8 @@ def _page(classifier: "Labels", model: str, why: Path | None) -> "WhyPage | None
 def _show(classifier: "Labels", pictures: list[Path], total: int, printer: "Lines", page: "WhyPage | None") -> None:
     """Label pictures and print the answers; the page is told them too."""
     from wordsight.cli.terminal import progress_of
+    from wordsight.data.inputs import find_pictures
     from wordsight.errors import DataError
-    from wordsight.infer.pictures import find_pictures
 
     with progress_of(total, "pictures") as progress:
         for answer in classifier.classify(find_pictures(pictures), on_broken=printer.broken):

@@ -32,7 +32,7 @@ def convert(
     import msgspec
 
     from wordsight.cli.terminal import progress_of_bytes
-    from wordsight.infer.loading import find
+    from wordsight.encoder.loading import find
     from wordsight.weights.convert import convert as write
 
     with progress_of_bytes() as progress:

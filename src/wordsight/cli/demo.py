@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from wordsight.train import Recipe
+    from wordsight.training import Recipe
 
 
 def demo(
@@ -35,8 +35,8 @@ def demo(
     """
     import msgspec
 
-    from wordsight.cli.demo_report import commands_of, in_words
-    from wordsight.cli.demo_state import read_state, write_state
+    from wordsight.demo.report import commands_of, in_words
+    from wordsight.demo.state import read_state, write_state
     from wordsight.files import lock, make_folder
 
     recipe = _recipe(steps)
@@ -45,7 +45,7 @@ def demo(
     summary = state.summary
     with lock(make_folder(out) / ".lock"):
         if summary is None or not ((out / "report.html").exists() and (out / "run").exists()):
-            from wordsight.cli.demo_tour import take_tour
+            from wordsight.demo.tour import take_tour
 
             write_state(out, state)
             summary = take_tour(out, recipe, commands)
@@ -60,7 +60,7 @@ def demo(
 
 def _recipe(steps: int | None) -> "Recipe":
     """The recipe `demo`, or the same with another number of steps."""
-    from wordsight.train import load_recipe
+    from wordsight.training import load_recipe
 
     recipe = load_recipe("demo")
     if steps is None or steps == recipe.schedule.steps:

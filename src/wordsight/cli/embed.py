@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from wordsight.embed.job import Embedding
+    from wordsight.encoder import DualEncoder
     from wordsight.image import Decoding
-    from wordsight.infer import DualEncoder
-    from wordsight.infer.embed_files import Embedding
 
 
 def embed(
@@ -54,10 +54,10 @@ def embed(
       wordsight embed photos/ --out photos.parquet --model runs/first
     """
     from wordsight.cli.terminal import open_model, progress_of
-    from wordsight.infer.embed_files import embed_files
-    from wordsight.infer.items import count_items, find_items
-    from wordsight.infer.on_ray import OnRay
-    from wordsight.infer.vector_files import check_out
+    from wordsight.data.inputs import count_items, find_items
+    from wordsight.embed.embedding_files import check_out
+    from wordsight.embed.job import embed_files
+    from wordsight.embed.ray_cluster import OnRay
 
     check_out(out)
     total = count_items(pictures)
@@ -89,7 +89,7 @@ def _tell(done: "Embedding", clip: "DualEncoder", out: Path, as_json: bool) -> N
 
 def _loader(model: str, mirror: str | None, runtime: str, decoding: "Decoding | None") -> "Callable[[], DualEncoder]":
     """What gives the workers of a cluster the same model, a folder of this machine by its whole path."""
-    from wordsight.infer import load
+    from wordsight.encoder import load
 
     place = str(Path(model).resolve()) if Path(model).exists() else model
     return partial(load, place, mirror=mirror, runtime=runtime, decoding=decoding)

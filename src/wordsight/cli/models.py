@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from wordsight.weights.published import PublishedCard
+    from wordsight.weights.hub.catalogue import PublishedCard
 
 _HEADS = ("name", "file", "px", "weights", "licence", "ImageNet", "source")
 _RIGHT = {"file", "px", "weights", "ImageNet"}
@@ -34,7 +34,7 @@ def models(
     """
     from wordsight.config import plain
     from wordsight.errors import ConfigError
-    from wordsight.weights.published import CARDS_FOLDER, published_card, published_cards
+    from wordsight.weights.hub.catalogue import CARDS_FOLDER, published_card, published_cards
 
     if fetch and not name:
         raise ConfigError("--fetch needs the NAME of what is to be downloaded; `wordsight models` lists them")
@@ -54,7 +54,7 @@ def models(
 
 def _fetch(name: str, mirror: str, as_json: bool) -> None:
     from wordsight.cli.terminal import progress_of_bytes
-    from wordsight.weights.resolve import resolve
+    from wordsight.weights.hub.download import resolve
 
     with progress_of_bytes() as progress:
         place = resolve(name, mirror or None, progress)

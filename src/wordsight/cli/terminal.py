@@ -7,8 +7,8 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from wordsight.encoder import DualEncoder
     from wordsight.image import Decoding
-    from wordsight.infer import DualEncoder
 
 _ON_TERMINAL_S = 0.2
 _ELSEWHERE_S = 10.0
@@ -79,7 +79,7 @@ def progress_of_bytes() -> Iterator[Callable[[int, int | None], None]]:
 
 def open_model(name: str, mirror: str | None, runtime: str, decoding: "Decoding | None" = None) -> "DualEncoder":
     """Load a model for a verb, with progress where it is downloaded; errors as `wordsight.load`."""
-    from wordsight.infer import load
+    from wordsight.encoder import load
 
     with progress_of_bytes() as progress:
         return load(name, mirror=mirror, progress=progress, runtime=runtime, decoding=decoding)

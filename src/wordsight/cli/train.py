@@ -31,8 +31,8 @@ def train(
     import msgspec
     import torch
 
-    from wordsight.train import load_recipe
-    from wordsight.train import train as run_recipe
+    from wordsight.training import load_recipe
+    from wordsight.training import train as run_recipe
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 from wordsight.data.mixture import Mixture, MixtureSource, SourceConfig
 from wordsight.data.order import draws
 from wordsight.data.pack import PackOptions, PackSummary, pack, read_keys
-from wordsight.data.reader import ShardSet, open_shards
+from wordsight.data.records import SourceOptions, open_source
 from wordsight.data.sample import BrokenSample, BrokenSampleError, Sample
-from wordsight.data.shards import ShardWriter, writing_shards
-from wordsight.data.sources import SourceOptions, open_source
+from wordsight.data.shard_reader import ShardSet, open_shards
+from wordsight.data.shard_writer import ShardWriter, writing_shards
 
 if TYPE_CHECKING:
     from wordsight.data.loader import Batch, BatchPlan, Loader

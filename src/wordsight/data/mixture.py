@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from wordsight.config import Config
 from wordsight.data.order import Purpose, permutation, stream_of, windowed_permutation
-from wordsight.data.reader import ShardSet
+from wordsight.data.shard_reader import ShardSet
 from wordsight.errors import ConfigError
 from wordsight.image import Augmentation
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import msgspec
 from PIL import Image
 
-from wordsight.data.in_order import in_order
+from wordsight.data.file_listing import read_file
 from wordsight.data.manifest import Manifest
+from wordsight.data.records import Record, Source
 from wordsight.data.sample import MAX_PICTURE_BYTES, BrokenSample, Sample, read_json
-from wordsight.data.shards import MAX_BYTES, MAX_SAMPLES, writing_shards
-from wordsight.data.sources import Record, Source
-from wordsight.data.trees import read_file
+from wordsight.data.shard_writer import MAX_BYTES, MAX_SAMPLES, writing_shards
 from wordsight.errors import DataError, PictureError
 from wordsight.image import decode
+from wordsight.parallel import in_order
 
 _JPEG_QUALITY = 90
 _SHOWN_SKIPPED = 5

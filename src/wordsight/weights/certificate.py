@@ -18,7 +18,7 @@ from wordsight.errors import WeightsError
 from wordsight.image import Preprocessing, normalise, to_square
 from wordsight.model import CLIP
 from wordsight.text import build_tokenizer
-from wordsight.weights.found import Found
+from wordsight.weights.checkpoint import Found
 from wordsight.weights.probes import probe_ids, probe_pixels
 
 NAME = "certificate.json"

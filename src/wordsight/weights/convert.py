@@ -27,18 +27,18 @@ from wordsight.model import CLIP
 from wordsight.weights.card import CARD_NAME, Card, read_card, read_tokenizer
 from wordsight.weights.certificate import NAME as CERTIFICATE_NAME
 from wordsight.weights.certificate import Certificate, compare
-from wordsight.weights.exported import Exported, write_beside_graphs
-from wordsight.weights.found import Found
-from wordsight.weights.hugging_face import CONFIG_NAME as HUGGING_FACE_NAME
-from wordsight.weights.hugging_face import PREPROCESSOR_NAMES, hugging_face_files_of, read_hugging_face
-from wordsight.weights.hugging_face import WEIGHTS_NAMES as HUGGING_FACE_WEIGHTS
-from wordsight.weights.layouts import to_theirs
-from wordsight.weights.open_clip import CONFIG_NAME as OPEN_CLIP_NAME
-from wordsight.weights.open_clip import WEIGHTS_NAMES as OPEN_CLIP_WEIGHTS
-from wordsight.weights.open_clip import layout_for_writing, open_clip_config_of, read_open_clip
-from wordsight.weights.openai import METADATA, read_openai
-from wordsight.weights.own import hash_weights, read_own, save_folder
-from wordsight.weights.tokenizer_settings import tokenizer_settings
+from wordsight.weights.checkpoint import Found
+from wordsight.weights.formats.hugging_face import CONFIG_NAME as HUGGING_FACE_NAME
+from wordsight.weights.formats.hugging_face import PREPROCESSOR_NAMES, hugging_face_files_of, read_hugging_face
+from wordsight.weights.formats.hugging_face import WEIGHTS_NAMES as HUGGING_FACE_WEIGHTS
+from wordsight.weights.formats.key_layouts import to_theirs
+from wordsight.weights.formats.onnx_directory import Exported, write_beside_graphs
+from wordsight.weights.formats.open_clip import CONFIG_NAME as OPEN_CLIP_NAME
+from wordsight.weights.formats.open_clip import WEIGHTS_NAMES as OPEN_CLIP_WEIGHTS
+from wordsight.weights.formats.open_clip import layout_for_writing, open_clip_config_of, read_open_clip
+from wordsight.weights.formats.openai import METADATA, read_openai
+from wordsight.weights.formats.tokenizer_files import tokenizer_settings
+from wordsight.weights.formats.wordsight import hash_weights, read_own, save_folder
 
 Target = Literal["openai", "open_clip", "hf", "onnx", "wordsight"]
 
@@ -160,7 +160,7 @@ def _write_own(found: Found, model: CLIP, folder: Path) -> None:
 
 
 def _write_onnx(found: Found, model: CLIP, folder: Path) -> Certificate:
-    from wordsight.weights.onnx import greatest_differences, write_graphs
+    from wordsight.weights.formats.onnx import greatest_differences, write_graphs
 
     write_graphs(model, folder)
     exported = Exported(scale=model.scale.item(), bias=_bias(model), weights=hash_weights(model.state_dict()))

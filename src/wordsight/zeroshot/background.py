@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from wordsight.infer import DualEncoder
+    from wordsight.encoder import DualEncoder
 
 # the 200 "picturable" words of C. K. Ogden, Basic English, 1930: fixed before any picture of ours was taken
 _PICTURABLE = """

@@ -15,12 +15,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from wordsight.cache import weights_cache
 from wordsight.errors import OutputError
 from wordsight.files import write_whole
-from wordsight.weights.cache import weights_cache
 
 if TYPE_CHECKING:
-    from wordsight.infer import DualEncoder
+    from wordsight.encoder import DualEncoder
 
 LEAST_TEXTS = 1000
 """Below, computing is as quick as hashing the weights."""

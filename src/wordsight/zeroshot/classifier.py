@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from wordsight.encoder.pipeline import as_pictures, embed_each
 from wordsight.errors import ConfigError, PictureError, nearest
 from wordsight.image import PictureSource
-from wordsight.infer.pictures import as_pictures, embed_each
 from wordsight.zeroshot.background import WORDS, Background, sigmoid
 from wordsight.zeroshot.cache import remembered
 from wordsight.zeroshot.calibration import Calibration, calibration_of, softmax
@@ -29,7 +29,7 @@ from wordsight.zeroshot.reliability import NONSENSE, PLAIN, reliability
 from wordsight.zeroshot.templates import PLACE, resolve_templates
 
 if TYPE_CHECKING:
-    from wordsight.infer import DualEncoder
+    from wordsight.encoder import DualEncoder
 
 NONE = "none of these"
 """The label of a picture that shows none of the labels."""

@@ -1,0 +1,1 @@
+"""Embedding many images into a file: formats, resume, and Ray."""

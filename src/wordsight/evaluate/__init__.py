@@ -1,0 +1,1 @@
+"""Evaluation tasks: a task and an encoder give scores with confidence intervals."""

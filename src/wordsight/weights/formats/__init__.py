@@ -1,0 +1,1 @@
+"""Checkpoint formats, one module per format: what each reader accepts and each writer produces."""

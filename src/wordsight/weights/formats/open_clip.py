@@ -1,0 +1,199 @@
+"""open_clip's folders: `open_clip_config.json` beside `open_clip_model.safetensors` or `open_clip_pytorch_model.bin`.
+
+`open_clip_config.py` reads the configuration; here are the folder, and the way back.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wordsight.errors import WeightsError
+from wordsight.model import ModelConfig, ModifiedResNetConfig, SigLIPConfig, TextConfig, VisionTransformerConfig
+from wordsight.text import TokenizerConfig
+from wordsight.weights.card import Card
+from wordsight.weights.checkpoint import Found
+from wordsight.weights.formats.hugging_face import read_json, read_weights, tokenizer_files
+from wordsight.weights.formats.key_layouts import Layout, to_ours
+from wordsight.weights.formats.open_clip_config import CONFIG_NAME, SIGLIP_SIZES, read_open_clip_config, timm_image
+
+__all__ = [
+    "CONFIG_NAME",
+    "WEIGHTS_NAMES",
+    "layout_for_writing",
+    "layout_of",
+    "open_clip_config_of",
+    "read_open_clip",
+    "read_open_clip_config",
+]
+
+WEIGHTS_NAMES = ("open_clip_model.safetensors", "open_clip_model.safetensors.index.json", "open_clip_pytorch_model.bin")
+
+_FIRST_SCALE = 2.6592600369327783  # log(1 / 0.07)
+_FIRST_BIASED_SCALE = 2.302585092994046  # log(10)
+_FIRST_BIAS = -10.0
+
+
+def read_open_clip(folder: str | Path, weights: str | Path | None = None) -> Found:
+    """A model in open_clip's folder.
+
+    Args:
+        folder: with `open_clip_config.json`, the weights, and the tokenizer's files where the model has its own.
+        weights: another file of weights than the folder's.
+
+    Raises:
+        WeightsError: a file is missing or broken, the configuration has a key that we do not know or a value that we
+            cannot honour, or the weights contradict it.
+    """
+    folder = Path(folder)
+    path = folder / CONFIG_NAME
+    config = read_json(path)
+    strange = sorted(config.keys() - {"model_cfg", "preprocess_cfg"})
+    preprocess = config.get("preprocess_cfg") or {}
+    wrong = [*strange, *(["model_cfg"] if not isinstance(config.get("model_cfg"), dict) else [])]
+    wrong += ["preprocess_cfg"] if not isinstance(preprocess, dict) else []
+    if wrong:
+        raise WeightsError(
+            f"{path}: key {wrong[0]!r}: expected the tables model_cfg and preprocess_cfg; fetch it again"
+        )
+    files = tokenizer_files(folder)
+    card = read_open_clip_config(config["model_cfg"], preprocess, files, str(path), folder.name)
+    tensors, chosen = read_weights(folder, WEIGHTS_NAMES if weights is None else (Path(weights).absolute(),))
+    used = {card.tokenizer.file: files[card.tokenizer.file]} if card.tokenizer.file else {}
+    return Found(to_ours(tensors, layout_of(card.model, tensors), card.model, str(chosen)), card, used)
+
+
+def layout_of(model: ModelConfig, names: Mapping[str, Any]) -> Layout:
+    """Which of open_clip's layouts a state dict of these names has."""
+    if isinstance(model.image, SigLIPConfig):
+        return "open_clip_siglip"
+    return "open_clip_text" if any(name.startswith("text.") for name in names) else "open_clip"
+
+
+def layout_for_writing(model: ModelConfig) -> Layout:
+    """The layout of the class that open_clip builds by `open_clip_config_of`."""
+    if isinstance(model.image, SigLIPConfig):
+        return "open_clip_siglip"
+    return "open_clip_text" if model.text.pool == "class_token" else "open_clip"
+
+
+def open_clip_config_of(card: Card) -> dict[str, Any]:
+    """The contents of an `open_clip_config.json` by which open_clip builds this model and prepares its inputs.
+
+    Raises:
+        WeightsError: something of the card cannot be said in it.
+    """
+    model, text = card.model, card.model.text
+    is_biased = model.logit_bias
+    needs_own_tower = layout_for_writing(model) != "open_clip"
+    model_cfg: dict[str, Any] = {
+        "embed_dim": model.embed_dim,
+        "init_logit_scale": _FIRST_BIASED_SCALE if is_biased else _FIRST_SCALE,
+        **({"init_logit_bias": _FIRST_BIAS} if is_biased else {}),
+        **({"custom_text": True} if needs_own_tower else {}),
+        **({"quick_gelu": True} if text.activation == "quick_gelu" else {}),
+        "vision_cfg": _vision_cfg(model),
+        "text_cfg": _text_cfg(text) | _tokenizer_cfg(card.tokenizer, card.name),
+    }
+    pictures = card.preprocessing
+    preprocess_cfg = {
+        "size": [pictures.size_px, pictures.size_px],
+        "mode": "RGB",
+        "mean": list(pictures.mean),
+        "std": list(pictures.std),
+        "interpolation": pictures.interpolation,
+        "resize_mode": pictures.resize,
+        "fill_color": 0,
+    }
+    return {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
+
+
+def _vision_cfg(model: ModelConfig) -> dict[str, Any]:
+    image = model.image
+    if isinstance(image, SigLIPConfig):
+        return {
+            "image_size": image.image_size_px,
+            "timm_model_name": _timm_name(image),
+            "timm_model_pretrained": False,
+            "timm_pool": "map",
+            "timm_proj": "none",
+        }
+    if isinstance(image, ModifiedResNetConfig):
+        return {"image_size": image.image_size_px, "layers": list(image.layers), "width": image.width}
+    if not isinstance(image, VisionTransformerConfig) or image.stem != "patch":
+        raise WeightsError("open_clip has no image tower of this kind; write the model as wordsight")
+    if "quick_gelu" in (image.activation, model.text.activation) and image.activation != model.text.activation:
+        raise WeightsError("open_clip says quick_gelu of both towers or of none; write the model as wordsight")
+    return {
+        "image_size": image.image_size_px,
+        "patch_size": image.patch_size_px,
+        "width": image.width,
+        "layers": image.layers,
+        "head_width": image.width // image.heads,
+        **_tower_cfg(image),
+        **({} if image.norm_before else {"no_ln_pre": True}),
+        **({"pool_type": "avg"} if image.pool == "mean" else {}),
+        **({"final_ln_after_pool": True} if image.norm_after_pool else {}),
+    }
+
+
+def _timm_name(image: SigLIPConfig) -> str:
+    for size in SIGLIP_SIZES:
+        name = f"vit_{size}_patch{image.patch_size_px}_siglip_{image.image_size_px}"
+        if timm_image(name) == image:
+            return name
+    raise WeightsError("open_clip names SigLIP's image towers after timm's, and this is none of them; write it as hf")
+
+
+def _text_cfg(text: TextConfig) -> dict[str, Any]:
+    pools = {"end": "argmax" if text.end_id is None else "eos", "first": "first", "last": "last"}
+    return {
+        "context_length": text.context_length,
+        "vocab_size": text.vocabulary_size,
+        "width": text.width,
+        "heads": text.heads,
+        "layers": text.layers,
+        **_tower_cfg(text),
+        **({} if text.is_causal else {"no_causal_mask": True}),
+        **({"embed_cls": True} if text.pool == "class_token" else {"pool_type": pools[text.pool]}),
+        **({"eos_id": text.end_id} if text.end_id is not None else {}),
+        "pad_id": text.pad_id,
+        **({"proj_bias": True} if text.projection == "linear" else {}),
+        **({"proj_type": "none"} if text.projection == "none" else {}),
+    }
+
+
+def _tower_cfg(tower: VisionTransformerConfig | TextConfig) -> dict[str, Any]:
+    """What both towers say in the same words; where the published value holds, nothing."""
+    options: dict[str, Any] = {}
+    if tower.mlp_width not in (None, 4 * tower.width):
+        options["mlp_ratio"] = _mlp_ratio(tower.width, tower.mlp_width or 0)
+    if tower.layer_scale:
+        options["ls_init_value"] = 1e-5
+    if tower.epsilon != 1e-5:
+        options["norm_kwargs"] = {"eps": tower.epsilon}
+    if tower.activation == "gelu_tanh":
+        options["act_kwargs"] = {"approximate": "tanh"}
+    return options
+
+
+def _mlp_ratio(width: int, inner: int) -> float:
+    """A ratio whose product with the width, cut to a whole number, is the inner width."""
+    for ratio in (inner / width, (inner + 0.5) / width):
+        if int(width * ratio) == inner:
+            return ratio
+    raise WeightsError(f"no mlp_ratio makes {inner} of {width}; write the model as wordsight")
+
+
+def _tokenizer_cfg(tokenizer: TokenizerConfig, name: str) -> dict[str, Any]:
+    if tokenizer.family == "clip":
+        return {}
+    cleanings = {(False, False): "whitespace", (True, False): "lower", (True, True): "canonicalize"}
+    clean = cleanings.get((tokenizer.lower_case, tokenizer.removes_punctuation))
+    if clean is None or not tokenizer.repairs:
+        raise WeightsError(
+            "open_clip mends texts before it cuts them, and lower-cases where it drops punctuation; "
+            "this tokenizer does not: write the model as hf or wordsight"
+        )
+    strips_end = tokenizer.end_id == tokenizer.pad_id == 0
+    kwargs = {"clean": clean, **({"strip_sep_token": True} if strips_end else {})}
+    return {"hf_tokenizer_name": name, "tokenizer_kwargs": kwargs}

@@ -1,0 +1,1 @@
+"""Published weights: the catalogue (`cards/*.toml`) and how its files are downloaded."""

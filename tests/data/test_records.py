@@ -1,0 +1,195 @@
+"""Every form that `wordsight shards` recognises, in a folder and in a tar file, and what it says of the rest."""
+
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from wordsight.data.records import Record, SourceOptions, open_source
+from wordsight.errors import DataError
+
+Pictures = Callable[..., bytes]
+
+
+def lay(root: Path, files: dict[str, bytes | str]) -> Path:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return root
+
+
+def rows(*values: object) -> str:
+    return "".join(json.dumps(value) + "\n" for value in values)
+
+
+def told(records: list[Record]) -> dict[str, object]:
+    return {record.file: record.problem or record.texts.captions or record.texts.names for record in records}
+
+
+@pytest.fixture(params=["folder", "tar"])
+def as_source(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[dict[str, bytes | str]], Path]:
+    """Lays files in a folder, or in a tar file of that folder as `tar cf` makes it."""
+
+    def make(files: dict[str, bytes | str]) -> Path:
+        folder = lay(tmp_path / "things", files)
+        if request.param == "folder":
+            return folder
+        with tarfile.open(tmp_path / "things.tar", "w") as tar:
+            tar.add(folder, "things")
+        return tmp_path / "things.tar"
+
+    return make
+
+
+Lay = Callable[[dict[str, bytes | str]], Path]
+
+
+def test_captions_listing(as_source: Lay, picture: Pictures) -> None:
+    listing = rows(
+        {"file": "a.jpg", "captions": ["one", " two "]},
+        {"file": "b/c.PNG", "captions": "three"},
+        {"file": "gone.jpg", "captions": ["x"]},
+        {"file": "a.jpg", "captions": ["three"]},
+        {"file": "e.jpg", "captions": ["", " "]},
+        {"file": "n.jpg", "captions": [3]},
+        {"captions": ["no file"]},
+        [1, 2],
+    )
+    pictures = {name: picture() for name in ("a.jpg", "b/c.PNG", "d.jpg", "e.jpg", "n.jpg")}
+    source = open_source(as_source({"captions.jsonl": listing + "{broken\n", "SOURCE.txt": "hello", **pictures}))
+    records = list(source.records)
+    assert (source.form, source.count) == ("captions.jsonl", len(records))
+    assert told(records) == {
+        "a.jpg": ("one", "two", "three"),
+        "b/c.PNG": ("three",),
+        "gone.jpg": "captions.jsonl row 3: no such picture",
+        "e.jpg": "captions.jsonl row 5: captions: empty text",
+        "n.jpg": "captions.jsonl row 6: captions has a value of kind int among its texts",
+        "captions.jsonl row 7": "captions.jsonl row 7: no picture",
+        "captions.jsonl row 8": "captions.jsonl row 8: not a JSON object",
+        "captions.jsonl row 9": records[7].problem,
+        "d.jpg": "no text: not in captions.jsonl",
+    }
+    assert "row 9: not JSON" in records[7].problem
+    assert records[0].read() == picture()
+
+
+def test_pairs_listing_and_a_folder_above_it(as_source: Lay, picture: Pictures) -> None:
+    listing = rows({"file": "a.png", "texts": ["bell", "ring, sound"], "licence": "MIT"})
+    source = open_source(as_source({"inner/pairs.jsonl": listing, "inner/a.png": picture()}))
+    (record,) = source.records
+    assert record.texts.captions == ("bell", "ring, sound")
+    assert record.read() == picture()
+
+
+def test_labels_by_number_name_and_names_file(as_source: Lay, picture: Pictures, tmp_path: Path) -> None:
+    listing = rows(
+        {"file": "a.jpg", "label": 1, "wnid": "n02"},
+        {"file": "b.jpg", "label": "zebra", "wnid": "n09"},
+        {"file": "c.jpg", "label": 7},
+        {"file": "d.jpg", "label": True},
+        {"file": "e.jpg"},
+    )
+    pictures = {f"{name}.jpg": picture() for name in "abcde"}
+    source = as_source({"labels.jsonl": listing, "classes.json": '["cat", "dog"]', **pictures})
+    found = told(list(open_source(source).records))
+    assert (found["a.jpg"], found["b.jpg"]) == (("dog",), ("zebra",))
+    assert "label 7 of 2 classes, counted from 0" in str(found["c.jpg"])
+    assert "the label is a bool" in str(found["d.jpg"])
+    assert "the label is missing" in str(found["e.jpg"])
+    names = tmp_path / "names.json"
+    for content in ({"n02": ["dog", "hound"]}, {"1": ["dog", "hound"]}):
+        names.write_text(json.dumps(content))
+        assert told(list(open_source(source, SourceOptions(names=names)).records))["a.jpg"] == ("dog", "hound")
+
+
+def test_numbers_without_names_say_what_to_do(as_source: Lay, picture: Pictures) -> None:
+    source = as_source({"labels.jsonl": rows({"file": "a.jpg", "label": 0}), "a.jpg": picture()})
+    assert "put classes.json beside labels.jsonl, or use --names FILE" in next(open_source(source).records).problem
+
+
+def test_texts_beside_the_pictures(as_source: Lay, picture: Pictures) -> None:
+    files: dict[str, bytes | str] = {f"{name}.jpg": picture() for name in "abcd"}
+    files |= {"a.txt": "one\n\ntwo\n", "b.json": '{"caption": "three"}', "c.json": '{"width": 3}', "c.txt": "four"}
+    source = open_source(as_source(files))
+    assert source.form == "texts beside the pictures"
+    assert told(list(source.records)) == {
+        "a.jpg": ("one", "two"),
+        "b.jpg": ("three",),
+        "c.jpg": ("four",),
+        "d.jpg": "no text beside it",
+    }
+
+
+def test_a_folder_for_each_class(as_source: Lay, picture: Pictures, tmp_path: Path) -> None:
+    source = as_source({"red_fox/1.jpg": picture(), "n01/2.jpg": picture(), "x.jpg": picture()})
+    found = told(list(open_source(source).records))
+    assert found == {
+        "red_fox/1.jpg": ("red fox",),
+        "n01/2.jpg": ("n01",),
+        "x.jpg": "no text: it lies in no class's folder",
+    }
+    names = tmp_path / "names.json"
+    names.write_text('{"n01": ["tench", "Tinca tinca"], "red_fox": "fox"}')
+    found = told(list(open_source(source, SourceOptions(names=names)).records))
+    assert (found["n01/2.jpg"], found["red_fox/1.jpg"]) == (("tench", "Tinca tinca"), ("fox",))
+    names.write_text('{"n1": ["tench"]}')
+    assert (
+        "no names for 'n01'; did you mean 'n1'"
+        in told(list(open_source(source, SourceOptions(names=names)).records))["n01/2.jpg"]
+    )  # type: ignore[operator]
+
+
+def test_members_that_leave_the_archive_stay_in_it(
+    tmp_path: Path, picture: Pictures, write_tar: Callable[..., Path]
+) -> None:
+    (tmp_path / "secret.jpg").write_bytes(picture(1))
+    listing = rows({"file": "../secret.jpg", "captions": ["x"]}, {"file": "/etc/passwd", "captions": ["x"]})
+    members = [("captions.jsonl", listing.encode()), ("../secret.jpg", picture()), ("/etc/passwd", b"p")]
+    records = list(open_source(write_tar(tmp_path / "inner" / "t.tar", members)).records)
+    for record in records:
+        with pytest.raises(DataError, match="leads out of the archive"):
+            record.read()
+    with tarfile.open(tmp_path / "link.tar", "w") as tar:
+        for name in ("cats/a.jpg", "dogs/b.jpg"):
+            information = tarfile.TarInfo(name)
+            information.type, information.linkname = tarfile.SYMTYPE, str(tmp_path / "secret.jpg")
+            tar.addfile(information)
+    for record in open_source(tmp_path / "link.tar").records:
+        with pytest.raises(DataError, match="a symbolic link"):
+            record.read()
+
+
+def test_a_folder_of_shards_is_a_source_too(make_shards: Callable[..., Path]) -> None:
+    source = open_source(make_shards("set", [2, 1]))
+    assert source.form == "WebDataset shards"
+    assert told(list(source.records))["set0002"] == ("picture 2", "number 2")
+
+
+@pytest.mark.parametrize(
+    ("files", "place", "words"),
+    [
+        ({"a.txt": "x"}, "", "no pictures in it"),
+        ({"a.jpg": "x"}, "", "1 pictures and no texts; expected captions.jsonl"),
+        ({"a.jpg": "x"}, "a.jpg", "expected a folder, a .tar, or a table"),
+        ({"things": "x"}, "thing", "no such file or folder; did you mean 'things'"),
+        ({"a.tar": b"\x1f\x8b" + b"x" * 2000}, "a.tar", "compressed; unpack it"),
+        ({"a.tar": "hello" * 500}, "a.tar", "not a tar file"),
+        ({"labels.jsonl": "{}", "classes.json": "3", "a.jpg": "x"}, "", "expected a list of class names"),
+    ],
+)
+def test_what_is_not_recognised_is_one_line(
+    files: dict[str, bytes | str], place: str, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError) as caught:
+        open_source(lay(tmp_path / "in", files) / place)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_columns_are_for_tables_only(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="options of tables only"):
+        open_source(lay(tmp_path / "in", {"a.jpg": "x"}), SourceOptions(text_columns=("a",)))

@@ -1,0 +1,168 @@
+"""Videos of known colours: which frames come, when, upright, and what becomes of files that break off."""
+
+import hashlib
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from tests.tiny_clip import tiny_clip, write_pictures
+
+from wordsight.data.inputs import count_items, find_items
+from wordsight.data.video import frames_of
+from wordsight.embed.job import embed_files
+from wordsight.errors import DataError, PictureError
+
+av = pytest.importorskip("av", reason="needs PyAV, extra video")
+
+WIDTH, HEIGHT = 64, 48
+
+
+def gray(number: int) -> int:
+    return 6 * (number % 36) + 20
+
+
+def picture(number: int) -> np.ndarray:
+    """(H, W, 3): the frame's number as gray in the upper left quarter, fixed colours elsewhere."""
+    image = np.empty((HEIGHT, WIDTH, 3), np.uint8)
+    image[:24, :32] = gray(number)
+    image[:24, 32:] = (200, 30, 30)
+    image[24:, :32] = (30, 200, 30)
+    image[24:, 32:] = (30, 30, 200)
+    return image
+
+
+def middles(image: np.ndarray) -> np.ndarray:
+    """(2, 2, 3): the quarters' middles, which lossy coding leaves nearly alone."""
+    height, width = image.shape[:2]
+    return image[height // 4 :: height // 2, width // 4 :: width // 2].astype(int)
+
+
+def write_video(path: Path, count: int, per_s: int = 10, codec: str = "libx264", **options: str) -> Path:
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream(codec, rate=per_s, options={"g": "5"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.bit_rate = 2_000_000
+        for number in range(count):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(number), format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.webm", "libvpx-vp9"), ("a.avi", "mpeg4")]
+)
+@pytest.mark.parametrize(("asked", "expected"), [(1, [0, 10, 20, 30]), (4, [0, 3, 5, 8, 10, 13]), (1000, range(6))])
+def test_the_first_frame_of_each_part_of_a_second_comes(tmp_path, name, codec, asked, expected):
+    path = write_video(tmp_path / name, 36, codec=codec)
+    found = [(seconds, read()) for seconds, read in frames_of(path, asked)]
+    assert len(found) == {1: 4, 4: 15, 1000: 36}[asked]
+    for number, (seconds, frame) in zip(expected, found, strict=False):
+        assert seconds == pytest.approx(number / 10, abs=1e-3)
+        assert np.abs(middles(frame) - middles(picture(number))).max() <= 12
+        assert abs(middles(frame)[0, 0].mean() - gray(number)) < 3  # the neighbours are 6 apart
+
+
+def test_a_video_filmed_upright_is_turned(tmp_path):
+    content = bytearray(write_video(tmp_path / "a.mov", 2).read_bytes())
+    place = content.index(b"tkhd") + 44  # the matrix: ISO/IEC 14496-12, section 8.3.2
+    assert struct.unpack_from(">9i", content, place) == (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    # (x, y) goes to (-y, x), y downwards: what was the upper edge becomes the right one
+    struct.pack_into(">9i", content, place, 0, 1 << 16, 0, -1 << 16, 0, 0, HEIGHT << 16, 0, 1 << 30)
+    (tmp_path / "a.mov").write_bytes(content)
+    ((_, read),) = frames_of(tmp_path / "a.mov", 1)
+    assert read().shape == (WIDTH, HEIGHT, 3)
+    assert np.abs(middles(read()) - middles(np.rot90(picture(0), -1))).max() <= 12
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
+def test_frames_are_rows_and_a_second_run_does_what_is_new(tmp_path, name):
+    path = write_video(tmp_path / "film.mp4", 36)
+    photo = write_pictures(tmp_path / "photos", 1)[0]
+    clip, out = tiny_clip(), tmp_path / name
+    assert count_items([path]) is None
+    done = embed_files(clip, find_items([photo, path]), out)
+    assert (done.vectors, done.computed) == (5, 5)
+    if name == "out.parquet":
+        rows = pq.read_table(out).to_pylist()
+        assert [row["path"] for row in rows[1:]] == [f"{path}#t={second}.000" for second in range(4)]
+        assert {row["sha256"] for row in rows[1:]} == {hashlib.sha256(path.read_bytes()).hexdigest()}
+        frames = [read() for _, read in frames_of(path, 1)]
+        expected = clip.embed_images([photo, *frames])
+        np.testing.assert_allclose([row["vector"] for row in rows], expected, atol=1e-5)
+        assert np.abs(expected[1] - expected[4]).max() > 1e-3
+    moved = path.rename(tmp_path / "moved.mp4")
+    again = embed_files(clip, find_items([photo, moved], 2), out)
+    assert (again.vectors, again.computed) == (9, 4)
+
+
+def test_a_video_that_breaks_off_is_a_row_and_its_frames_stay(tmp_path):
+    whole = write_video(tmp_path / "whole.mp4", 100, movflags="faststart")
+    content = whole.read_bytes()
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(content[: len(content) * 3 // 4])
+    seconds = [second for second, _ in frames_of(whole, 1)]
+    assert seconds == list(range(10))
+    done = embed_files(tiny_clip(), find_items([cut]), tmp_path / "out.parquet")
+    assert 4 <= done.vectors < 10
+    (broken,) = done.broken
+    assert broken.path == str(cut)
+    assert "cut.mp4: breaks off at " in broken.reason or "cannot be read as a video beyond " in broken.reason
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"hello", "cannot be read as a video beyond 0.000 s: Invalid data"),
+        (b"", "cannot be read as a video"),
+        (None, "No such file"),
+    ],
+)
+def test_what_is_no_video_is_a_row_with_a_reason(tmp_path, content, reason):
+    if content is not None:
+        (tmp_path / "a.mp4").write_bytes(content)
+    photo = write_pictures(tmp_path / "photos", 1)[0]
+    done = embed_files(tiny_clip(), find_items([tmp_path / "a.mp4", photo]), tmp_path / "out.npy")
+    assert done.vectors == 1
+    assert reason in done.broken[0].reason
+
+
+def test_a_video_without_pictures_says_so(tmp_path):
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+    with pytest.raises(PictureError, match=r"a\.mkv: no moving pictures in it"):
+        list(frames_of(tmp_path / "a.mkv", 1))
+
+
+def test_frames_above_the_bound_are_refused_before_any_is_decoded(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.mp4", 3)
+    monkeypatch.setattr("wordsight.data.video.MAX_PIXELS", WIDTH * HEIGHT - 1)
+    with pytest.raises(PictureError, match=r"a\.mp4: frames of 64 x 48 pixels; expected 1 to 3071"):
+        next(frames_of(path, 1))
+
+
+def test_changed_bytes_are_frames_or_a_reason(tmp_path):
+    whole = write_video(tmp_path / "a.mp4", 30).read_bytes()
+    generator = np.random.default_rng(5)
+    for _ in range(40):
+        content = bytearray(whole)
+        for place in generator.integers(0, len(content), 6):
+            content[place] = generator.integers(256)
+        (tmp_path / "b.mp4").write_bytes(content)
+        try:
+            for _, read in frames_of(tmp_path / "b.mp4", 10):
+                assert read().ndim == 3
+        except PictureError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+
+
+def test_without_pyav_there_is_a_reason_that_says_what_to_install(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.mp4", 3)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(DataError, match=r"none of 1 pictures .* a video needs .*: pip install 'wordsight\[video\]'"):
+        embed_files(tiny_clip(), find_items([path]), tmp_path / "out.npy")

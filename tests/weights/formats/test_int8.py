@@ -1,0 +1,169 @@
+"""8-bit products against their closed form in NumPy, and the runtime that uses them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from tests.tiny_clip import random_image, tiny_clip
+from tests.weights.models import found_of
+
+from wordsight.encoder import choose, load
+from wordsight.errors import ConfigError, MissingExtraError
+from wordsight.weights.convert import convert
+from wordsight.weights.formats import int8
+from wordsight.weights.formats.int8 import int8_folder, quantise
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+
+K, N = 48, 20
+
+
+def expected(x: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Rows of x and columns of the weight rounded to 127 steps each way, the product in whole numbers."""
+    row, column = (
+        np.maximum(np.abs(a).max(axis, keepdims=True) / np.float32(127), 1e-30) for a, axis in ((x, 1), (weight, 0))
+    )
+    whole = np.round(x / row).astype(np.int64) @ np.round(weight / column).astype(np.int64)
+    return whole * row.astype(np.float64) * column
+
+
+def session(
+    folder: Path, operator: str, weight: NDArray[np.float32], **attributes: int
+) -> onnxruntime.InferenceSession:
+    """A graph of one product, quantised."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    node = helper.make_node(operator, ["x", "w", "b"][: 3 if operator == "Gemm" else 2], ["y"], **attributes)
+    tensors = [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.arange(N, dtype=np.float32), "b")]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", size]) for name, size in (("x", K), ("y", N))
+    ]
+    graph = helper.make_graph([node], "one", ends[:1], ends[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, folder / "whole.onnx")
+    assert quantise(folder / "whole.onnx", folder / "int8.onnx") == 1
+    return onnxruntime.InferenceSession(folder / "int8.onnx", providers=["CPUExecutionProvider"])
+
+
+@pytest.fixture
+def operands() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((5, K)).astype(np.float32)
+    x[3] = 0
+    x[4, 7] = 300  # an outlier
+    return x, generator.standard_normal((K, N)).astype(np.float32) * np.linspace(0.01, 3, N, dtype=np.float32)
+
+
+def test_a_product_is_that_of_rounded_rows_and_columns(
+    tmp_path: Path, operands: tuple[NDArray[np.float32], NDArray[np.float32]]
+) -> None:
+    x, weight = operands
+    (y,) = session(tmp_path, "MatMul", weight).run(None, {"x": x})
+    np.testing.assert_allclose(y, expected(x, weight), rtol=1e-5, atol=1e-6)
+    apart = np.linalg.norm(y[:3] - x[:3] @ weight) / np.linalg.norm(x[:3] @ weight)
+    assert 1e-3 < apart < 0.02  # 127 steps each way, and not more
+    assert (y[3] == 0).all()
+
+
+def test_a_linear_layer_keeps_its_transposed_weight_and_bias(
+    tmp_path: Path, operands: tuple[NDArray[np.float32], NDArray[np.float32]]
+) -> None:
+    x, weight = operands
+    (y,) = session(tmp_path, "Gemm", np.ascontiguousarray(weight.T), transB=1).run(None, {"x": x})
+    np.testing.assert_allclose(y, expected(x, weight) + np.arange(N), rtol=1e-5, atol=1e-5)
+
+
+def test_a_row_does_not_depend_on_its_neighbours(
+    tmp_path: Path, operands: tuple[NDArray[np.float32], NDArray[np.float32]]
+) -> None:
+    x, weight = operands
+    product = session(tmp_path, "MatMul", weight)
+    (together,) = product.run(None, {"x": x})
+    alone = [product.run(None, {"x": row[None]})[0][0] for row in x]
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_what_protocol_buffers_cannot_hold_lies_beside_the_graph(
+    tmp_path: Path, operands: tuple[NDArray[np.float32], NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, weight = operands
+    weight = np.tile(weight, 10)  # more than the kilobyte up to which ONNX keeps a tensor inside
+    monkeypatch.setattr(int8, "MOST_INLINE_BYTES", weight.size - 1)
+    (y,) = session(tmp_path, "MatMul", weight).run(None, {"x": x})
+    np.testing.assert_allclose(y, expected(x, weight), rtol=1e-5, atol=1e-6)
+    assert (tmp_path / "int8.onnx.data").stat().st_size >= weight.size > (tmp_path / "int8.onnx").stat().st_size / 2
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path / "cache"))
+    tiny_clip().save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_model_in_8_bits_is_near_has_its_own_fingerprint_and_is_made_once(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, small = load(model, "cpu"), load(model, "cpu", runtime="int8")
+    assert (small.runtime.name, small.fingerprint.precision) == ("int8", "int8")
+    assert small.fingerprint != plain.fingerprint
+    for one, other in (
+        (plain.embed_texts(["a cat", "dogs"]), small.embed_texts(["a cat", "dogs"])),
+        (plain.embed_images([random_image(0)]), small.embed_images([random_image(0)])),
+    ):
+        assert (one != other).any()
+        assert (one * other).sum(axis=1).min() > 0.995
+    monkeypatch.setattr(choose, "convert", None)
+    monkeypatch.setattr(int8, "quantise", None)
+    assert load(model, "cpu", runtime="int8").runtime.name == "int8"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("onnx") / "out"
+    convert(found_of("vit"), folder, "onnx")
+    return folder
+
+
+@pytest.mark.usefixtures("model")  # a cache of its own
+def test_an_exported_folder_needs_no_torch_for_it(whole: Path) -> None:
+    code = (
+        "import sys, wordsight as ws\n"
+        f"clip = ws.load({str(whole)!r}, runtime='int8')\n"
+        "print(clip.runtime.name, clip.embed_texts(['a cat']).shape[0], 'torch' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["int8", "1", "False"]
+    assert int8_folder(int8_folder(whole)) == int8_folder(whole)
+
+
+def test_convolutions_are_refused(tmp_path: Path) -> None:
+    convert(found_of("resnet"), tmp_path / "out", "onnx")
+    with pytest.raises(ConfigError, match="image tower is made of convolutions, which stay; take onnx"):
+        load(tmp_path / "out", runtime="int8")
+
+
+@pytest.mark.usefixtures("model")
+def test_a_processor_that_saturates_is_refused(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Saturating:
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def run(self, *_: object) -> list[NDArray[np.int32]]:
+            return [np.full((4, 16), 32767 * 32, np.int32)]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Saturating)
+    with pytest.raises(ConfigError, match="overflow; take onnx"):
+        int8_folder(whole)
+
+
+@pytest.mark.usefixtures("model")
+def test_without_its_package_it_says_what_to_install(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'wordsight\[onnx\]'"):
+        int8_folder(whole)

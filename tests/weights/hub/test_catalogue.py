@@ -1,0 +1,250 @@
+"""The cards of published weights: each is whole and agrees with open_clip's own tables; a broken one is refused."""
+
+import importlib
+import json
+import re
+import sys
+import types
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from wordsight.cache import weights_cache
+from wordsight.config import to_toml
+from wordsight.errors import ConfigError, DownloadError, WeightsError
+from wordsight.model import PUBLISHED, build_empty
+from wordsight.weights.hub import download as resolving
+from wordsight.weights.hub.catalogue import (
+    CARDS_FOLDER,
+    PublishedCard,
+    card_of_sha256,
+    is_published,
+    published_card,
+    published_cards,
+    read_cards,
+)
+from wordsight.weights.hub.download import cached_file, card_of_file, mirrored, resolve
+
+CARDS = published_cards()
+GOOD = CARDS["laion/ViT-B-16-laion400m_e32"]
+
+
+@pytest.fixture(scope="module")
+def peer() -> types.ModuleType:
+    """open_clip's table of published weights, without the rest of open_clip, which wants torchvision."""
+    spec = importlib.util.find_spec("open_clip")
+    if spec is None:
+        pytest.skip("needs open_clip")
+    package = types.ModuleType("open_clip_tables")
+    package.__path__ = list(spec.submodule_search_locations)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "open_clip_tables", package)
+        yield importlib.import_module("open_clip_tables.pretrained")
+        for name in [name for name in sys.modules if name.startswith("open_clip_tables.")]:
+            patch.delitem(sys.modules, name)
+
+
+def test_there_are_the_official_nine_and_the_well_known_others():
+    official = {card.name.removeprefix("openai/") for card in CARDS.values() if card.family == "OpenAI"}
+    assert official == set(PUBLISHED)
+    assert {card.family for card in CARDS.values()} == {
+        *("OpenAI", "LAION", "open_clip", "MetaCLIP", "DataComp", "DFN", "SigLIP", "SigLIP 2"),
+    }
+    assert len(CARDS) == len(list(CARDS_FOLDER.iterdir())) == 66
+
+
+@pytest.mark.parametrize("name", [name for name, card in CARDS.items() if card.format != "hugging_face"])
+def test_a_card_agrees_with_open_clips_tables(peer, name):
+    card = CARDS[name]
+    model, tag = card.aliases[0].split("/")
+    told = peer.get_pretrained_cfg(model, tag)
+    where = card.address == told["url"] if card.address else card.repository == told["hf_hub"].rstrip("/")
+    assert where, told
+    configs = Path(peer.__file__).parent / "model_configs"
+    architecture = json.loads((configs / f"{model}.json").read_text())
+    assert card.resolution_px == architecture["vision_cfg"]["image_size"]
+    assert card.embed_dim == architecture["embed_dim"]
+    assert card.context_length == architecture["text_cfg"]["context_length"]
+    assert card.preprocessing.mean == tuple(told["mean"])
+    assert card.preprocessing.std == tuple(told["std"])
+    assert card.preprocessing.resize == told["resize_mode"]
+    assert card.preprocessing.interpolation == told["interpolation"]
+    if card.tokenizer == "clip":
+        assert (card.activation == "quick_gelu") == told.get("quick_gelu", False)
+        assert architecture["text_cfg"]["vocab_size"] == 49408
+    else:
+        assert architecture["text_cfg"]["vocab_size"] == {"siglip": 32000, "siglip2": 256000}[card.tokenizer] or (
+            card.name == "siglip/ViT-B-16-i18n-256"
+        )
+
+
+@pytest.mark.parametrize("name", [name for name, card in CARDS.items() if card.address])
+def test_the_hash_is_the_one_that_the_address_carries(name):
+    card = CARDS[name]
+    *_, folder, file = card.address.split("/")
+    carried = folder if card.family == "OpenAI" else Path(file).stem.rpartition("-")[2]
+    assert card.sha256 == carried
+    assert len(carried) == (64 if card.family == "OpenAI" else 8)
+    assert card_of_sha256(carried.ljust(64, "0").upper()) is card
+
+
+def test_the_parameters_are_those_of_the_architecture():
+    for card in CARDS.values():
+        if (model := card.model()) is not None:
+            count = sum(parameter.numel() for parameter in build_empty(model).parameters())
+            assert count / 1e6 == pytest.approx(card.million_parameters, abs=0.006), card.name
+
+
+def test_the_activation_of_the_card_is_that_of_both_towers():
+    model = GOOD.model()
+    assert (model.image.activation, model.text.activation) == ("gelu", "gelu")
+    model = published_card("ViT-B-32/laion400m_e32").model()
+    assert (model.image.activation, model.text.activation) == ("quick_gelu", "quick_gelu")
+    assert published_card("openai/RN50").model() == PUBLISHED["RN50"]
+    assert published_card("siglip/ViT-B-16-224").model() is None
+
+
+def test_figures_have_sources_and_are_probable():
+    for card in CARDS.values():
+        for score in card.scores:
+            assert score.source
+            assert 30 < score.value < 90, card.name
+        values = [score.value for score in card.scores]
+        assert max(values, default=0) - min(values, default=0) < 0.5, card.name
+    assert published_card("openai/ViT-L-14-336").scores[0].value == 76.2
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ("openai/ViT-B-32", "openai/ViT-B-32"),
+        ("ViT-B/32", "openai/ViT-B-32"),
+        ("ViT-L/14@336px", "openai/ViT-L-14-336"),
+        ("RN50", "openai/RN50"),
+        ("ViT-B-32/openai", "openai/ViT-B-32"),
+        ("ViT-B-32-quickgelu/openai", "openai/ViT-B-32"),
+        ("vit-b-32/laion2b_s34b_b79k", "laion/ViT-B-32-laion2b_s34b_b79k"),
+        ("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "laion/ViT-B-32-laion2b_s34b_b79k"),
+        ("ViT-B-16-SigLIP2-512/webli", "siglip2/ViT-B-16-512"),
+    ],
+)
+def test_names_that_people_type_are_understood(typed, name):
+    assert published_card(typed).name == name
+    assert is_published(typed)
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest():
+    message = "no published weights 'openai/ViT-B-31'; did you mean 'openai/ViT-B-32'?; `wordsight models` lists them"
+    with pytest.raises(WeightsError, match=re.escape(message)):
+        published_card("openai/ViT-B-31")
+    assert not is_published("openai/ViT-B-31")
+
+
+def write(folder: Path, card: PublishedCard, text: str = "") -> Path:
+    path = folder / f"{card.name.replace('/', '-')}.toml"
+    path.write_text(text or to_toml(card))
+    return path
+
+
+def test_a_good_card_is_read_back(tmp_path):
+    write(tmp_path, GOOD)
+    assert read_cards(tmp_path) == {GOOD.name: GOOD}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"architecture": "ViT-B-61"}, "no model preset 'ViT-B-61'; did you mean 'ViT-B-16'?"),
+        ({"architecture": "ViT-B-32", "embed_dim": 513}, "the preset's embed_dim 512 contradicts embed_dim 513"),
+        ({"architecture": "RN50x4"}, "the preset's image_size_px 288 contradicts resolution_px 224"),
+        ({"context_length": 64}, "the preset's context_length 77 contradicts context_length 64"),
+        ({"resolution_px": 256}, "preprocessing.size_px 224 contradicts resolution_px 256; make them equal"),
+        ({"activation": "relu"}, "Invalid enum value 'relu'"),
+        ({"activation": None}, "a single file needs architecture, activation and preprocessing in its card"),
+        ({"address": ""}, "expected an address or a repository, one of the two"),
+        ({"repository": "a/b"}, "expected an address or a repository, one of the two"),
+        ({"address": "http://example.org/x.pt"}, "does not start with https://"),
+        ({"address": "", "repository": "a/b/c"}, "repository 'a/b/c' is not owner/name"),
+        ({"address": "", "repository": "a/b"}, "sha256 and size_bytes belong to an address"),
+        ({"sha256": "00EFA78F"}, "is not 8 to 64 digits of lower-case hexadecimal"),
+        ({"sha256": "00efa7"}, "is not 8 to 64 digits of lower-case hexadecimal"),
+        ({"scores": [{"figure": "x", "value": 101, "source": "y"}]}, "Expected `float` <= 100"),
+        ({"scores": [{"figure": "x", "value": 50}]}, "missing required field"),
+        ({"million_parameters": -1}, "Expected `float` > 0"),
+        ({"format": "onnx"}, "Invalid enum value 'onnx'"),
+        ({"licens": "MIT"}, "unknown key 'licens'; did you mean 'licence'?"),
+    ],
+)
+def test_a_broken_card_is_refused_with_its_file(tmp_path, changed, message):
+    tree = msgspec.to_builtins(GOOD) | changed
+    text = to_toml({key: value for key, value in tree.items() if value is not None})
+    path = write(tmp_path, GOOD, text)
+    with pytest.raises(ConfigError) as caught:
+        read_cards(tmp_path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message.replace("`", "'") in str(caught.value)
+
+
+def test_a_file_with_another_name_and_a_name_given_twice_are_refused(tmp_path):
+    (tmp_path / "other.toml").write_text(to_toml(GOOD))
+    with pytest.raises(ConfigError, match=r"other.toml: name 'laion/ViT-B-16-laion400m_e32' belongs into laion-ViT"):
+        read_cards(tmp_path)
+    (tmp_path / "other.toml").unlink()
+    write(tmp_path, GOOD)
+    write(tmp_path, msgspec.structs.replace(GOOD, name="laion/x"))
+    with pytest.raises(ConfigError, match=r"laion-x.toml: the name 'ViT-B-16/laion400m_e32' is that of laion-ViT-B-16"):
+        read_cards(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "WORDSIGHT_OFFLINE"])
+def test_a_name_becomes_the_file_in_the_cache_offline_too(tmp_path, monkeypatch, name):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path))
+    path = cached_file(GOOD)
+    assert path == tmp_path / "laion-ViT-B-16-laion400m_e32" / "vit_b_16-laion400m_e32-55e67d44.pt"
+    path.parent.mkdir()
+    path.write_bytes(b"weights")
+    assert resolve("ViT-B-16/laion400m_e32") == path
+    monkeypatch.setenv(name, "1")
+    assert resolve("ViT-B-16/laion400m_e32") == path
+    with pytest.raises(DownloadError, match=r"RN50.pt: not there, and offline .*; put https://openaipublic"):
+        resolve("RN50")
+
+
+def test_a_file_is_known_by_its_hash_which_is_computed_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path / "cache"))
+    asked = []
+    monkeypatch.setattr(resolving, "card_of_sha256", lambda digest: asked.append(digest))
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"abc")
+    assert card_of_file(path) is None
+    with monkeypatch.context() as patch:
+        patch.setattr("wordsight.weights.hub.digests.sha256_file", lambda path: pytest.fail(f"{path} is hashed again"))
+        card_of_file(path)
+    path.write_bytes(b"abd")
+    card_of_file(path)
+    abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-4, its first example
+    assert asked[:2] == [abc, abc]
+    assert asked[2] != abc
+    with pytest.raises(WeightsError, match=r"none.pt: cannot be read: No such file"):
+        card_of_file(tmp_path / "none.pt")
+
+
+def test_a_mirror_takes_the_place_of_the_server():
+    url = "https://example.org/clip/models/RN50.pt?x=1"
+    assert mirrored(url, "http://127.0.0.1:8000") == "http://127.0.0.1:8000/clip/models/RN50.pt?x=1"
+    assert mirrored(url, "https://a.org/deep/") == "https://a.org/deep/clip/models/RN50.pt?x=1"
+    with pytest.raises(ConfigError, match=r"mirror 'a\.org' is not an address"):
+        mirrored(url, "a.org")
+
+
+def test_the_cache_is_where_the_environment_says_when_it_is_asked(monkeypatch, tmp_path):
+    monkeypatch.delenv("WORDSIGHT_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert weights_cache() == tmp_path / ".cache" / "wordsight" / "weights"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    assert weights_cache() == tmp_path / "caches" / "wordsight" / "weights"
+    monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path / "own"))
+    assert weights_cache() == tmp_path / "own"
