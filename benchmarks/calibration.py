@@ -2,13 +2,13 @@
 
     python -m benchmarks.calibration --trained RUN [--json FILE]
 
-Twenty splits by fixed seeds. Calibration: half of the pictures fit, the others test: expected calibration error (15
+Twenty splits by fixed seeds. Calibration: half of the images fit, the others test: expected calibration error (15
 bins of equal mass) at the model's own temperature, at that which the labels alone give, and at the fitted one, and what
 sets that promise 90 % hold.
-Rejection, without any labelled picture: half of the classes are the labels, the pictures of the others should be told
+Rejection, without any labelled image: half of the classes are the labels, the images of the others should be told
 "none of these": AUROC of the lift over general words, beside maximum softmax probability and maximum cosine; and at the
 threshold the mean of the shares rightly kept and rightly refused, beside a flat cut-off of the cosine. Both thresholds
-come from the same pictures that the recipe was trained with. Vectors are embedded once and kept in --work.
+come from the same images that the recipe was trained with. Embeddings are embedded once and kept in --work.
 """
 
 import json
@@ -29,24 +29,24 @@ from wordsight.zeroshot.calibration import LEAST_LIFT, calibration_of, fit_tempe
 SETS = ("cifar10", "tiny-imagenet-eval", "gtsrb", "mnist", "flowers102", "grocery81")
 SPLITS = 20
 COVERAGE = 0.9
-SLACK = 0.01  # of the mean coverage: twenty splits of 648 pictures leave it about so uncertain
+SLACK = 0.01  # of the mean coverage: twenty splits of 648 images leave it about so uncertain
 FLAT_CUT = 0.44
-"""The mean of the cuts that told training pictures of 3 to 20 labels from others best, as a cosine's level is
+"""The mean of the cuts that told training images of 3 to 20 labels from others best, as a cosine's level is
 each model's own. `LEAST_LIFT` was chosen in the same way on an earlier model, where this was 0.50, and stays."""
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """An embedded set: vectors (N, E), the number of each picture's class, the names of the classes."""
+class Images:
+    """An embedded set: embeddings (N, E), the number of each image's class, the names of the classes."""
 
-    vectors: np.ndarray
+    embeddings: np.ndarray
     labels: np.ndarray
     names: list[tuple[str, ...]]
     wnids: list[str]
 
 
-def embedded(clip: ws.DualEncoder, archive: Path, work: Path) -> Pictures:
-    """A set's vectors, embedded once for each model."""
+def embedded(clip: ws.DualEncoder, archive: Path, work: Path) -> Images:
+    """A set's embeddings, embedded once for each model."""
     files, rows = read_rows(archive, "labels.jsonl")
     wnids = sorted({row["wnid"] for row in rows if "wnid" in row})
     if wnids:
@@ -60,7 +60,7 @@ def embedded(clip: ws.DualEncoder, archive: Path, work: Path) -> Pictures:
     if not place.exists():
         work.mkdir(parents=True, exist_ok=True)
         np.save(place, clip.embed_images([files[row["file"]] for row in rows]))
-    return Pictures(np.load(place), label_N, names, wnids)
+    return Images(np.load(place), label_N, names, wnids)
 
 
 def calibration_rows(name: str, logits_NK: np.ndarray, label_N: np.ndarray, by_labels: float) -> list[Row]:
@@ -88,17 +88,17 @@ def calibration_rows(name: str, logits_NK: np.ndarray, label_N: np.ndarray, by_l
     ]
 
 
-def rejection_rows(name: str, clip: ws.DualEncoder, pictures: Pictures, label_KE: np.ndarray) -> list[Row]:
+def rejection_rows(name: str, clip: ws.DualEncoder, images: Images, label_KE: np.ndarray) -> list[Row]:
     """AUROC of three scores, and what the two thresholds do."""
-    word_ME = ws.Labels(clip, WORDS, LABEL_TEMPLATES).weights
+    word_ME = ws.ZeroShotClassifier(clip, WORDS, LABEL_TEMPLATES).weights
     found = []
     for seed in range(SPLITS):
         known = np.sort(np.random.default_rng(seed).permutation(len(label_KE))[: len(label_KE) // 2])
-        is_known = np.isin(pictures.labels, known)
-        logits_NK = clip.logits(pictures.vectors, label_KE[known])
+        is_known = np.isin(images.labels, known)
+        logits_NK = clip.logits(images.embeddings, label_KE[known])
         background = Background(clip, word_ME, label_KE[known])
-        lift_N = np.array([background.lift(*pair) for pair in zip(pictures.vectors, logits_NK, strict=True)])
-        cosine_N = (pictures.vectors @ label_KE[known].T).max(axis=1)
+        lift_N = np.array([background.lift(*pair) for pair in zip(images.embeddings, logits_NK, strict=True)])
+        cosine_N = (images.embeddings @ label_KE[known].T).max(axis=1)
         scores = (lift_N, softmax(logits_NK).max(axis=1), cosine_N)
         at = [
             ((score[is_known] >= cut).mean() + (score[~is_known] < cut).mean()) / 2
@@ -115,20 +115,20 @@ def rejection_rows(name: str, clip: ws.DualEncoder, pictures: Pictures, label_KE
     ]
 
 
-def multi_label_rows(clip: ws.DualEncoder, pictures: Pictures) -> list[Row]:
-    """Everyday words of Tiny-ImageNet, several for a picture: each by itself, beside the softmax over all of them."""
+def multi_label_rows(clip: ws.DualEncoder, images: Images) -> list[Row]:
+    """Everyday words of Tiny-ImageNet, several for a image: each by itself, beside the softmax over all of them."""
     known = json.loads(NAMES.read_text())
     counts: dict[str, int] = {}
-    for wnid in pictures.wnids:
+    for wnid in images.wnids:
         for word in known[wnid][1:]:
             counts[word] = counts.get(word, 0) + 1
     words = sorted(word for word, count in counts.items() if count > 1)
-    of_class = np.array([[word in known[wnid] for word in words] for wnid in pictures.wnids])
-    truth_NK = of_class[pictures.labels].astype(float)
-    label_KE = ws.Labels(clip, words, LABEL_TEMPLATES).weights
-    background = Background(clip, ws.Labels(clip, WORDS, LABEL_TEMPLATES).weights, label_KE)
-    logits_NK = clip.logits(pictures.vectors, label_KE)
-    alone_NK = np.stack([background.independent(*pair) for pair in zip(pictures.vectors, logits_NK, strict=True)])
+    of_class = np.array([[word in known[wnid] for word in words] for wnid in images.wnids])
+    truth_NK = of_class[images.labels].astype(float)
+    label_KE = ws.ZeroShotClassifier(clip, words, LABEL_TEMPLATES).weights
+    background = Background(clip, ws.ZeroShotClassifier(clip, WORDS, LABEL_TEMPLATES).weights, label_KE)
+    logits_NK = clip.logits(images.embeddings, label_KE)
+    alone_NK = np.stack([background.independent(*pair) for pair in zip(images.embeddings, logits_NK, strict=True)])
     others = {"softmax": softmax(logits_NK), "sigmoid of the logit": sigmoid(logits_NK)}
     said = alone_NK > 0.5
     right = (said * truth_NK).sum() / max(1, said.sum())
@@ -154,13 +154,13 @@ def main() -> None:
     clip = ws.load(arguments.trained)
     rows = []
     for name in SETS:
-        pictures = embedded(clip, arguments.data / f"{name}.tar", arguments.work)
-        labels = ws.Labels(clip, pictures.names, LABEL_TEMPLATES, temperature="labels")
+        images = embedded(clip, arguments.data / f"{name}.tar", arguments.work)
+        labels = ws.ZeroShotClassifier(clip, images.names, LABEL_TEMPLATES, temperature="labels")
         label_KE, by_labels = labels.weights, labels.calibration.temperature
-        rows += calibration_rows(name, clip.logits(pictures.vectors, label_KE), pictures.labels, by_labels)
-        rows += rejection_rows(name, clip, pictures, label_KE)
-        if pictures.wnids:
-            rows += multi_label_rows(clip, pictures)
+        rows += calibration_rows(name, clip.logits(images.embeddings, label_KE), images.labels, by_labels)
+        rows += rejection_rows(name, clip, images, label_KE)
+        if images.wnids:
+            rows += multi_label_rows(clip, images)
     finish(rows, arguments.json)
 
 

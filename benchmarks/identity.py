@@ -27,7 +27,9 @@ import wordsight as ws
 
 SEED = 20210226
 FORMATS = {"openai": "vit", "open_clip": "resnet", "hf": "vit-narrow-heads"}
-CAPTION_WORDS = "a the two dogs dog cat running over wet sand photo of man's red, (blue) 42 été 狗 don't jumping!".split()
+CAPTION_WORDS = (
+    "a the two dogs dog cat running over wet sand photo of man's red, (blue) 42 été 狗 don't jumping!".split()
+)
 
 
 def run(*arguments: str) -> None:
@@ -98,7 +100,10 @@ def digests(directory: Path, train: bool) -> Iterator[tuple[str, str]]:
             clip = ws.load(path, device="cpu", runtime=runtime)
             yield f"{name}, {runtime}: images", sha256(clip.embed_images(images))
             yield f"{name}, {runtime}: texts", sha256(clip.embed_texts(captions))
-            yield f"{name}, {runtime}: logits", sha256(clip.logits(clip.embed_images(images), clip.embed_texts(captions)))
+            yield (
+                f"{name}, {runtime}: logits",
+                sha256(clip.logits(clip.embed_images(images), clip.embed_texts(captions))),
+            )
     for name in FORMATS:
         with tempfile.TemporaryDirectory() as out:
             run("convert", str(models[name]), f"{out}/onnx", "--to", "onnx")
@@ -111,7 +116,7 @@ def digests(directory: Path, train: bool) -> Iterator[tuple[str, str]]:
             run("demo", "--out", f"{out}/demo")
             weights = Path(out, "demo", "run", "best", "model.safetensors")
             yield "demo's final weights", hashlib.sha256(weights.read_bytes()).hexdigest()
-            run("classify", f"{out}/demo/pictures", "--labels", "dog,house", "--model", f"{out}/demo/run", "--json")
+            run("classify", f"{out}/demo/images", "--labels", "dog,house", "--model", f"{out}/demo/run", "--json")
 
 
 def main() -> None:

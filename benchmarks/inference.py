@@ -31,14 +31,14 @@ from tests.parity.peers import open_clip, transformers
 
 import wordsight as ws
 from wordsight.encoder.prefix_tree import encode_texts
-from wordsight.encoder.prepacked import pack_texts
-from wordsight.image import Preprocessing, normalise, preprocess, square_of
+from wordsight.encoder.prepacked import prepack_text_tower
+from wordsight.image import Preprocessing, load_pixels, normalise, preprocess
 from wordsight.model import PUBLISHED, build
-from wordsight.parallel import in_order
+from wordsight.parallel import ordered_map
 from wordsight.text import tokenize
 from wordsight.training import load_recipe
 from wordsight.weights import Card, TokenizerConfig
-from wordsight.weights.checkpoint import Found
+from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.convert import convert
 
 THREADS = 2
@@ -84,8 +84,8 @@ class Sides:
 
     @cached_property
     def transformers(self) -> Any:
-        folder = self._converted("hf")
-        return transformers().CLIPModel.from_pretrained(folder, attn_implementation="sdpa").eval()
+        directory = self._converted("hf")
+        return transformers().CLIPModel.from_pretrained(directory, attn_implementation="sdpa").eval()
 
     @cached_property
     def onnx(self) -> ws.DualEncoder:
@@ -109,10 +109,10 @@ class Sides:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def _converted(self, target: str) -> Path:
-        folder = self.work / target
-        if not folder.exists():
-            convert(Found(self.clip.model.state_dict(), self.clip.card, {}), folder, target)
-        return folder
+        directory = self.work / target
+        if not directory.exists():
+            convert(Checkpoint(self.clip.model.state_dict(), self.clip.card, {}), directory, target)
+        return directory
 
 
 def random_clip(name: str = NAME) -> ws.DualEncoder:
@@ -168,7 +168,7 @@ def labels(count: int) -> list[str]:
 
 
 def largest_difference(one: Any, other: Any) -> float:
-    """Of a component of the unit vectors."""
+    """Of a component of the unit embeddings."""
     units = [np.asarray(x, np.float64) / np.linalg.norm(x, axis=1, keepdims=True) for x in (one, other)]
     return float(np.abs(units[0] - units[1]).max())
 
@@ -181,7 +181,7 @@ def texts(sides: Sides) -> list[Row]:
     padded = ids[:, : int(ids.argmax(1).max()) + 1].long()
     mask = (torch.arange(padded.shape[1]) <= padded.argmax(1)[:, None]).long()
     clip, peer, hugging_face = sides.clip, sides.open_clip, sides.transformers
-    packed = pack_texts(clip.model)
+    packed = prepack_text_tower(clip.model)
     runs: dict[str, Side] = {
         "apart": lambda: encode_texts(packed, ids, shares=False),
         "shared": lambda: clip.embed_texts(given),
@@ -208,7 +208,7 @@ def classifier(sides: Sides) -> list[Row]:
     templates = [template("{}") for template in library.OPENAI_IMAGENET_TEMPLATES]
     names = labels(LABELS)
     begin = time.perf_counter()
-    ours = ws.Labels(sides.clip, names, templates, cache=False).weights
+    ours = ws.ZeroShotClassifier(sides.clip, names, templates, cache=False).weights
     seconds = time.perf_counter() - begin
     plain = [
         sides.clip.model.encode_text(torch.from_numpy(tokenize([t.format(n) for t in templates])).long())
@@ -230,14 +230,14 @@ def classifier(sides: Sides) -> list[Row]:
 
 def classifier_memory(sides: Sides) -> list[Row]:
     """Peak resident memory of a process that builds a classifier of 1000 labels over that of 100, results left out."""
-    folder = sides._converted("wordsight")
+    directory = sides._converted("wordsight")
     peaks = {}
     for count in (100, LABELS):
         code = (
             "import resource, torch, wordsight as ws\n"
             "from benchmarks.inference import THREADS, labels\n"
-            f"torch.set_num_threads(THREADS); clip = ws.load({str(folder)!r}, 'cpu')\n"
-            f"made = ws.Labels(clip, labels({count}), 'imagenet', cache=False).weights\n"
+            f"torch.set_num_threads(THREADS); clip = ws.load({str(directory)!r}, 'cpu')\n"
+            f"made = ws.ZeroShotClassifier(clip, labels({count}), 'imagenet', cache=False).weights\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - made.nbytes)"
         )
         peaks[count] = int(subprocess.check_output([sys.executable, "-c", code]).split()[-1])
@@ -246,8 +246,8 @@ def classifier_memory(sides: Sides) -> list[Row]:
 
 
 @torch.inference_mode()
-def pictures(sides: Sides) -> list[Row]:
-    """Pixels ready, for us as bytes, for peers as floats: one picture, and sixteen."""
+def images(sides: Sides) -> list[Row]:
+    """Pixels ready, for us as bytes, for peers as floats: one image, and sixteen."""
     rows = []
     for count in (1, 16):
         squares = np.random.default_rng(1).integers(0, 256, (count, 224, 224, 3), dtype=np.uint8)
@@ -255,8 +255,7 @@ def pictures(sides: Sides) -> list[Row]:
         pixels = torch.from_numpy(array)
         clips = {"torch": sides.clip, "auto": sides.auto, "int8": sides.int8}
         runs: dict[str, Side] = {
-            name: lambda clip=clip, squares=squares: clip.runtime.encode_squares(squares)
-            for name, clip in clips.items()
+            name: lambda clip=clip, squares=squares: clip.runtime.encode_pixels(squares) for name, clip in clips.items()
         }
         runs |= {
             "open_clip": lambda pixels=pixels: sides.open_clip.encode_image(pixels),
@@ -269,7 +268,7 @@ def pictures(sides: Sides) -> list[Row]:
         print({name: round(rate, 2) for name, rate in rates.items()}, "auto is", sides.auto.runtime.name)
         best = max(("open_clip", "transformers", "session"), key=lambda name: rates[name])
         close = race({name: runs[name] for name in ("auto", best)}, CLOSE_ROUNDS if count == 1 else 3 * ROUNDS, PAUSE_S)
-        what = f"{count} pictures, pixels ready (pictures/s)"
+        what = f"{count} images, pixels ready (images/s)"
         asked = (
             [("torch", "open_clip", 1.35), ("auto", "open_clip", 1.75), ("int8", best, None)]
             if count == 1
@@ -285,7 +284,7 @@ def pictures(sides: Sides) -> list[Row]:
 
 @torch.inference_mode()
 def resnet(_: Sides) -> list[Row]:
-    """The published ResNet-50 on torch, one picture and sixteen."""
+    """The published ResNet-50 on torch, one image and sixteen."""
     with torch.inference_mode(False):  # parameters made in it would not say when they change
         clip, peer = random_clip("RN50"), open_clip().create_model("RN50-quickgelu", pretrained=None)
     peer.load_state_dict(clip.model.state_dict(), strict=False)  # without the counts of batches
@@ -295,24 +294,24 @@ def resnet(_: Sides) -> list[Row]:
         squares = np.random.default_rng(1).integers(0, 256, (count, 224, 224, 3), dtype=np.uint8)
         pixels = torch.from_numpy(normalise(squares, clip.card.preprocessing))
         runs: dict[str, Side] = {
-            "torch": lambda squares=squares: clip.runtime.encode_squares(squares),
+            "torch": lambda squares=squares: clip.runtime.encode_pixels(squares),
             "open_clip": lambda pixels=pixels: peer.encode_image(pixels),
         }
         assert largest_difference(runs["torch"](), runs["open_clip"]()) < 1e-5
         rates = {name: count / seconds for name, seconds in race(runs, 3 * ROUNDS).items()}
-        what = f"RN50, {count} pictures, pixels ready (pictures/s): torch, open_clip"
+        what = f"RN50, {count} images, pixels ready (images/s): torch, open_clip"
         rows.append(Row.compare(what, rates["torch"], rates["open_clip"]))
     return rows
 
 
 def neighbours(sides: Sides) -> list[Row]:
-    """Each picture and text alone, among 8, among 64, and in another order."""
+    """Each image and text alone, among 8, among 64, and in another order."""
     generator = np.random.default_rng(3)
     images = list(generator.integers(0, 256, (64, 224, 224, 3), dtype=np.uint8))
     given = prompts(64, range(4, 20))
     rows = []
     for name, clip, most in (("torch", sides.clip, 1e-5), ("onnx", sides.onnx, 1e-5), ("int8", sides.int8, 1e-3)):
-        for what, items, embed in (("pictures", images, clip.embed_images), ("texts", given, clip.embed_texts)):
+        for what, items, embed in (("images", images, clip.embed_images), ("texts", given, clip.embed_texts)):
             whole, order = embed(items), generator.permutation(64)
             others = [
                 np.concatenate([embed(items[start : start + size]) for start in range(0, 64, size)]) for size in (1, 8)
@@ -366,7 +365,7 @@ def jpeg(sides: Sides) -> list[Row]:
     differences = [np.abs(one - other) * std for one, other in zip(runs["cropped"](), runs["pillow"](), strict=True)]
     assert all((one == other).all() for one, other in zip(runs["ours"](), runs["pillow"](), strict=True))
     rates = {name: len(files) / seconds for name, seconds in race(runs).items()}
-    what = "JPEG 1024x768, bytes to tensor, one core (pictures/s)"
+    what = "JPEG 1024x768, bytes to tensor, one core (images/s)"
     return [
         Row.compare(f"{what}: exact, Pillow's path", rates["ours"], rates["pillow"]),
         Row.compare(f"{what}: cropped, Pillow's path", rates["cropped"], rates["pillow"], 1.2),
@@ -376,14 +375,14 @@ def jpeg(sides: Sides) -> list[Row]:
     ]
 
 
-def scaled_vectors(sides: Sides) -> list[Row]:
-    """How far scaled decoding moves the vectors of a trained model, on photographs of 1024 x 768."""
+def scaled_embeddings(sides: Sides) -> list[Row]:
+    """How far scaled decoding moves the embeddings of a trained model, on photographs of 1024 x 768."""
     if sides.trained is None:
         return []
     files, clip = photographs(1000), ws.load(sides.trained)
     scaled = ws.load(sides.trained, decoding="scaled")
     cosines = (clip.embed_images(files) * scaled.embed_images(files)).sum(axis=1)
-    what = "scaled decoding, 1,000 photographs, the trained model: cosine to the exact vector"
+    what = "scaled decoding, 1,000 photographs, the trained model: cosine to the exact embedding"
     return [
         Row.compare(f"{what}, {name}", float(np.percentile(cosines, share)), 1.0)
         for name, share in (("least", 0), ("1st percentile", 1), ("median", 50))
@@ -408,11 +407,11 @@ def overlap(clip: ws.DualEncoder, files: list[Path], what: str) -> Row:
         squares: list[NDArray[np.uint8]] = []
 
         def decode(part: list[Path] = part, squares: list[NDArray[np.uint8]] = squares) -> None:
-            squares[:] = in_order(lambda path: square_of(path, form), part, ahead=64)
+            squares[:] = ordered_map(lambda path: load_pixels(path, form), part, ahead=64)
 
         def encode(squares: list[NDArray[np.uint8]] = squares) -> None:
             for first in range(0, len(squares), 64):
-                clip.runtime.encode_squares(np.stack(squares[first : first + 64]))
+                clip.runtime.encode_pixels(np.stack(squares[first : first + 64]))
 
         sides: dict[str, Side] = {"decode": decode, "encode": encode, "both": lambda part=part: clip.embed_images(part)}
         for name, side in sides.items():
@@ -420,19 +419,19 @@ def overlap(clip: ws.DualEncoder, files: list[Path], what: str) -> Row:
             side()
             seconds[name] += time.perf_counter() - begin
     ours, ideal = len(files) / seconds["both"], len(files) / (seconds["decode"] + seconds["encode"])
-    return Row.compare(f"{what} (pictures/s): 1/(1/decode + 1/encode)", ours, ideal, 0.95)
+    return Row.compare(f"{what} (images/s): 1/(1/decode + 1/encode)", ours, ideal, 0.95)
 
 
-def folders(sides: Sides) -> list[Row]:
-    """A folder of large files and a large model, and one of small files and the small model."""
+def directories(sides: Sides) -> list[Row]:
+    """A directory of large files and a large model, and one of small files and the small model."""
     large, small = sides.work / "large", sides.work / "small"
     large.mkdir(), small.mkdir()
     for number, content in enumerate(photographs(500)):
         for copy in range(4):
             (large / f"{number:04d}-{copy}.jpg").write_bytes(content)
     with tarfile.open(DATA / "tiny-imagenet-train.tar") as archive:
-        pictures = (member for member in archive if member.isfile() and not member.name.endswith((".jsonl", ".json")))
-        for number, member in enumerate(pictures):
+        images = (member for member in archive if member.isfile() and not member.name.endswith((".jsonl", ".json")))
+        for number, member in enumerate(images):
             (small / f"{number:05d}.jpg").write_bytes(archive.extractfile(member).read())  # type: ignore[union-attr]
     return [
         overlap(sides.clip, sorted(large.iterdir()), "2,000 files of 1024x768, ViT-B/32"),
@@ -443,7 +442,7 @@ def folders(sides: Sides) -> list[Row]:
 
 
 def processes(sides: Sides) -> list[Row]:
-    """`wordsight classify` of one picture in a fresh process, with a model as the demo's."""
+    """`wordsight classify` of one image in a fresh process, with a model as the demo's."""
     config = load_recipe("demo").architecture
     clip = ws.DualEncoder(
         build(config, torch.Generator().manual_seed(0)).eval(),
@@ -455,14 +454,14 @@ def processes(sides: Sides) -> list[Row]:
         ),
     )
     clip.save(sides.work / "demo")
-    convert(Found(clip.model.state_dict(), clip.card, {}), sides.work / "demo-onnx", "onnx")
-    picture = sides.work / "one.jpg"
-    picture.write_bytes(photographs(1)[0])
-    verb = [str(Path(sys.executable).parent / "wordsight"), "classify", str(picture), "--labels", "cat,dog", "--model"]
+    convert(Checkpoint(clip.model.state_dict(), clip.card, {}), sides.work / "demo-onnx", "onnx")
+    image = sides.work / "one.jpg"
+    image.write_bytes(photographs(1)[0])
+    command = [str(Path(sys.executable).parent / "wordsight"), "classify", str(image), "--labels", "cat,dog", "--model"]
     commands = {
         "torch": [sys.executable, "-c", "import torch"],
-        "classify": [*verb, str(sides.work / "demo")],
-        "onnx": [*verb, str(sides.work / "demo-onnx")],
+        "classify": [*command, str(sides.work / "demo")],
+        "onnx": [*command, str(sides.work / "demo-onnx")],
     }
     runs: dict[str, Side] = {
         name: lambda command=command: subprocess.run(command, check=True, capture_output=True)
@@ -471,7 +470,7 @@ def processes(sides: Sides) -> list[Row]:
     seconds = race(runs)
     return [
         Row.at_most(
-            "classify one picture, fresh process: seconds beyond import torch",
+            "classify one image, fresh process: seconds beyond import torch",
             seconds["classify"] - seconds["torch"],
             1,
         ),
@@ -485,13 +484,13 @@ PARTS = {
         texts,
         classifier,
         classifier_memory,
-        pictures,
+        images,
         resnet,
         neighbours,
         jpeg,
-        folders,
+        directories,
         processes,
-        scaled_vectors,
+        scaled_embeddings,
     )
 }
 

@@ -40,8 +40,8 @@ def child(way: str, path: str) -> None:
     from wordsight.weights import read as reading
 
     assert DualEncoder
-    assert torch_runtime and reading  # noqa: PT018  # what a load imports late
-    ws.load  # noqa: B018  # resolves the lazy face
+    assert torch_runtime and reading  # what a load imports late  # noqa: PT018
+    ws.load  # resolves the lazy face  # noqa: B018
     Path("/proc/self/clear_refs").write_text("5")
     before, begin = status_kib("VmRSS"), time.perf_counter()
     if way == "ours":
@@ -62,21 +62,21 @@ def measure(way: str, path: Path) -> tuple[float, float]:
     return seconds, grown
 
 
-def write_models(folder: Path) -> tuple[Path, Path]:
-    """A folder of our format, and an archive as OpenAI's."""
+def write_models(directory: Path) -> tuple[Path, Path]:
+    """A directory of our format, and an archive as OpenAI's."""
     from tests.weights.archives import Node, write_script
 
     from wordsight.image import Preprocessing
     from wordsight.model import build, preset
     from wordsight.weights import Card, TokenizerConfig
-    from wordsight.weights.formats.wordsight import save_folder
+    from wordsight.weights.formats.wordsight import save_directory
 
     config = preset(ARCHITECTURE)
     model = build(config, torch.Generator().manual_seed(0)).eval()
     card = Card("random", config, Preprocessing(size_px=224), TokenizerConfig())
-    save_folder(folder / "own", model.state_dict(), card)
+    save_directory(directory / "own", model.state_dict(), card)
     halves = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in model.state_dict().items()}
-    return folder / "own", write_script(folder / "archive.pt", Node(halves).eval(), None)
+    return directory / "own", write_script(directory / "archive.pt", Node(halves).eval(), None)
 
 
 def main() -> None:

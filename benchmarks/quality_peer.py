@@ -36,10 +36,10 @@ NAMES = recipe_path("flickr8k").with_name("tiny-imagenet-names.json")
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture's bytes with its texts."""
+    """A image's bytes with its texts."""
 
     key: str
-    picture: bytes
+    image: bytes
     texts: tuple[str, ...]
 
 
@@ -61,25 +61,25 @@ def _chosen(names: list[str], count: int) -> set[str]:
 
 
 def captioned(archive: Path) -> list[Pair]:
-    """Pictures with their five captions."""
+    """Images with their five captions."""
     files = _members(archive)
     return [Pair(row["file"], files[row["file"]], tuple(row["captions"])) for row in _rows(files, "captions.jsonl")]
 
 
 def labelled(archive: Path) -> list[Pair]:
-    """Pictures with the name of their label."""
+    """Images with the name of their label."""
     files = _members(archive)
     names = json.loads(files["classes.json"])
     return [Pair(row["file"], files[row["file"]], (names[row["label"]],)) for row in _rows(files, "labels.jsonl")]
 
 
 def selection_keys(pairs: list[Pair]) -> set[str]:
-    """The 500 pictures of flickr8k-train on which recipes are chosen: the first by hash of their names."""
+    """The 500 images of flickr8k-train on which recipes are chosen: the first by hash of their names."""
     return _chosen([pair.key for pair in pairs], 500)
 
 
 def training_pairs(data: Path, selection: bool) -> dict[str, list[Pair]]:
-    """The three sources; with `selection`, without the 500 pictures and 20 classes that recipes are chosen on."""
+    """The three sources; with `selection`, without the 500 images and 20 classes that recipes are chosen on."""
     captions = captioned(data / "flickr8k-train.tar")
     left_out = selection_keys(captions) if selection else set()
     files = _members(data / "tiny-imagenet-train.tar")
@@ -132,7 +132,7 @@ def _batches(sources: dict[str, list[Pair]], batch: int, draw: random.Random):
                 pair = queues[name].pop()
                 text = draw.choice(pair.texts)
                 texts.append(draw.choice(TEMPLATES[name]).replace("{}", text))
-                images.append(_random_resized_crop(Image.open(io.BytesIO(pair.picture)).convert("RGB"), draw))
+                images.append(_random_resized_crop(Image.open(io.BytesIO(pair.image)).convert("RGB"), draw))
         yield _as_batch(images), texts
 
 
@@ -183,8 +183,8 @@ def train_peer(
     return model.eval(), log | {"wall_minutes": (time.time() - wall) / 60, "pairs_seen": step * batch}
 
 
-def _evaluation_image(picture: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(picture)).convert("RGB")
+def _evaluation_image(content: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(content)).convert("RGB")
     short = min(image.size)
     image = image.resize(tuple(int(PEER_SIZE_PX * side / short) for side in image.size), Image.BICUBIC)
     left, top = (round((side - PEER_SIZE_PX) / 2.0) for side in image.size)
@@ -192,11 +192,11 @@ def _evaluation_image(picture: bytes) -> Image.Image:
 
 
 @torch.inference_mode()
-def peer_images(model: torch.nn.Module, pictures: list[bytes]) -> np.ndarray:
-    """Unit embeddings of pictures, by open_clip's model."""
+def peer_images(model: torch.nn.Module, images: list[bytes]) -> np.ndarray:
+    """Unit embeddings of images, by open_clip's model."""
     parts = [
-        model.encode_image(_as_batch([_evaluation_image(p) for p in pictures[i : i + 100]]), normalize=True)
-        for i in range(0, len(pictures), 100)
+        model.encode_image(_as_batch([_evaluation_image(p) for p in images[i : i + 100]]), normalize=True)
+        for i in range(0, len(images), 100)
     ]
     return torch.cat(parts).numpy()
 

@@ -2,10 +2,10 @@
 
     python -m benchmarks.recipe_trial --name first --set schedule.steps=205 --set sources.1.weight=0.5
 
-Left out of training are 500 pictures of flickr8k-train, 20 classes of tiny-imagenet-train drawn by hash, and one more
+Left out of training are 500 images of flickr8k-train, 20 classes of tiny-imagenet-train drawn by hash, and one more
 class of each everyday word (dog, car, bottle ...) that at least two classes share. Measured are recall at 10 of the 500
-pictures, accuracy on the 20 classes by their names, and accuracy on the others by their everyday word, at 64 px and
-shrunk to 32 px first: do words reach pictures of kinds that were never seen?
+images, accuracy on the 20 classes by their names, and accuracy on the others by their everyday word, at 64 px and
+shrunk to 32 px first: do words reach images of kinds that were never seen?
 """
 
 import argparse
@@ -24,7 +24,7 @@ from PIL import Image
 
 import wordsight as ws
 from wordsight.data import PackOptions, SourceOptions, open_source, pack
-from wordsight.evaluate.tasks import retrieval_figures
+from wordsight.evaluate.tasks import retrieval_scores
 from wordsight.metrics import accuracy_hits
 from wordsight.training import load_recipe, train
 
@@ -60,7 +60,7 @@ def read_rows(archive: Path, rows_name: str) -> tuple[dict[str, bytes], list[dic
 
 
 def prepare(data: Path, work: Path) -> None:
-    """Write what is trained on as shards, and what is left out as folders."""
+    """Write what is trained on as shards, and what is left out as directories."""
     names = json.loads(NAMES.read_text())
     twenty, everyday = split_classes(names)
     files, rows = read_rows(data / "flickr8k-train.tar", "captions.jsonl")
@@ -75,32 +75,32 @@ def prepare(data: Path, work: Path) -> None:
         held_rows = [row | {"word": words[row["wnid"]]} for row in rows if row["wnid"] in words]
         write(work / name, files, held_rows, "labels.jsonl")
     shards = work / "shards"
-    for folder in [work / "flickr8k-train", work / "tiny-imagenet-train", *sorted(data.glob("illus-*.tar"))]:
-        options = SourceOptions(names=NAMES) if folder.stem.startswith("tiny") else SourceOptions()
-        pack(open_source(folder, options), shards / folder.stem, PackOptions())
+    for directory in [work / "flickr8k-train", work / "tiny-imagenet-train", *sorted(data.glob("illus-*.tar"))]:
+        options = SourceOptions(names=NAMES) if directory.stem.startswith("tiny") else SourceOptions()
+        pack(open_source(directory, options), shards / directory.stem, PackOptions())
 
 
-def write(folder: Path, files: dict[str, bytes], rows: list[dict], rows_name: str) -> None:
-    """Pictures with their rows as a folder."""
+def write(directory: Path, files: dict[str, bytes], rows: list[dict], rows_name: str) -> None:
+    """Images with their rows as a directory."""
     for row in rows:
-        place = folder / row["file"]
+        place = directory / row["file"]
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(files[row["file"]])
-    (folder / rows_name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (directory / rows_name).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def shrunk(path: Path, size_px: int) -> Image.Image:
-    """A picture as one of a coarser set would be."""
+    """A image as one of a coarser set would be."""
     return Image.open(io.BytesIO(path.read_bytes())).convert("RGB").resize((size_px, size_px), Image.Resampling.BICUBIC)
 
 
-def word_accuracy(clip: ws.DualEncoder, folder: Path, size_px: int) -> float:
-    """Mean over the words of the share of pictures that are called by theirs."""
-    rows = [json.loads(line) for line in (folder / "labels.jsonl").read_text().splitlines()]
+def word_accuracy(clip: ws.DualEncoder, directory: Path, size_px: int) -> float:
+    """Mean over the words of the share of images that are called by theirs."""
+    rows = [json.loads(line) for line in (directory / "labels.jsonl").read_text().splitlines()]
     words = sorted({row["word"] for row in rows})
     texts = np.stack([clip.embed_texts([t.format(word) for t in TEMPLATES]).mean(axis=0) for word in words])
     texts /= np.linalg.norm(texts, axis=1, keepdims=True)
-    images = clip.embed_images([shrunk(folder / row["file"], size_px) for row in rows])
+    images = clip.embed_images([shrunk(directory / row["file"], size_px) for row in rows])
     labels = np.array([words.index(row["word"]) for row in rows])
     hits = accuracy_hits(images @ texts.T, labels)
     return float(np.mean([hits[labels == number].mean() for number in range(len(words))]))
@@ -112,7 +112,7 @@ def judge(clip: ws.DualEncoder, work: Path) -> dict[str, float]:
     owner = [number for number, row in enumerate(rows) for _ in row["captions"]]
     images = clip.embed_images([work / "held-captions" / row["file"] for row in rows])
     texts = clip.embed_texts([caption for row in rows for caption in row["captions"]])
-    figures = {f.name: f.value for f in retrieval_figures(images, texts, owner) if f.name.endswith("at_10")}
+    figures = {f.name: f.value for f in retrieval_scores(images, texts, owner) if f.name.endswith("at_10")}
     figures["twenty"] = word_accuracy(clip, work / "held-twenty", 64)
     for size_px in (64, 32):
         figures[f"everyday_{size_px}"] = word_accuracy(clip, work / "held-everyday", size_px)
@@ -137,7 +137,7 @@ def main() -> None:
     begin = time.process_time()
     run = train(recipe, [arguments.work / "shards"], arguments.work / arguments.name, resume=True)
     minutes = (time.process_time() - begin) / 60
-    figures = judge(ws.load(run.folder), arguments.work)
+    figures = judge(ws.load(run.directory), arguments.work)
     line = {"name": arguments.name, "core_minutes": round(minutes, 2)} | {k: round(v, 4) for k, v in figures.items()}
     print(json.dumps(line), flush=True)
     with (arguments.work / "trials.jsonl").open("a") as file:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from wordsight.files import write_whole
+from wordsight.files import write_atomic
 
 HEADS = ("name", "ours", "peer", "ratio", "target", "holds")
 
@@ -61,7 +61,7 @@ def finish(rows: Sequence[Row], json_path: Path | None = None) -> NoReturn:
         )
         print("  ".join((name, *figures)))
     if json_path is not None:
-        write_whole(json_path, (json.dumps([asdict(row) for row in rows], indent=2) + "\n").encode())
+        write_atomic(json_path, (json.dumps([asdict(row) for row in rows], indent=2) + "\n").encode())
     sys.exit(0 if all(row.holds for row in rows) else 1)
 
 

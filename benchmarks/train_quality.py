@@ -39,9 +39,9 @@ from benchmarks.table import parser as table_parser
 import wordsight as ws
 from wordsight.config import plain
 from wordsight.data import PackOptions, SourceOptions, open_source, pack
-from wordsight.evaluate.tasks import retrieval_figures
-from wordsight.files import write_whole
-from wordsight.metrics import Figure, accuracy_hits, share
+from wordsight.evaluate.tasks import retrieval_scores
+from wordsight.files import write_atomic
+from wordsight.metrics import Score, accuracy_hits, share
 from wordsight.training import load_recipe, train
 
 THREADS = 2
@@ -63,24 +63,24 @@ def kept(path: Path, settings: dict[str, Any], make: Callable[[], dict[str, Any]
     if path.exists() and (found := json.loads(path.read_text()))["settings"] == settings:
         return dict(found)
     made = {"settings": settings} | make()
-    write_whole(path, (json.dumps(made, indent=1) + "\n").encode())
+    write_atomic(path, (json.dumps(made, indent=1) + "\n").encode())
     return made
 
 
-def retrieval(pairs: list[Pair], images: Embed, texts: Embed) -> list[Figure]:
-    """Recall both ways on pictures with five captions each."""
+def retrieval(pairs: list[Pair], images: Embed, texts: Embed) -> list[Score]:
+    """Recall both ways on images with five captions each."""
     owner = [number for number, pair in enumerate(pairs) for _ in pair.texts]
     captions = [text for pair in pairs for text in pair.texts]
-    return retrieval_figures(images([pair.picture for pair in pairs]), texts(captions), owner)
+    return retrieval_scores(images([pair.image for pair in pairs]), texts(captions), owner)
 
 
-def zero_shot(pairs: list[Pair], images: Embed, texts: Embed) -> Figure:
+def zero_shot(pairs: list[Pair], images: Embed, texts: Embed) -> Score:
     """Accuracy of the classifier made of the labels' names."""
     names = sorted({pair.texts[0] for pair in pairs})
     weights = np.stack([texts([t.format(name) for t in LABEL_TEMPLATES]).mean(axis=0) for name in names])
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
     labels = np.array([names.index(pair.texts[0]) for pair in pairs])
-    hits = accuracy_hits(images([pair.picture for pair in pairs]) @ weights.T, labels)
+    hits = accuracy_hits(images([pair.image for pair in pairs]) @ weights.T, labels)
     return share("cifar10_accuracy", hits, 1 / len(names))
 
 
@@ -155,7 +155,7 @@ def our_run(data: Path, work: Path, name: str, changes: tuple[str, ...] = ()) ->
     begin, wall = core_minutes(), time.time()
     run = train(recipe, [shards], work / name, resume=True)
     spent = {"core_minutes": core_minutes() - begin, "wall_minutes": (time.time() - wall) / 60}
-    clip = ws.load(run.folder)
+    clip = ws.load(run.directory)
     steps = {"steps": run.steps, "batch": recipe.batch_size, "pairs_seen": run.steps * recipe.batch_size}
     return spent | steps | {"figures": judged(data, clip.embed_images, clip.embed_texts)}
 

@@ -43,15 +43,15 @@ Step = Callable[[Tensor, Tensor], float]
 
 
 def pairs(size_px: int, most_tokens: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pictures (H, W, 3) and ids (77,) of the archive, the first caption of each that is short enough."""
+    """Images (H, W, 3) and ids (77,) of the archive, the first caption of each that is short enough."""
     with tarfile.open(ARCHIVE) as archive:
         for line in archive.extractfile("flickr8k-train/captions.jsonl"):
             row = json.loads(line)
             short = [ids for ids in tokenize(row["captions"]) if (ids != 0).sum() <= most_tokens]
             if short:
-                picture = archive.extractfile(f"flickr8k-train/{row['file']}").read()
+                content = archive.extractfile(f"flickr8k-train/{row['file']}").read()
                 image = (
-                    Image.open(io.BytesIO(picture)).convert("RGB").resize((size_px, size_px), Image.Resampling.BICUBIC)
+                    Image.open(io.BytesIO(content)).convert("RGB").resize((size_px, size_px), Image.Resampling.BICUBIC)
                 )
                 yield np.asarray(image), short[0]
 

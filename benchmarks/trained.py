@@ -2,8 +2,8 @@
 
     OMP_WAIT_POLICY=PASSIVE python -m benchmarks.trained --trained RUN [--json FILE]
 
-Accuracy is zero-shot on all pictures of cifar10 and tiny-imagenet-eval, both precisions on the same pictures. Of an
-explanation the most marked tenth of a grid is covered with the picture's mean colour, and a random tenth beside it.
+Accuracy is zero-shot on all images of cifar10 and tiny-imagenet-eval, both precisions on the same images. Of an
+explanation the most marked tenth of a grid is covered with the image's mean colour, and a random tenth beside it.
 """
 
 import os
@@ -28,26 +28,28 @@ CELLS = 8
 
 
 def accuracy(plain: ws.DualEncoder, small: ws.DualEncoder, name: str, work: Path) -> list[Row]:
-    """Top-1 of both on the same pictures, the mean difference with its interval, and how near the vectors are."""
-    vectors, hits = [], []
+    """Top-1 of both on the same images, the mean difference with its interval, and how near the embeddings are."""
+    embeddings, hits = [], []
     for clip in (plain, small):
-        pictures = embedded(clip, DATA / f"{name}.tar", work)
-        weights = ws.Labels(clip, [names[0] for names in pictures.names], LABEL_TEMPLATES, cache=False).weights
-        vectors.append(pictures.vectors)
-        hits.append((pictures.vectors @ weights.T).argmax(axis=1) == pictures.labels)
+        images = embedded(clip, DATA / f"{name}.tar", work)
+        weights = ws.ZeroShotClassifier(
+            clip, [names[0] for names in images.names], LABEL_TEMPLATES, cache=False
+        ).weights
+        embeddings.append(images.embeddings)
+        hits.append((images.embeddings @ weights.T).argmax(axis=1) == images.labels)
     apart = hits[1].astype(float) - hits[0]
     reach = 1.96 * apart.std() / np.sqrt(len(apart))
-    cosines = (vectors[0] * vectors[1]).sum(axis=1)
+    cosines = (embeddings[0] * embeddings[1]).sum(axis=1)
     points = float(100 * apart.mean())
     return [
         Row.at_most(
-            f"int8, {name}, {len(apart):,} pictures: points of top-1 between it and float32 "
+            f"int8, {name}, {len(apart):,} images: points of top-1 between it and float32 "
             f"({100 * hits[1].mean():.2f} and {100 * hits[0].mean():.2f} %; {points:+.2f}, "
             f"95 % {points - 100 * reach:+.2f} to {points + 100 * reach:+.2f})",
             abs(points),
             0.5,
         ),
-        Row.at_least(f"int8, {name}: mean cosine to the float32 vector", float(cosines.mean()), 0.995),
+        Row.at_least(f"int8, {name}: mean cosine to the float32 embedding", float(cosines.mean()), 0.995),
         Row.compare(f"int8, {name}: 1st percentile of the cosine", float(np.percentile(cosines, 1)), 1.0),
     ]
 
@@ -58,10 +60,10 @@ def explanations(clip: ws.DualEncoder) -> list[Row]:
     Whole cells on both sides: single pixels at random are a noise that no model has seen, whatever they cover.
     """
     pairs = labelled(DATA / "cifar10.tar")
-    labels = ws.Labels(clip, sorted({pair.texts[0] for pair in pairs}), LABEL_TEMPLATES, cache=False)
+    labels = ws.ZeroShotClassifier(clip, sorted({pair.texts[0] for pair in pairs}), LABEL_TEMPLATES, cache=False)
     generator, marked, drawn = np.random.default_rng(0), [], []
     for pair in pairs[:: len(pairs) // EXPLAINED][:EXPLAINED]:
-        found = explain(labels, pair.picture)
+        found = explain(labels, pair.image)
         number, side = labels.names.index(found.label), len(found.square) // CELLS
         whole = log_probabilities(labels, found.square[None])[0, number]
         colour = found.square.mean(axis=(0, 1)).astype(np.uint8)
@@ -75,12 +77,12 @@ def explanations(clip: ws.DualEncoder) -> list[Row]:
     more = float(np.mean(np.array(marked) > np.array(drawn)))
     return [
         Row.compare(
-            f"explain, {len(marked)} pictures of cifar10: loss of log probability, most marked tenth, random tenth",
+            f"explain, {len(marked)} images of cifar10: loss of log probability, most marked tenth, random tenth",
             float(np.mean(marked)),
             float(np.mean(drawn)),
             1.0,
         ),
-        Row.at_least("the same: share of pictures that lose more by the marked tenth", more, 0.5),
+        Row.at_least("the same: share of images that lose more by the marked tenth", more, 0.5),
     ]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from wordsight.data.openmoji import PicturePair
+    from wordsight.data.openmoji import EmojiPair
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
@@ -33,11 +33,11 @@ def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real archives beside the checkout, or a skip that says so."""
-    folder = ROOT.parent / "shared" / "data"
-    if not (folder / "flickr8k-val.tar").exists():
-        pytest.skip(f"needs the real data in {folder}")
-    return folder
+    """The directory of real archives beside the checkout, or a skip that says so."""
+    directory = ROOT.parent / "shared" / "data"
+    if not (directory / "flickr8k-val.tar").exists():
+        pytest.skip(f"needs the real data in {directory}")
+    return directory
 
 
 DEMO_PACKAGES = (
@@ -53,8 +53,8 @@ DEMO_PACKAGES = (
 
 
 @pytest.fixture(scope="session")
-def pairs() -> "list[PicturePair]":
-    """All the demo's pictures, drawn once."""
+def pairs() -> "list[EmojiPair]":
+    """All the demo's images, drawn once."""
     for package in DEMO_PACKAGES:
         try:
             metadata.distribution(package)
@@ -66,13 +66,13 @@ def pairs() -> "list[PicturePair]":
 
 
 @pytest.fixture(scope="session")
-def place(pairs: "list[PicturePair]", tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which a tour of three steps was taken."""
+def place(pairs: "list[EmojiPair]", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory in which a tour of three steps was taken."""
     from wordsight.cli import main
 
-    folder = tmp_path_factory.mktemp("place")
+    directory = tmp_path_factory.mktemp("place")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("wordsight.demo.tour.collect", lambda: pairs)
-        patch.chdir(folder)
+        patch.chdir(directory)
         assert main(["demo", "--steps", "3", "--json"]) == 0
-    return folder
+    return directory

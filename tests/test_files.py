@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from wordsight.errors import OutputError
-from wordsight.files import clear_partial, folder_whole, lock, open_whole, settle_folder, sha256_file, write_whole
+from wordsight.files import (
+    atomic_directory,
+    lock,
+    open_atomic,
+    recover_directory,
+    remove_partial,
+    sha256_file,
+    write_atomic,
+)
 
 
 def full(descriptor: int) -> None:
@@ -16,10 +24,10 @@ def full(descriptor: int) -> None:
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "below" / "file"
-    write_whole(path, b"first")
+    write_atomic(path, b"first")
 
     def break_off() -> None:
-        with open_whole(path) as file:
+        with open_atomic(path) as file:
             file.write(b"second, cut")
             raise RuntimeError
 
@@ -30,18 +38,18 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_former_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_whole(tmp_path / "file", b"first")
+    write_atomic(tmp_path / "file", b"first")
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match=r"file: cannot be written: No space left on device"):
-        write_whole(tmp_path / "file", b"second")
+        write_atomic(tmp_path / "file", b"second")
     assert (tmp_path / "file").read_bytes() == b"first"
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_folder_takes_the_place_of_the_former_one(tmp_path: Path) -> None:
+def test_a_directory_takes_the_place_of_the_former_one(tmp_path: Path) -> None:
     for content in ("first", "second"):
-        with folder_whole(tmp_path / "model") as folder:
-            (folder / content).write_text("")
+        with atomic_directory(tmp_path / "model") as directory:
+            (directory / content).write_text("")
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["second"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -50,10 +58,10 @@ def test_a_crash_between_two_renames_is_settled(tmp_path: Path) -> None:
     former = tmp_path / ".model.former"
     former.mkdir()
     (former / "weights").write_text("old")
-    settle_folder(tmp_path / "model")
+    recover_directory(tmp_path / "model")
     assert (tmp_path / "model" / "weights").read_text() == "old"
     former.mkdir()
-    settle_folder(tmp_path / "model")
+    recover_directory(tmp_path / "model")
     assert not former.exists()
     assert (tmp_path / "model" / "weights").read_text() == "old"
 
@@ -62,7 +70,7 @@ def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
     (tmp_path / ".a.x.partial").write_text("")
     (tmp_path / ".b.y.partial").mkdir()
     (tmp_path / "kept.partial").write_text("")
-    clear_partial(tmp_path)
+    remove_partial(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kept.partial"]
 
 

@@ -1,4 +1,4 @@
-"""Figure 3 against closed forms, and its relatives against it: value and gradients."""
+"""Score 3 against closed forms, and its relatives against it: value and gradients."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wordsight.loss import caption_words_loss, masked_softmax_loss, softmax_loss
+from wordsight.loss import caption_token_loss, masked_softmax_loss, softmax_loss
 
 
 def unit_pairs(n: int, width: int = 8, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -27,11 +27,11 @@ def test_orthonormal_pairs_have_a_closed_form(n: int, scale: float) -> None:
 def test_two_pairs_by_hand() -> None:
     image = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     text = torch.tensor([[0.6, 0.8], [1.0, 0.0]])
-    # logits [[6, 10], [8, 0]]: pictures miss by 4 and 8, texts by 2 and 10
-    by_picture = (math.log1p(math.exp(4)) + math.log1p(math.exp(8))) / 2
+    # logits [[6, 10], [8, 0]]: images miss by 4 and 8, texts by 2 and 10
+    by_image = (math.log1p(math.exp(4)) + math.log1p(math.exp(8))) / 2
     by_text = (math.log1p(math.exp(2)) + math.log1p(math.exp(10))) / 2
     loss = softmax_loss(image, text, torch.tensor(10.0))
-    assert loss.item() == pytest.approx((by_picture + by_text) / 2, rel=1e-6)
+    assert loss.item() == pytest.approx((by_image + by_text) / 2, rel=1e-6)
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
@@ -47,19 +47,19 @@ def test_masked_is_plain_where_no_text_is_anothers() -> None:
         torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-12)
 
 
-def test_masked_leaves_out_a_pictures_own_texts() -> None:
-    """A tabby with "cat", a Persian with "Persian": the first text is no negative of the second picture."""
+def test_masked_leaves_out_a_images_own_texts() -> None:
+    """A tabby with "cat", a Persian with "Persian": the first text is no negative of the second image."""
     image, text, scale = unit_pairs(3)
     is_own = torch.tensor([[1, 0, 0], [1, 1, 0], [0, 0, 1]], dtype=torch.bool)
     e = (scale * image @ text.T).exp().tolist()
-    by_picture = [e[0][0] / sum(e[0]), e[1][1] / (e[1][1] + e[1][2]), e[2][2] / sum(e[2])]
+    by_image = [e[0][0] / sum(e[0]), e[1][1] / (e[1][1] + e[1][2]), e[2][2] / sum(e[2])]
     by_text = [
         e[0][0] / (e[0][0] + e[2][0]),
         e[1][1] / (e[0][1] + e[1][1] + e[2][1]),
         e[2][2] / sum(row[2] for row in e),
     ]
     loss = masked_softmax_loss(image, text, scale, is_own)
-    assert loss.item() == pytest.approx(-sum(map(math.log, by_picture + by_text)) / 6, abs=1e-12)
+    assert loss.item() == pytest.approx(-sum(map(math.log, by_image + by_text)) / 6, abs=1e-12)
 
 
 def test_masked_pairs_do_not_push_each_other() -> None:
@@ -74,4 +74,4 @@ def test_words_cost_their_share() -> None:
     logits = torch.tensor([[0.0, math.log(3.0)], [5.0, 1.0]])
     target = torch.tensor([[0.25, 0.75], [0.0, 0.0]])  # the second caption has none of the words
     wanted = (0.25 * math.log(4) + 0.75 * math.log(4 / 3)) / 2
-    assert caption_words_loss(logits, target).item() == pytest.approx(wanted, rel=1e-6)
+    assert caption_token_loss(logits, target).item() == pytest.approx(wanted, rel=1e-6)

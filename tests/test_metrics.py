@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from wordsight.metrics import (
-    Figure,
+    Score,
     accuracy,
     accuracy_hits,
     auroc,
     calibration_error,
     conformal_quantile,
-    first_ranks,
+    first_positions,
     recall_at_k,
     recall_chance,
     recall_hits,
@@ -81,15 +81,15 @@ def test_a_constant_model_scores_chance_exactly() -> None:
         figure = recall_at_k(similarity, relevant, k)
         assert figure.value == pytest.approx(figure.chance, abs=1e-12)
     assert recall_at_k(np.full((4, 8), np.nan), [[0], [1], [2], [3]], 2).value == pytest.approx(2 / 8)
-    assert first_ranks(np.ones((1, 9)), [[4]]).tolist() == [5.0]
+    assert first_positions(np.ones((1, 9)), [[4]]).tolist() == [5.0]
 
 
-def test_any_caption_of_a_picture_is_a_hit() -> None:
+def test_any_caption_of_a_image_is_a_hit() -> None:
     similarity = np.array([[0.1, 0.9, 0.5, 0.4], [0.8, 0.1, 0.2, 0.3]])
     relevant = [[0, 1], [2, 3]]
     assert recall_hits(similarity, relevant, 1).tolist() == [1.0, 0.0]
     assert recall_hits(similarity, relevant, 2).tolist() == [1.0, 1.0]
-    assert first_ranks(similarity, relevant).tolist() == [1.0, 2.0]
+    assert first_positions(similarity, relevant).tolist() == [1.0, 2.0]
 
 
 def test_text_to_image_by_hand() -> None:
@@ -117,7 +117,7 @@ def test_expected_first_rank_equals_the_mean_over_all_orders() -> None:
     for order in itertools.permutations(range(5)):
         by_score = sorted(order, key=lambda number: -row[number])
         ranks.append(1 + min(by_score.index(number) for number in own))
-    assert first_ranks(row[None], [[1, 2]])[0] == pytest.approx(np.mean(ranks))
+    assert first_positions(row[None], [[1, 2]])[0] == pytest.approx(np.mean(ranks))
 
 
 def test_chance_of_recall_is_the_closed_form() -> None:
@@ -130,7 +130,7 @@ def test_chance_of_recall_is_the_closed_form() -> None:
 
 def test_chance_of_recall_is_what_random_scores_give() -> None:
     random = np.random.Generator(np.random.Philox(7))
-    relevant = [range(5 * picture, 5 * picture + 5) for picture in range(400)]
+    relevant = [range(5 * image, 5 * image + 5) for image in range(400)]
     figure = recall_at_k(random.normal(size=(400, 2000)), relevant, 50)
     assert figure.low < figure.chance < figure.high
 
@@ -148,7 +148,7 @@ def test_accuracy_refuses_labels_outside() -> None:
 
 
 def test_a_figure_prints_all_that_rule_five_asks() -> None:
-    figure = Figure("flickr8k-val R@10", 0.1234, 0.11, 0.138, 1000, 0.01, "Wilson 95 %")
+    figure = Score("flickr8k-val R@10", 0.1234, 0.11, 0.138, 1000, 0.01, "Wilson 95 %")
     assert str(figure) == "flickr8k-val R@10: 12.3 % [11.0, 13.8] of 1,000, chance 1.0 % (Wilson 95 %)"
 
 

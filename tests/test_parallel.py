@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from wordsight.parallel import in_order
+from wordsight.parallel import ordered_map
 
 
 def test_results_come_in_the_order_of_the_tasks_whichever_is_done_first() -> None:
@@ -11,7 +11,7 @@ def test_results_come_in_the_order_of_the_tasks_whichever_is_done_first() -> Non
         time.sleep(0.002 * (number % 3))
         return number**2
 
-    assert list(in_order(work, range(40))) == [number**2 for number in range(40)]
+    assert list(ordered_map(work, range(40))) == [number**2 for number in range(40)]
 
 
 def test_no_more_tasks_are_taken_than_are_wanted_ahead() -> None:
@@ -22,7 +22,7 @@ def test_no_more_tasks_are_taken_than_are_wanted_ahead() -> None:
             taken.append(number)
             yield number
 
-    results = in_order(lambda number: number, tasks(), ahead=5)
+    results = ordered_map(lambda number: number, tasks(), ahead=5)
     assert [next(results) for _ in range(10)] == list(range(10))
     assert len(taken) == 15
     results.close()
@@ -33,7 +33,7 @@ def test_what_goes_wrong_comes_out_and_ends_the_threads() -> None:
         return 1 // (3 - number)
 
     before = threading.active_count()
-    results = in_order(work, range(1000))
+    results = ordered_map(work, range(1000))
     assert [next(results) for _ in range(3)] == [0, 0, 1]
     with pytest.raises(ZeroDivisionError):
         next(results)

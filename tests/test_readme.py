@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands, in a folder in which the demo was taken."""
+"""What the README shows runs as it stands, in a directory in which the demo was taken."""
 
 import re
 import shlex

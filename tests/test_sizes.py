@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import wordsight
-from wordsight.cli import VERBS
+from wordsight.cli import COMMANDS
 
 SOURCE = Path(wordsight.__file__).parent
 
@@ -25,7 +25,7 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 def findings(name: str, text: str) -> Iterator[str]:
     """What is too large in one file."""
     num_lines = len(text.splitlines())
-    bound = MAX_VERB_LINES if name in {f"cli/{verb}.py" for verb in VERBS} else MAX_FILE_LINES
+    bound = MAX_VERB_LINES if name in {f"cli/{command}.py" for command in COMMANDS} else MAX_FILE_LINES
     if num_lines > bound:
         yield f"{name}: more than {bound} lines"
     for node in ast.walk(ast.parse(text)):

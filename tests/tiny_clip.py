@@ -1,4 +1,4 @@
-"""Random models that take milliseconds, and pictures for them."""
+"""Random models that take milliseconds, and images for them."""
 
 import io
 from pathlib import Path
@@ -59,9 +59,9 @@ def png(seed: int, width: int = 24, height: int = 20) -> bytes:
     return buffer.getvalue()
 
 
-def write_pictures(folder: Path, count: int) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{number:03d}.png" for number in range(count)]
+def write_images(directory: Path, count: int) -> list[Path]:
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = [directory / f"{number:03d}.png" for number in range(count)]
     for number, path in enumerate(paths):
         path.write_bytes(png(number))
     return paths

@@ -12,16 +12,26 @@ if TYPE_CHECKING:
     from wordsight.encoder import DualEncoder, load
     from wordsight.text import tokenize
     from wordsight.training import Run, train
-    from wordsight.zeroshot import Answer, Labels
+    from wordsight.zeroshot import Prediction, ZeroShotClassifier
 
 __version__ = "0.1.0"
 
-__all__ = ["Answer", "DualEncoder", "Labels", "Run", "__version__", "errors", "load", "tokenize", "train"]
+__all__ = [
+    "DualEncoder",
+    "Prediction",
+    "Run",
+    "ZeroShotClassifier",
+    "__version__",
+    "errors",
+    "load",
+    "tokenize",
+    "train",
+]
 
 _PACKAGES = {
-    "Answer": "zeroshot",
+    "Prediction": "zeroshot",
     "DualEncoder": "encoder",
-    "Labels": "zeroshot",
+    "ZeroShotClassifier": "zeroshot",
     "Run": "training",
     "load": "encoder",
     "tokenize": "text",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def weights_cache() -> Path:
-    """The folder of downloaded weights: `WORDSIGHT_CACHE`, or `wordsight/weights` in the user's folder of caches."""
+    """The directory of downloaded weights: `WORDSIGHT_CACHE`, or `wordsight/weights` in the user's directory of caches."""
     if told := os.environ.get("WORDSIGHT_CACHE"):
         return Path(told).expanduser()
     caches = os.environ.get("XDG_CACHE_HOME")

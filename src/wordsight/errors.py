@@ -3,7 +3,7 @@
     WordsightError
     ├── ConfigError      a recipe, a card or an option says something that cannot be
     ├── TextError        a text that cannot become tokens as asked
-    ├── PictureError     a picture that cannot be read
+    ├── ImageError     a image that cannot be read
     ├── DataError        shards, tables, captions and labels
     ├── DownloadError    an address from which nothing comes, or not what was meant
     ├── WeightsError     a file of weights that is not what it should be
@@ -31,8 +31,8 @@ class TextError(WordsightError):
     """A text cannot become tokens as asked."""
 
 
-class PictureError(WordsightError):
-    """A picture cannot be read, or is larger than the bound."""
+class ImageError(WordsightError):
+    """A image cannot be read, or is larger than the bound."""
 
 
 class DataError(WordsightError):
@@ -52,7 +52,7 @@ class TrainingError(WordsightError):
 
 
 class OutputError(WordsightError):
-    """A place cannot be written: no permission, not a folder, disk full."""
+    """A place cannot be written: no permission, not a directory, disk full."""
 
 
 class MissingExtraError(WordsightError):

@@ -19,8 +19,8 @@ def as_output_error(error: OSError, path: Path) -> OutputError:
     return OutputError(f"{path}: cannot be written: {error.strerror or error}; choose another place or make room")
 
 
-def make_folder(path: Path) -> Path:
-    """Create a folder and its parents where missing, and return it.
+def make_directory(path: Path) -> Path:
+    """Create a directory and its parents where missing, and return it.
 
     Raises:
         OutputError: it cannot be made, or a file has its name.
@@ -32,24 +32,24 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def sync_folder(folder: Path) -> None:
-    """Make what was renamed in a folder outlast a crash of the machine."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_directory(directory: Path) -> None:
+    """Make what was renamed in a directory outlast a crash of the machine."""
+    descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def check_place(path: Path) -> None:
-    """Refuse a file that could not be written, before there is work to lose; the folder is made.
+def check_writable(path: Path) -> None:
+    """Refuse a file that could not be written, before there is work to lose; the directory is made.
 
     Raises:
-        OutputError: a folder has its name, or the place cannot be written.
+        OutputError: a directory has its name, or the place cannot be written.
     """
     if path.is_dir():
-        raise OutputError(f"{path}: a folder; name a file in it")
-    make_folder(path.parent)
+        raise OutputError(f"{path}: a directory; name a file in it")
+    make_directory(path.parent)
     try:
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
@@ -57,13 +57,13 @@ def check_place(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def open_whole(path: Path) -> Iterator[BinaryIO]:
+def open_atomic(path: Path) -> Iterator[BinaryIO]:
     """Open `path` for writing such that it appears, complete and synced, only when the block ends well.
 
     Raises:
-        OutputError: the folder cannot be made, or the disk is full; the former file, if any, stays.
+        OutputError: the directory cannot be made, or the disk is full; the former file, if any, stays.
     """
-    make_folder(path.parent)
+    make_directory(path.parent)
     temporary = None
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
@@ -74,7 +74,7 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
-        sync_folder(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         raise as_output_error(error, path) from error
     finally:
@@ -82,35 +82,35 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a small file atomically; see `open_whole`."""
-    with open_whole(path) as file:
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a small file atomically; see `open_atomic`."""
+    with open_atomic(path) as file:
         file.write(content)
 
 
 @contextlib.contextmanager
-def folder_whole(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its place, complete, when the block ends well.
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """A temporary directory beside `path` that takes its place, complete, when the block ends well.
 
-    A former folder is moved aside first and deleted last, so that at every moment one of the two is whole;
-    `settle_folder` finds it after a crash between the two renames.
+    A former directory is moved aside first and deleted last, so that at every moment one of the two is whole;
+    `recover_directory` finds it after a crash between the two renames.
 
     Raises:
-        OutputError: the parent cannot be written, or the disk is full; the former folder stays.
+        OutputError: the parent cannot be written, or the disk is full; the former directory stays.
     """
-    make_folder(path.parent)
+    make_directory(path.parent)
     temporary = None
     former = path.with_name(f".{path.name}.former")
     try:
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
         temporary.chmod(0o755)
         yield temporary
-        sync_folder(temporary)
-        settle_folder(path)
+        sync_directory(temporary)
+        recover_directory(path)
         if path.exists():
             path.rename(former)
         temporary.rename(path)
-        sync_folder(path.parent)
+        sync_directory(path.parent)
         shutil.rmtree(former, ignore_errors=True)
     except OSError as error:
         raise as_output_error(error, path) from error
@@ -119,8 +119,8 @@ def folder_whole(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def settle_folder(path: Path) -> None:
-    """Undo a crash of `folder_whole`: bring the former folder back if its successor never appeared."""
+def recover_directory(path: Path) -> None:
+    """Undo a crash of `atomic_directory`: bring the former directory back if its successor never appeared."""
     former = path.with_name(f".{path.name}.former")
     if former.exists():
         if path.exists():
@@ -129,19 +129,19 @@ def settle_folder(path: Path) -> None:
             former.rename(path)
 
 
-def clear_partial(folder: Path) -> None:
-    """Remove what a killed process left half-written in a folder; the caller holds the folder's lock."""
-    for path in folder.glob(".*.partial"):
+def remove_partial(directory: Path) -> None:
+    """Remove what a killed process left half-written in a directory; the caller holds the directory's lock."""
+    for path in directory.glob(".*.partial"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
 
 
-def newest_whole(path: Path) -> Path:
-    """Where a reader finds what `folder_whole` wrote: `path`, or the former folder in the moment between the renames.
+def newest_complete(path: Path) -> Path:
+    """Where a reader finds what `atomic_directory` wrote: `path`, or the former directory in the moment between the renames.
 
-    Unlike `settle_folder` it changes nothing, so that a reader cannot disturb a writer.
+    Unlike `recover_directory` it changes nothing, so that a reader cannot disturb a writer.
     """
     former = path.with_name(f".{path.name}.former")
     return former if not path.exists() and former.exists() else path
@@ -165,7 +165,7 @@ def lock(path: Path) -> Iterator[None]:
     """
     import fcntl
 
-    make_folder(path.parent)
+    make_directory(path.parent)
     try:
         file = path.open("ab")
     except OSError as error:

@@ -1,6 +1,6 @@
 """Scores with what a reader needs to trust them: NumPy alone, no torch, no models.
 
-A score is a share of items got right. Whatever prints one prints a `Figure`: value, interval, number of items,
+A score is a share of items got right. Whatever prints one prints a `Score`: value, interval, number of items,
 chance level and the method of the interval (design rule 5). Ties are split by expectation: where the right
 answer shares its score with others, it counts as if their order were drawn by lot. A model that says the same
 of everything therefore scores chance, on average and exactly, instead of 0 or 100 %.
@@ -21,7 +21,7 @@ WILSON = "Wilson"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Figure:
+class Score:
     """A score and how sure it is.
 
     Attributes:
@@ -49,7 +49,7 @@ class Figure:
         )
 
 
-def share(name: str, hits: FloatArray, chance: float, confidence: float = 0.95) -> Figure:
+def share(name: str, hits: FloatArray, chance: float, confidence: float = 0.95) -> Score:
     """The mean of hits as a figure with Wilson's interval.
 
     Args:
@@ -60,14 +60,14 @@ def share(name: str, hits: FloatArray, chance: float, confidence: float = 0.95) 
     """
     total = float(hits.sum(dtype=np.float64))
     low, high = wilson_interval(total, len(hits), confidence)
-    return Figure(name, total / len(hits), low, high, len(hits), chance, f"{WILSON} {100 * confidence:g} %")
+    return Score(name, total / len(hits), low, high, len(hits), chance, f"{WILSON} {100 * confidence:g} %")
 
 
 def wilson_interval(hits: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval for a share, without continuity correction.
 
     Unlike value +- 1.96 deviations it stays within [0, 1] and is right for few items and for shares near 0 or 1.
-    Items must be independent: five captions of one picture count as one item.
+    Items must be independent: five captions of one image count as one item.
 
     Args:
         hits: in [0, n]; a fraction where ties were split.
@@ -115,7 +115,7 @@ def accuracy_hits(scores: FloatArray, labels: NDArray[np.integer[Any]]) -> NDArr
     return np.asarray(best / np.maximum((scores == own).sum(axis=1), 1), dtype=np.float64)
 
 
-def accuracy(scores: FloatArray, labels: NDArray[np.integer[Any]], name: str = "accuracy") -> Figure:
+def accuracy(scores: FloatArray, labels: NDArray[np.integer[Any]], name: str = "accuracy") -> Score:
     """Share of items whose label scores best, with interval and chance 1 / K; see `accuracy_hits`."""
     return share(name, accuracy_hits(scores, labels), 1 / scores.shape[1])
 
@@ -123,8 +123,8 @@ def accuracy(scores: FloatArray, labels: NDArray[np.integer[Any]], name: str = "
 def recall_hits(similarity: FloatArray, relevant: Sequence[Sequence[int]], k: int) -> NDArray[np.float64]:
     """For each query, whether any of its relevant candidates is among the k most similar.
 
-    Image to text, a query is a picture and its captions are relevant, one of which suffices; text to image, a
-    query is a caption and its picture is relevant. At a tie that reaches over place k, the probability that a
+    Image to text, a query is a image and its captions are relevant, one of which suffices; text to image, a
+    query is a caption and its image is relevant. At a tie that reaches over place k, the probability that a
     relevant candidate comes among the k if the tied ones are put in an order drawn by lot.
 
     Args:
@@ -149,10 +149,10 @@ def recall_hits(similarity: FloatArray, relevant: Sequence[Sequence[int]], k: in
     return hits
 
 
-def recall_at_k(similarity: FloatArray, relevant: Sequence[Sequence[int]], k: int, name: str = "") -> Figure:
+def recall_at_k(similarity: FloatArray, relevant: Sequence[Sequence[int]], k: int, name: str = "") -> Score:
     """Share of queries that find a relevant candidate among the k most similar, with interval and chance.
 
-    Arguments as for `recall_hits`. Items are the queries; where several are captions of one picture they are not
+    Arguments as for `recall_hits`. Items are the queries; where several are captions of one image they are not
     independent, and the interval is narrower than it should be (by at most the square root of their number).
     """
     hits = recall_hits(similarity, relevant, k)
@@ -171,7 +171,7 @@ def recall_chance(candidates: int, relevant: int, k: int) -> float:
     return 1 - _none_drawn(candidates, relevant, min(k, candidates))
 
 
-def first_ranks(similarity: FloatArray, relevant: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+def first_positions(similarity: FloatArray, relevant: Sequence[Sequence[int]]) -> NDArray[np.float64]:
     """For each query the rank, 1 is best, of its first relevant candidate; the expected one where ranks are tied.
 
     Arguments and errors as for `recall_hits`. With M candidates and one relevant, chance is (M + 1) / 2.

@@ -10,7 +10,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def in_order(work: Callable[[Task], Result], tasks: Iterable[Task], ahead: int = 8) -> Iterator[Result]:
+def ordered_map(work: Callable[[Task], Result], tasks: Iterable[Task], ahead: int = 8) -> Iterator[Result]:
     """What `work` makes of each task, in order, by a thread a processor.
 
     Args:

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.weights.models import found_of
+from tests.weights.models import checkpoint_of
 
 from wordsight.cli import main
 from wordsight.weights.convert import convert
@@ -10,8 +10,8 @@ from wordsight.weights.convert import convert
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a model in open_clip's format, as the example of `--help` has it."""
-    convert(found_of("vit"), tmp_path / "models" / "mine", "open_clip")
+    """A directory with a model in open_clip's format, as the example of `--help` has it."""
+    convert(checkpoint_of("vit"), tmp_path / "models" / "mine", "open_clip")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tests.tiny_clip import tiny_clip, write_pictures
+from tests.tiny_clip import tiny_clip, write_images
 
 from wordsight.cli import main
 
@@ -17,7 +17,7 @@ from wordsight.cli import main
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     tiny_clip().save(tmp_path / "runs" / "first" / "best")
-    write_pictures(tmp_path / "photos", 3)[1].write_bytes(b"hello")
+    write_images(tmp_path / "photos", 3)[1].write_bytes(b"hello")
     return tmp_path
 
 
@@ -35,21 +35,21 @@ def test_the_example_of_the_help_runs(place, capsys):
 def test_what_was_done_and_left_out_is_told(place, capsys):
     assert run("out.npy") == 0
     shown = capsys.readouterr()
-    assert shown.out == f"out.npy: 2 vectors, 2 of them new, 1 broken pictures; {tiny_clip().fingerprint}\n"
-    assert shown.err.startswith("left out: photos/001.png: not a picture")
+    assert shown.out == f"out.npy: 2 embeddings, 2 of them new, 1 broken images; {tiny_clip().fingerprint}\n"
+    assert shown.err.startswith("left out: photos/001.png: not a image")
     assert np.load("out.npy").shape == (2, 8)
 
 
 def test_json_is_one_object(place, capsys):
     assert run("out.parquet", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
-    assert (answer["out"], answer["vectors"], answer["computed"]) == ("out.parquet", 2, 2)
+    assert (answer["out"], answer["embeddings"], answer["computed"]) == ("out.parquet", 2, 2)
     assert answer["fingerprint"] == tiny_clip().fingerprint.digest
     assert [broken["path"] for broken in answer["broken"]] == ["photos/001.png"]
 
 
 def test_an_interrupted_run_ends_with_130_and_the_next_goes_on(place, capsys):
-    write_pictures(place / "photos", 5000)
+    write_images(place / "photos", 5000)
     command = [sys.executable, "-m", "wordsight", "embed", "photos", "--out", "out.npy", "--model", "runs/first"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         while not list(place.glob(".out.npy.parts/*.parquet")):  # the first 2,048
@@ -61,16 +61,16 @@ def test_an_interrupted_run_ends_with_130_and_the_next_goes_on(place, capsys):
     assert not (place / "out.npy").exists()
     assert run("out.npy", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
-    assert answer["vectors"] == 5000
+    assert answer["embeddings"] == 5000
     assert answer["computed"] <= 5000 - 2048
 
 
-def test_very_many_broken_pictures_are_counted(place, capsys, monkeypatch):
+def test_very_many_broken_images_are_counted(place, capsys, monkeypatch):
     monkeypatch.setattr("wordsight.embed.job.MOST_BROKEN", 1)
     (place / "photos" / "000.png").write_bytes(b"")
     assert run("out.npy") == 0
     shown = capsys.readouterr()
-    assert "2 broken pictures" in shown.out
+    assert "2 broken images" in shown.out
     assert shown.err.splitlines()[-1] == "left out: 1 more, listed in the file"
 
 
@@ -80,7 +80,7 @@ def test_mistakes_are_one_line_and_exit_code_2(place, capsys):
     for out, message in (
         ("out.csv", "ends in .parquet or .npy"),
         ("file/out.npy", "cannot be written"),
-        ("photos.npy", "photos.npy: a folder; name a file in it"),
+        ("photos.npy", "photos.npy: a directory; name a file in it"),
     ):
         assert run(out) == 2
         (line,) = capsys.readouterr().err.splitlines()

@@ -32,8 +32,8 @@ def test_without_a_verb_there_is_help(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["clasify"], "error: no verb 'clasify'; did you mean 'classify'?; see wordsight --help"),
-        (["xyz"], "error: no verb 'xyz'; see wordsight --help"),
+        (["clasify"], "error: no command 'clasify'; did you mean 'classify'?; see wordsight --help"),
+        (["xyz"], "error: no command 'xyz'; see wordsight --help"),
         (["--verison"], "error: No such option: --verison"),
         (["classify", "a.jpg", "--lables", "a"], "error: No such option: --lables"),
         (["classify"], "error: Missing argument"),
@@ -85,7 +85,7 @@ def test_a_reader_that_leaves_early_is_no_defect():
 def test_the_module_runs_as_the_command():
     done = subprocess.run([sys.executable, "-m", "wordsight", "nonsense"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: no verb 'nonsense'")
+    assert done.stderr.startswith("error: no command 'nonsense'")
 
 
 def test_names_are_shown_without_steering_the_terminal():
@@ -95,10 +95,10 @@ def test_names_are_shown_without_steering_the_terminal():
 def test_progress_has_rate_and_time_left(monkeypatch, capsys):
     now = iter([0.0, 5.0, 20.0])
     monkeypatch.setattr("wordsight.cli.terminal.time.monotonic", lambda: next(now))
-    with progress_of(100, "pictures") as progress:
+    with progress_of(100, "images") as progress:
         progress(10)
         progress(40)
-    assert capsys.readouterr().err == "40 of 100 pictures, 2.0 pictures/s, 30 s left\n"
+    assert capsys.readouterr().err == "40 of 100 images, 2.0 images/s, 30 s left\n"
 
 
 def test_threads_wait_without_spinning_unless_the_user_says_otherwise(tmp_path, monkeypatch):

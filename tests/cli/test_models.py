@@ -13,7 +13,7 @@ from tests.serving import LoopbackServer, QuietHandler, serving
 
 from wordsight.cli import main
 from wordsight.config import plain
-from wordsight.weights.hub.catalogue import CARDS_FOLDER, published_card, published_cards
+from wordsight.weights.hub.catalogue import CARDS_DIRECTORY, published_card, published_cards
 from wordsight.weights.hub.download import cached_file
 
 MAX_START_S = 0.5
@@ -34,7 +34,7 @@ def test_elsewhere_than_on_a_terminal_each_model_is_a_line_of_fields(capsys):
 def test_a_card_is_printed_whole(capsys):
     assert main(["models", "ViT-B/32"]) == 0
     out = capsys.readouterr().out
-    assert out == (CARDS_FOLDER / "openai-ViT-B-32.toml").read_text()
+    assert out == (CARDS_DIRECTORY / "openai-ViT-B-32.toml").read_text()
     assert tomllib.loads(out)["sha256"].startswith("40d36571")
 
 
@@ -105,7 +105,7 @@ def test_a_mirror_is_asked_for_the_same_path_and_not_believed(capsys, monkeypatc
 
 
 def on_terminal(columns: int) -> str:
-    """What the verb shows on a terminal of that width."""
+    """What the command shows on a terminal of that width."""
     parent, child = pty.openpty()
     command = [sys.executable, "-m", "wordsight", "models"]
     environment = {**os.environ, "COLUMNS": str(columns), "TERM": "dumb"}

@@ -23,14 +23,14 @@ minutes = 30
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "first.toml").write_text(RECIPE)
     (tmp_path / "plain.toml").write_text("batch_size = 4\n")
-    monkeypatch.setattr(recipes, "FOLDER", tmp_path)
+    monkeypatch.setattr(recipes, "DIRECTORY", tmp_path)
     return tmp_path
 
 
-def test_recipes_are_listed_with_what_they_gave(folder, capsys):
+def test_recipes_are_listed_with_what_they_gave(directory, capsys):
     assert main(["recipes"]) == 0
     assert capsys.readouterr().out == (
         "first: A first model\n"
@@ -43,19 +43,19 @@ def test_recipes_are_listed_with_what_they_gave(folder, capsys):
     )
 
 
-def test_a_recipe_is_printed_whole(folder, capsys):
+def test_a_recipe_is_printed_whole(directory, capsys):
     assert main(["recipes", "first"]) == 0
     assert capsys.readouterr().out == RECIPE
 
 
-def test_programs_read_json(folder, capsys):
+def test_programs_read_json(directory, capsys):
     assert main(["recipes", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["first"]["minutes"] == 30
     assert main(["recipes", "first", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == tomllib.loads(RECIPE)
 
 
-def test_a_misspelt_recipe_is_answered_with_the_nearest(folder, capsys):
+def test_a_misspelt_recipe_is_answered_with_the_nearest(directory, capsys):
     assert main(["recipes", "frist"]) == 2
     assert capsys.readouterr().err == "error: no recipe 'frist'; did you mean 'first'?; known: first, plain\n"
 

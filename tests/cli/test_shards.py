@@ -12,13 +12,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from wordsight.cli.shards import shards
-from wordsight.data import open_shards, sources
+from wordsight.data import open_shards
+from wordsight.data import records as sources
 from wordsight.errors import DataError, OutputError
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Four pictures with texts beside them, one of them broken."""
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four images with texts beside them, one of them broken."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     root = tmp_path / "in"
     root.mkdir()
@@ -37,60 +38,60 @@ def call(*arguments: object) -> tuple[int, str, BaseException | None]:
     return result.exit_code, result.stdout, result.exception
 
 
-def test_a_folder_becomes_shards_and_the_summary_says_how(folder: Path, tmp_path: Path) -> None:
-    code, output, _ = call(folder, tmp_path / "out")
+def test_a_directory_becomes_shards_and_the_summary_says_how(directory: Path, tmp_path: Path) -> None:
+    code, output, _ = call(directory, tmp_path / "out")
     assert code == 0
-    assert output.splitlines()[0].startswith("texts beside the pictures: 3 samples in 1 shards, ")
+    assert output.splitlines()[0].startswith("texts beside the images: 3 samples in 1 shards, ")
     assert "1 skipped, with reasons in" in output
     assert "3 (3.png): " in output
     assert len(open_shards(tmp_path / "out")) == 3
 
 
-def test_every_option_reaches_the_packing(folder: Path, tmp_path: Path) -> None:
+def test_every_option_reaches_the_packing(directory: Path, tmp_path: Path) -> None:
     (tmp_path / "keys.txt").write_text("0\n")
     options = ["--size-px", 20, "--exclude", tmp_path / "keys.txt", "--max-samples", 1, "--json"]
-    code, output, _ = call(folder, tmp_path / "out", *options)
+    code, output, _ = call(directory, tmp_path / "out", *options)
     summary = json.loads(output)
     assert (code, summary["samples"], summary["shards"], summary["left_out"], summary["skipped"]) == (0, 2, 2, 1, 1)
-    picture = Image.open(io.BytesIO(open_shards(tmp_path / "out").sample(0).picture))
-    assert picture.size == (30, 20)
-    code, output, _ = call(folder, tmp_path / "only", "--only", tmp_path / "keys.txt", "--json")
+    image = Image.open(io.BytesIO(open_shards(tmp_path / "out").sample(0).image))
+    assert image.size == (30, 20)
+    code, output, _ = call(directory, tmp_path / "only", "--only", tmp_path / "keys.txt", "--json")
     assert (code, json.loads(output)["samples"]) == (0, 1)
 
 
-def test_a_table_takes_its_columns(folder: Path, tmp_path: Path) -> None:
-    (folder / "t.csv").write_text("p,x,y,l\n0.png,one,two,cat\n1.png,three,,dog\n")
+def test_a_table_takes_its_columns(directory: Path, tmp_path: Path) -> None:
+    (directory / "t.csv").write_text("p,x,y,l\n0.png,one,two,cat\n1.png,three,,dog\n")
     columns = ["--image-column", "p", "--text-column", "x", "--text-column", "y"]
-    assert call(folder / "t.csv", tmp_path / "out", *columns)[0] == 0
+    assert call(directory / "t.csv", tmp_path / "out", *columns)[0] == 0
     assert open_shards(tmp_path / "out").sample(0).captions == ("one", "two")
     (tmp_path / "names.json").write_text('{"cat": ["cat", "kitty"], "dog": "dog"}')
     columns = ["--image-column", "p", "--label-column", "l", "--names", tmp_path / "names.json"]
-    assert call(folder / "t.csv", tmp_path / "labels", *columns)[0] == 0
+    assert call(directory / "t.csv", tmp_path / "labels", *columns)[0] == 0
     assert open_shards(tmp_path / "labels").sample(0).names == ("cat", "kitty")
 
 
-def test_mistakes_are_errors_of_ours(folder: Path, tmp_path: Path) -> None:
+def test_mistakes_are_errors_of_ours(directory: Path, tmp_path: Path) -> None:
     assert isinstance(call(tmp_path / "none", tmp_path / "out")[2], DataError)
-    assert isinstance(call(folder, folder)[2], OutputError)
-    assert isinstance(call(folder, tmp_path / "out", "--only", tmp_path / "none")[2], DataError)
+    assert isinstance(call(directory, directory)[2], OutputError)
+    assert isinstance(call(directory, tmp_path / "out", "--only", tmp_path / "none")[2], DataError)
     assert not (tmp_path / "out").exists()
 
 
-def test_ctrl_c_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_leaves_nothing(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sources, "texts_of_txt", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        shards(folder, tmp_path / "out")
+        shards(directory, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
 
-def test_packing_loads_no_torch(folder: Path, tmp_path: Path) -> None:
+def test_packing_loads_no_torch(directory: Path, tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from wordsight.cli.shards import shards\n"
         "assert 'wordsight.data' not in sys.modules and 'pyarrow' not in sys.modules\n"
-        f"shards(Path({str(folder)!r}), Path({str(tmp_path / 'out')!r}))\n"
+        f"shards(Path({str(directory)!r}), Path({str(tmp_path / 'out')!r}))\n"
         "assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)

@@ -1,4 +1,4 @@
-"""Small pictures, tar files written by the standard library, and shard folders, all made on the spot."""
+"""Small images, tar files written by the standard library, and shard directories, all made on the spot."""
 
 import io
 import json
@@ -18,8 +18,8 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def picture() -> Callable[..., bytes]:
-    """Makes the bytes of a picture, another one for each number."""
+def image() -> Callable[..., bytes]:
+    """Makes the bytes of a image, another one for each number."""
 
     def make(number: int = 0, size: tuple[int, int] = (20, 16), form: str = "JPEG") -> bytes:
         pixels = np.random.Generator(np.random.Philox(number)).integers(0, 256, (size[1] // 4, size[0] // 4, 3))
@@ -47,16 +47,16 @@ def write_tar() -> Callable[[Path, Sequence[tuple[str, bytes]]], Path]:
 
 
 @pytest.fixture
-def make_shards(tmp_path: Path, picture: Callable[..., bytes], write_tar: Callable[..., Path]) -> Callable[..., Path]:
-    """Makes a folder of foreign shards: `counts` samples in each, texts by `text_of(number)` as their JSON."""
+def make_shards(tmp_path: Path, image: Callable[..., bytes], write_tar: Callable[..., Path]) -> Callable[..., Path]:
+    """Makes a directory of foreign shards: `counts` samples in each, texts by `text_of(number)` as their JSON."""
 
     def make(name: str, counts: Sequence[int], text_of: Callable[[int], Any] | None = None) -> Path:
         number = 0
         for shard, count in enumerate(counts):
             members = []
             for _ in range(count):
-                told = text_of(number) if text_of else {"captions": [f"picture {number}", f"number {number}"]}
-                members.append((f"{name}{number:04d}.jpg", picture(number)))
+                told = text_of(number) if text_of else {"captions": [f"image {number}", f"number {number}"]}
+                members.append((f"{name}{number:04d}.jpg", image(number)))
                 members.append((f"{name}{number:04d}.json", json.dumps(told).encode()))
                 number += 1
             write_tar(tmp_path / name / f"{shard:06d}.tar", members)

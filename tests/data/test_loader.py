@@ -14,7 +14,7 @@ import torch
 
 from wordsight.data import loader as module
 from wordsight.data.loader import Batch, BatchPlan, Loader, draw_text, drop_words
-from wordsight.data.mixture import Mixture, MixtureSource, Walk
+from wordsight.data.mixture import Mixture, MixtureSource, SourceOrder
 from wordsight.data.order import Purpose, draws, stream_of
 from wordsight.data.sample import Sample
 from wordsight.data.shard_reader import open_shards
@@ -58,12 +58,12 @@ def test_a_batch_is_what_its_draws_say(mixture: Mixture) -> None:
             position = batch.step * (8, 4)[source] + row - 8 * source
             shards = mixture.sources[source].shards
             epoch, place = divmod(position, len(shards))
-            sample = shards.sample(Walk(shards, 3, source).sample_at(position))
+            sample = shards.sample(SourceOrder(shards, 3, source).sample_at(position))
             drawn = draws(3, stream_of(Purpose.TEXT, source), epoch, place)
             _, text = draw_text(sample, mixture.sources[source].templates, drawn)
             crop = draws(3, stream_of(Purpose.CROP, source), epoch, place)
             assert (batch.keys[row], batch.texts[row]) == (sample.key, text)
-            assert (batch.pixels[row].numpy() == augment(decode(sample.picture), 8, PLAN.augmentation, crop)).all()
+            assert (batch.pixels[row].numpy() == augment(decode(sample.image), 8, PLAN.augmentation, crop)).all()
             assert bool(batch.is_label[row]) == (source == 1)
 
 
@@ -138,11 +138,11 @@ def test_all_captions_names_and_templates_are_drawn(mixture: Mixture) -> None:
     texts = {text for batch in take(mixture, 40) for text in batch.texts}
     names = [f"{kind} {number}" for kind in ("thing", "object") for number in range(2)]
     labels = {template.replace("{}", name) for template in TEMPLATES for name in names}
-    captions = {f"{word} {number}" for word in ("picture", "number") for number in range(17)}
+    captions = {f"{word} {number}" for word in ("image", "number") for number in range(17)}
     assert texts == labels | captions
 
 
-def test_a_text_is_known_as_every_pictures_that_has_it(make_shards: Shards) -> None:
+def test_a_text_is_known_as_every_images_that_has_it(make_shards: Shards) -> None:
     told = ["A  cat ", "a dog"]
     names = [{"label": "tabby", "names": ["tabby", "a cat"]}, {"label": "pug", "names": ["pug", "a dog"]}]
     captions = open_shards(make_shards("captions", [2], lambda number: {"caption": told[number]}))
@@ -156,7 +156,7 @@ def test_a_text_is_known_as_every_pictures_that_has_it(make_shards: Shards) -> N
         ]
         bare = [" ".join(text.removeprefix("a big ").lower().split()) for text in batch.texts]
         expected = [[text in texts for text in bare] for texts in own]
-        # the picture of "a big a cat" is a tabby's, of "a big a dog" a pug's
+        # the image of "a big a cat" is a tabby's, of "a big a dog" a pug's
         assert batch.is_own_text().tolist() == expected
         drawn.update(bare)
     assert drawn == {"a cat", "a dog", "tabby", "pug"}
@@ -173,12 +173,12 @@ def test_a_source_may_have_crops_of_its_own(mixture: Mixture) -> None:
 
 
 def test_a_name_with_braces_is_only_text() -> None:
-    sample = Sample(key="a", picture=b"", names=("{0.__class__}",))
+    sample = Sample(key="a", image=b"", names=("{0.__class__}",))
     assert draw_text(sample, ("a {}",), draws(0, 0, 0, 0)) == ("{0.__class__}", "a {0.__class__}")
 
 
 def test_templates_hold_captions_too() -> None:
-    sample = Sample(key="a", picture=b"", captions=("two dogs",), names=())
+    sample = Sample(key="a", image=b"", captions=("two dogs",), names=())
     drawn = {draw_text(sample, ("{}", "a picture of {}"), draws(0, 0, 0, place)) for place in range(20)}
     assert drawn == {("two dogs", "two dogs"), ("two dogs", "a picture of two dogs")}
 
@@ -215,31 +215,31 @@ class TestBroken:
     def mixture(self, tmp_path: Path, write_tar: Callable[..., Path], members: Sequence[tuple[str, bytes]]) -> Mixture:
         return Mixture([MixtureSource(open_shards(write_tar(tmp_path / "set" / "000007.tar", members)))])
 
-    def members(self, picture: Callable[..., bytes], good: int) -> list[tuple[str, bytes]]:
-        pairs = [((f"g{i}.jpg", picture(i)), (f"g{i}.txt", b"fine")) for i in range(good)]
+    def members(self, image: Callable[..., bytes], good: int) -> list[tuple[str, bytes]]:
+        pairs = [((f"g{i}.jpg", image(i)), (f"g{i}.txt", b"fine")) for i in range(good)]
         broken = [
             ("undecodable.jpg", b"\xff\xd8\xff junk"),
             ("undecodable.txt", b"x"),
-            ("cut.jpg", picture(size=(200, 160))[:500]),
+            ("cut.jpg", image(size=(200, 160))[:500]),
             ("cut.txt", b"x"),
             ("alone.txt", b"x"),
-            ("mute.jpg", picture()),
-            ("blank.jpg", picture()),
+            ("mute.jpg", image()),
+            ("blank.jpg", image()),
             ("blank.txt", b" "),
         ]
         return [member for pair in pairs for member in pair] + broken
 
     def test_each_is_listed_once_with_its_reason_and_its_place_taken(
-        self, tmp_path: Path, write_tar: Callable[..., Path], picture: Callable[..., bytes]
+        self, tmp_path: Path, write_tar: Callable[..., Path], image: Callable[..., bytes]
     ) -> None:
-        mixture = self.mixture(tmp_path, write_tar, self.members(picture, 15))
+        mixture = self.mixture(tmp_path, write_tar, self.members(image, 15))
         plan = dataclasses.replace(PLAN, max_broken_share=0.5)
         with Loader(mixture, clip_tokenizer(16), plan, workers=2) as loader:
             batches = [next(loader) for _ in range(10)]
             broken = loader.broken
         assert sorted(item.key for item in broken) == ["alone", "blank", "cut", "mute", "undecodable"]
         reasons = {item.key: item.reason for item in broken}
-        assert reasons["alone"].startswith("no picture")
+        assert reasons["alone"].startswith("no image")
         assert reasons["mute"].startswith("no text")
         assert "empty text" in reasons["blank"]
         assert "JPEG" in reasons["cut"]
@@ -250,11 +250,11 @@ class TestBroken:
         assert_equal(batches[7], take(mixture, 1, plan, first_step=7)[0])
 
     def test_too_large_a_share_stops_and_names_the_worst_shard(
-        self, tmp_path: Path, write_tar: Callable[..., Path], picture: Callable[..., bytes]
+        self, tmp_path: Path, write_tar: Callable[..., Path], image: Callable[..., bytes]
     ) -> None:
-        good = [(f"g{i}.{kind}", picture(i) if kind == "jpg" else b"t") for i in range(60) for kind in ("jpg", "txt")]
+        good = [(f"g{i}.{kind}", image(i) if kind == "jpg" else b"t") for i in range(60) for kind in ("jpg", "txt")]
         write_tar(tmp_path / "set" / "000000.tar", good)
-        write_tar(tmp_path / "set" / "000001.tar", self.members(picture, 60))
+        write_tar(tmp_path / "set" / "000001.tar", self.members(image, 60))
         mixture = Mixture([MixtureSource(open_shards(tmp_path / "set"))])
         with Loader(mixture, clip_tokenizer(16), PLAN, workers=2) as loader:
             words = r"000001\.tar: [345] broken samples, .* of 1\d\d seen are broken, more than 2\.0%; the first: "
@@ -265,9 +265,9 @@ class TestBroken:
                 next(loader)
 
     def test_a_small_set_is_judged_after_its_first_pass(
-        self, tmp_path: Path, write_tar: Callable[..., Path], picture: Callable[..., bytes]
+        self, tmp_path: Path, write_tar: Callable[..., Path], image: Callable[..., bytes]
     ) -> None:
-        mixture = self.mixture(tmp_path, write_tar, self.members(picture, 15))
+        mixture = self.mixture(tmp_path, write_tar, self.members(image, 15))
         plan = dataclasses.replace(PLAN, batch_size=4)
         with Loader(mixture, clip_tokenizer(16), plan) as loader, pytest.raises(DataError, match="5 of 20 seen"):
             deque(loader, maxlen=0)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from wordsight.config import decode
-from wordsight.data.mixture import Mixture, MixtureSource, SourceConfig, Walk
+from wordsight.data.mixture import Mixture, MixtureSource, SourceConfig, SourceOrder
 from wordsight.data.shard_reader import open_shards
 from wordsight.errors import ConfigError
 
@@ -32,16 +32,16 @@ def mixture_of(make_shards: Shards, *weights: float) -> Mixture:
 def test_places_are_shared_by_largest_remainders(
     weights: tuple[float, ...], batch_size: int, places: tuple[int, ...], make_shards: Shards
 ) -> None:
-    assert mixture_of(make_shards, *weights).places(batch_size) == places
+    assert mixture_of(make_shards, *weights).slots(batch_size) == places
 
 
 def test_a_source_without_a_place_is_refused(make_shards: Shards) -> None:
     with pytest.raises(ConfigError, match=r"000000\.tar: weight 3\.1 of 100\.0 gives no place in a batch of 10; raise"):
-        mixture_of(make_shards, 47, 16, 15.9, 12, 6, 3.1).places(10)
+        mixture_of(make_shards, 47, 16, 15.9, 12, 6, 3.1).slots(10)
 
 
 def test_a_walk_visits_each_sample_once_an_epoch_and_reshuffles(make_shards: Shards) -> None:
-    walk = Walk(open_shards(make_shards("set", [3, 4])), seed=1, source=0)
+    walk = SourceOrder(open_shards(make_shards("set", [3, 4])), seed=1, source=0)
     epochs = [[walk.sample_at(epoch * 7 + place) for place in range(7)] for epoch in range(4)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
@@ -50,7 +50,7 @@ def test_a_walk_visits_each_sample_once_an_epoch_and_reshuffles(make_shards: Sha
 
 def test_sources_and_seeds_walk_differently(make_shards: Shards) -> None:
     shards = open_shards(make_shards("set", [30]))
-    walks = [Walk(shards, seed, source) for seed, source in ((0, 0), (1, 0), (0, 1))]
+    walks = [SourceOrder(shards, seed, source) for seed, source in ((0, 0), (1, 0), (0, 1))]
     assert len({tuple(walk.sample_at(place) for place in range(30)) for walk in walks}) == 3
 
 

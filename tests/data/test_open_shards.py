@@ -14,7 +14,7 @@ from wordsight.data.shard_reader import open_shards
 from wordsight.data.shard_writer import writing_shards
 from wordsight.errors import DataError
 
-Pictures = Callable[..., bytes]
+Images = Callable[..., bytes]
 Tars = Callable[..., Path]
 
 
@@ -22,13 +22,13 @@ def texts_json(*captions: str) -> bytes:
     return json.dumps({"captions": captions}).encode()
 
 
-def test_samples_come_in_any_order_from_several_shards(make_shards: Callable[..., Path], picture: Pictures) -> None:
+def test_samples_come_in_any_order_from_several_shards(make_shards: Callable[..., Path], image: Images) -> None:
     shards = open_shards(make_shards("set", [3, 1, 2]))
     assert len(shards) == 6
     for number in (5, 0, 3, 2, 4, 1):
         sample = shards.sample(number)
-        assert (sample.key, sample.picture) == (f"set{number:04d}", picture(number))
-        assert sample.captions == (f"picture {number}", f"number {number}")
+        assert (sample.key, sample.image) == (f"set{number:04d}", image(number))
+        assert sample.captions == (f"image {number}", f"number {number}")
     with pytest.raises(IndexError):
         shards.sample(6)
 
@@ -51,20 +51,20 @@ def test_texts_of_shards_from_elsewhere(
     captions: tuple[str, ...],
     names: tuple[str, ...],
     tmp_path: Path,
-    picture: Pictures,
+    image: Images,
     write_tar: Tars,
 ) -> None:
     texts = [(f"a.{suffix}", content) for suffix, content in members.items()]
-    sample = open_shards(write_tar(tmp_path / "s.tar", [("a.JPEG", picture()), *texts])).sample(0)
+    sample = open_shards(write_tar(tmp_path / "s.tar", [("a.JPEG", image()), *texts])).sample(0)
     assert (sample.captions, sample.names) == (captions, names)
 
 
 @pytest.mark.parametrize(
     ("members", "reason"),
     [
-        ([("a.json", texts_json("x"))], "no picture: text only"),
-        ([("a.jpg", b"p")], "no text: neither .json nor .txt beside the picture"),
-        ([("a.jpg", b""), ("a.txt", b"x")], "the picture is empty: 0 bytes"),
+        ([("a.json", texts_json("x"))], "no image: text only"),
+        ([("a.jpg", b"p")], "no text: neither .json nor .txt beside the image"),
+        ([("a.jpg", b""), ("a.txt", b"x")], "the image is empty: 0 bytes"),
         ([("a.jpg", b"p"), ("a.txt", b"  \n")], "caption: empty text"),
         ([("a.jpg", b"p"), ("a.txt", b"")], "empty text"),
         ([("a.jpg", b"p"), ("a.txt", b"\xff\xfe")], "caption: not UTF-8"),
@@ -84,9 +84,9 @@ def test_texts_of_shards_from_elsewhere(
     ],
 )
 def test_a_broken_sample_says_why_and_the_others_stay(
-    members: list[tuple[str, bytes]], reason: str, tmp_path: Path, picture: Pictures, write_tar: Tars
+    members: list[tuple[str, bytes]], reason: str, tmp_path: Path, image: Images, write_tar: Tars
 ) -> None:
-    good = [("good.jpg", picture()), ("good.txt", b"fine")]
+    good = [("good.jpg", image()), ("good.txt", b"fine")]
     shards = open_shards(write_tar(tmp_path / "s.tar", members + good))
     with pytest.raises(BrokenSampleError) as caught:
         shards.sample(0)
@@ -97,10 +97,10 @@ def test_a_broken_sample_says_why_and_the_others_stay(
     assert not list(tmp_path.parent.glob("a.*"))
 
 
-def test_nested_folders_and_dots_make_keys_as_webdataset_does(
-    tmp_path: Path, picture: Pictures, write_tar: Tars
+def test_nested_directories_and_dots_make_keys_as_webdataset_does(
+    tmp_path: Path, image: Images, write_tar: Tars
 ) -> None:
-    members = [("./d.1/x.jpg", picture()), ("./d.1/x.txt", b"x"), ("d.1/x.seg.png", b"mask"), ("._y.jpg", b"finder")]
+    members = [("./d.1/x.jpg", image()), ("./d.1/x.txt", b"x"), ("d.1/x.seg.png", b"mask"), ("._y.jpg", b"finder")]
     shards = open_shards(write_tar(tmp_path / "s.tar", [*members, ("README", b"hello")]))
     assert [len(shards), shards.sample(0).key] == [1, "d.1/x"]
 
@@ -112,7 +112,7 @@ def test_missing_empty_and_foreign_places_are_one_line(tmp_path: Path, write_tar
     for where, words in (
         ("empty", "no shards"),
         ("none", "no samples"),
-        ("shard", "no such file or folder; did you mean 'shards'?"),
+        ("shard", "no such file or directory; did you mean 'shards'?"),
         ("x{5..2}.tar", "the range {5..2}"),
     ):
         with pytest.raises(DataError) as caught:
@@ -123,21 +123,21 @@ def test_missing_empty_and_foreign_places_are_one_line(tmp_path: Path, write_tar
 
 
 def test_a_range_in_a_path_names_its_shards(make_shards: Callable[..., Path]) -> None:
-    folder = make_shards("set", [1, 2, 3])
-    assert len(open_shards(folder / "{000000..000001}.tar")) == 3
-    assert len(open_shards([folder / "000002.tar", folder / "000000.tar"])) == 4
+    directory = make_shards("set", [1, 2, 3])
+    assert len(open_shards(directory / "{000000..000001}.tar")) == 3
+    assert len(open_shards([directory / "000002.tar", directory / "000000.tar"])) == 4
 
 
 def test_a_truncated_shard_is_named_when_it_is_opened(make_shards: Callable[..., Path]) -> None:
-    folder = make_shards("set", [2, 2])
-    shard = folder / "000001.tar"
+    directory = make_shards("set", [2, 2])
+    shard = directory / "000001.tar"
     os.truncate(shard, 1200)
     with pytest.raises(DataError, match=r"000001\.tar: truncated: .* byte 1200; fetch it again"):
-        open_shards(folder)
+        open_shards(directory)
 
 
 def test_the_index_cache_is_used_and_forgotten_when_the_shard_changes(
-    make_shards: Callable[..., Path], tmp_path: Path, write_tar: Tars, picture: Pictures
+    make_shards: Callable[..., Path], tmp_path: Path, write_tar: Tars, image: Images
 ) -> None:
     shard = make_shards("set", [3]) / "000000.tar"
     first = load_index(shard)
@@ -145,7 +145,7 @@ def test_the_index_cache_is_used_and_forgotten_when_the_shard_changes(
     os.utime(cache, ns=(1, 1))
     assert load_index(shard).spans.tolist() == first.spans.tolist()
     assert cache.stat().st_mtime_ns == 1
-    write_tar(shard, [("new.jpg", picture(9)), ("new.txt", b"new")])
+    write_tar(shard, [("new.jpg", image(9)), ("new.txt", b"new")])
     assert load_index(shard).keys == ["new"]
 
 
@@ -155,16 +155,16 @@ def test_without_permission_beside_the_shard_the_index_lies_in_the_users_cache(
     from wordsight.data import index as module
     from wordsight.errors import OutputError
 
-    folder = make_shards("set", [3])
-    write = module.write_whole
+    directory = make_shards("set", [3])
+    write = module.write_atomic
 
     def refuse_there(path: Path, content: bytes) -> None:
-        if path.parent == folder:
+        if path.parent == directory:
             raise OutputError(f"{path}: cannot be written")
         write(path, content)
 
-    monkeypatch.setattr(module, "write_whole", refuse_there)
-    load_index(folder / "000000.tar")
+    monkeypatch.setattr(module, "write_atomic", refuse_there)
+    load_index(directory / "000000.tar")
     assert [path.suffix for path in (tmp_path / "user-cache" / "wordsight" / "index").iterdir()] == [".index"]
 
 
@@ -189,20 +189,20 @@ def test_a_lying_index_cache_is_not_believed(lie: str, make_shards: Callable[...
 
 
 def test_a_shard_that_changes_under_a_reader_stops_it(make_shards: Callable[..., Path]) -> None:
-    folder = make_shards("set", [3])
-    shards = open_shards(folder)
-    os.truncate(folder / "000000.tar", 3000)
+    directory = make_shards("set", [3])
+    shards = open_shards(directory)
+    os.truncate(directory / "000000.tar", 3000)
     with pytest.raises(DataError, match="changed since it was opened") as caught:
         shards.sample(0)
     assert not isinstance(caught.value, BrokenSampleError)
 
 
 def test_the_fingerprint_follows_content_by_the_manifest_and_structure_without(
-    tmp_path: Path, make_shards: Callable[..., Path], picture: Pictures
+    tmp_path: Path, make_shards: Callable[..., Path], image: Images
 ) -> None:
     def packed(name: str, number: int) -> str:
         with writing_shards(tmp_path / name) as writer:
-            writer.add(Sample(key="a", picture=picture(0), captions=(f"caption {number}",)))
+            writer.add(Sample(key="a", image=image(0), captions=(f"caption {number}",)))
             writer.finish()
         return open_shards(tmp_path / name).fingerprint
 
@@ -216,27 +216,27 @@ def test_index_hash_sees_keys_and_places(make_shards: Callable[..., Path]) -> No
 
 
 @pytest.mark.parametrize("harm", ["cut", "missing", "extra"])
-def test_a_folder_that_differs_from_its_manifest_is_refused(
-    harm: str, tmp_path: Path, picture: Pictures, write_tar: Tars
+def test_a_directory_that_differs_from_its_manifest_is_refused(
+    harm: str, tmp_path: Path, image: Images, write_tar: Tars
 ) -> None:
     out = tmp_path / "out"
     with writing_shards(out, max_samples=1) as writer:
         for number in range(2):
-            writer.add(Sample(key=f"k{number}", picture=picture(number), captions=("c",)))
+            writer.add(Sample(key=f"k{number}", image=image(number), captions=("c",)))
         writer.finish()
     assert len(open_shards(out)) == 2
     if harm == "cut":
-        write_tar(out / "000001.tar", [("k1.jpg", picture(1)), ("k1.txt", b"c")])
+        write_tar(out / "000001.tar", [("k1.jpg", image(1)), ("k1.txt", b"c")])
     elif harm == "missing":
         (out / "000001.tar").unlink()
     else:
-        write_tar(out / "000001x.tar", [("z.jpg", picture(1)), ("z.txt", b"c")])
+        write_tar(out / "000001x.tar", [("z.jpg", image(1)), ("z.txt", b"c")])
     with pytest.raises(DataError, match=r"000001x?\.tar: .*manifest.json|000001\.tar: missing"):
         open_shards(out)
 
 
-def test_the_real_archives_of_pictures_can_be_opened_in_place(shared_data: Path) -> None:
+def test_the_real_archives_of_images_can_be_opened_in_place(shared_data: Path) -> None:
     shards = open_shards(shared_data / "mnist.tar")
-    assert len(shards) == 2001  # 2,000 pictures and classes.json, which is a text without a picture
+    assert len(shards) == 2001  # 2,000 images and classes.json, which is a text without a image
     with pytest.raises(BrokenSampleError, match="no text"):
         shards.sample(0)

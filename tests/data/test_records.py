@@ -1,4 +1,4 @@
-"""Every form that `wordsight shards` recognises, in a folder and in a tar file, and what it says of the rest."""
+"""Every form that `wordsight shards` recognises, in a directory and in a tar file, and what it says of the rest."""
 
 import json
 import tarfile
@@ -10,7 +10,7 @@ import pytest
 from wordsight.data.records import Record, SourceOptions, open_source
 from wordsight.errors import DataError
 
-Pictures = Callable[..., bytes]
+Images = Callable[..., bytes]
 
 
 def lay(root: Path, files: dict[str, bytes | str]) -> Path:
@@ -29,16 +29,16 @@ def told(records: list[Record]) -> dict[str, object]:
     return {record.file: record.problem or record.texts.captions or record.texts.names for record in records}
 
 
-@pytest.fixture(params=["folder", "tar"])
+@pytest.fixture(params=["directory", "tar"])
 def as_source(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[dict[str, bytes | str]], Path]:
-    """Lays files in a folder, or in a tar file of that folder as `tar cf` makes it."""
+    """Lays files in a directory, or in a tar file of that directory as `tar cf` makes it."""
 
     def make(files: dict[str, bytes | str]) -> Path:
-        folder = lay(tmp_path / "things", files)
-        if request.param == "folder":
-            return folder
+        directory = lay(tmp_path / "things", files)
+        if request.param == "directory":
+            return directory
         with tarfile.open(tmp_path / "things.tar", "w") as tar:
-            tar.add(folder, "things")
+            tar.add(directory, "things")
         return tmp_path / "things.tar"
 
     return make
@@ -47,7 +47,7 @@ def as_source(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[dict[
 Lay = Callable[[dict[str, bytes | str]], Path]
 
 
-def test_captions_listing(as_source: Lay, picture: Pictures) -> None:
+def test_captions_listing(as_source: Lay, image: Images) -> None:
     listing = rows(
         {"file": "a.jpg", "captions": ["one", " two "]},
         {"file": "b/c.PNG", "captions": "three"},
@@ -58,34 +58,34 @@ def test_captions_listing(as_source: Lay, picture: Pictures) -> None:
         {"captions": ["no file"]},
         [1, 2],
     )
-    pictures = {name: picture() for name in ("a.jpg", "b/c.PNG", "d.jpg", "e.jpg", "n.jpg")}
-    source = open_source(as_source({"captions.jsonl": listing + "{broken\n", "SOURCE.txt": "hello", **pictures}))
+    images = {name: image() for name in ("a.jpg", "b/c.PNG", "d.jpg", "e.jpg", "n.jpg")}
+    source = open_source(as_source({"captions.jsonl": listing + "{broken\n", "SOURCE.txt": "hello", **images}))
     records = list(source.records)
     assert (source.form, source.count) == ("captions.jsonl", len(records))
     assert told(records) == {
         "a.jpg": ("one", "two", "three"),
         "b/c.PNG": ("three",),
-        "gone.jpg": "captions.jsonl row 3: no such picture",
+        "gone.jpg": "captions.jsonl row 3: no such image",
         "e.jpg": "captions.jsonl row 5: captions: empty text",
         "n.jpg": "captions.jsonl row 6: captions has a value of kind int among its texts",
-        "captions.jsonl row 7": "captions.jsonl row 7: no picture",
+        "captions.jsonl row 7": "captions.jsonl row 7: no image",
         "captions.jsonl row 8": "captions.jsonl row 8: not a JSON object",
         "captions.jsonl row 9": records[7].problem,
         "d.jpg": "no text: not in captions.jsonl",
     }
     assert "row 9: not JSON" in records[7].problem
-    assert records[0].read() == picture()
+    assert records[0].read() == image()
 
 
-def test_pairs_listing_and_a_folder_above_it(as_source: Lay, picture: Pictures) -> None:
+def test_pairs_listing_and_a_directory_above_it(as_source: Lay, image: Images) -> None:
     listing = rows({"file": "a.png", "texts": ["bell", "ring, sound"], "licence": "MIT"})
-    source = open_source(as_source({"inner/pairs.jsonl": listing, "inner/a.png": picture()}))
+    source = open_source(as_source({"inner/pairs.jsonl": listing, "inner/a.png": image()}))
     (record,) = source.records
     assert record.texts.captions == ("bell", "ring, sound")
-    assert record.read() == picture()
+    assert record.read() == image()
 
 
-def test_labels_by_number_name_and_names_file(as_source: Lay, picture: Pictures, tmp_path: Path) -> None:
+def test_labels_by_number_name_and_names_file(as_source: Lay, image: Images, tmp_path: Path) -> None:
     listing = rows(
         {"file": "a.jpg", "label": 1, "wnid": "n02"},
         {"file": "b.jpg", "label": "zebra", "wnid": "n09"},
@@ -93,8 +93,8 @@ def test_labels_by_number_name_and_names_file(as_source: Lay, picture: Pictures,
         {"file": "d.jpg", "label": True},
         {"file": "e.jpg"},
     )
-    pictures = {f"{name}.jpg": picture() for name in "abcde"}
-    source = as_source({"labels.jsonl": listing, "classes.json": '["cat", "dog"]', **pictures})
+    images = {f"{name}.jpg": image() for name in "abcde"}
+    source = as_source({"labels.jsonl": listing, "classes.json": '["cat", "dog"]', **images})
     found = told(list(open_source(source).records))
     assert (found["a.jpg"], found["b.jpg"]) == (("dog",), ("zebra",))
     assert "label 7 of 2 classes, counted from 0" in str(found["c.jpg"])
@@ -106,16 +106,16 @@ def test_labels_by_number_name_and_names_file(as_source: Lay, picture: Pictures,
         assert told(list(open_source(source, SourceOptions(names=names)).records))["a.jpg"] == ("dog", "hound")
 
 
-def test_numbers_without_names_say_what_to_do(as_source: Lay, picture: Pictures) -> None:
-    source = as_source({"labels.jsonl": rows({"file": "a.jpg", "label": 0}), "a.jpg": picture()})
+def test_numbers_without_names_say_what_to_do(as_source: Lay, image: Images) -> None:
+    source = as_source({"labels.jsonl": rows({"file": "a.jpg", "label": 0}), "a.jpg": image()})
     assert "put classes.json beside labels.jsonl, or use --names FILE" in next(open_source(source).records).problem
 
 
-def test_texts_beside_the_pictures(as_source: Lay, picture: Pictures) -> None:
-    files: dict[str, bytes | str] = {f"{name}.jpg": picture() for name in "abcd"}
+def test_texts_beside_the_images(as_source: Lay, image: Images) -> None:
+    files: dict[str, bytes | str] = {f"{name}.jpg": image() for name in "abcd"}
     files |= {"a.txt": "one\n\ntwo\n", "b.json": '{"caption": "three"}', "c.json": '{"width": 3}', "c.txt": "four"}
     source = open_source(as_source(files))
-    assert source.form == "texts beside the pictures"
+    assert source.form == "texts beside the images"
     assert told(list(source.records)) == {
         "a.jpg": ("one", "two"),
         "b.jpg": ("three",),
@@ -124,13 +124,13 @@ def test_texts_beside_the_pictures(as_source: Lay, picture: Pictures) -> None:
     }
 
 
-def test_a_folder_for_each_class(as_source: Lay, picture: Pictures, tmp_path: Path) -> None:
-    source = as_source({"red_fox/1.jpg": picture(), "n01/2.jpg": picture(), "x.jpg": picture()})
+def test_a_directory_for_each_class(as_source: Lay, image: Images, tmp_path: Path) -> None:
+    source = as_source({"red_fox/1.jpg": image(), "n01/2.jpg": image(), "x.jpg": image()})
     found = told(list(open_source(source).records))
     assert found == {
         "red_fox/1.jpg": ("red fox",),
         "n01/2.jpg": ("n01",),
-        "x.jpg": "no text: it lies in no class's folder",
+        "x.jpg": "no text: it lies in no class's directory",
     }
     names = tmp_path / "names.json"
     names.write_text('{"n01": ["tench", "Tinca tinca"], "red_fox": "fox"}')
@@ -144,11 +144,11 @@ def test_a_folder_for_each_class(as_source: Lay, picture: Pictures, tmp_path: Pa
 
 
 def test_members_that_leave_the_archive_stay_in_it(
-    tmp_path: Path, picture: Pictures, write_tar: Callable[..., Path]
+    tmp_path: Path, image: Images, write_tar: Callable[..., Path]
 ) -> None:
-    (tmp_path / "secret.jpg").write_bytes(picture(1))
+    (tmp_path / "secret.jpg").write_bytes(image(1))
     listing = rows({"file": "../secret.jpg", "captions": ["x"]}, {"file": "/etc/passwd", "captions": ["x"]})
-    members = [("captions.jsonl", listing.encode()), ("../secret.jpg", picture()), ("/etc/passwd", b"p")]
+    members = [("captions.jsonl", listing.encode()), ("../secret.jpg", image()), ("/etc/passwd", b"p")]
     records = list(open_source(write_tar(tmp_path / "inner" / "t.tar", members)).records)
     for record in records:
         with pytest.raises(DataError, match="leads out of the archive"):
@@ -163,19 +163,19 @@ def test_members_that_leave_the_archive_stay_in_it(
             record.read()
 
 
-def test_a_folder_of_shards_is_a_source_too(make_shards: Callable[..., Path]) -> None:
+def test_a_directory_of_shards_is_a_source_too(make_shards: Callable[..., Path]) -> None:
     source = open_source(make_shards("set", [2, 1]))
     assert source.form == "WebDataset shards"
-    assert told(list(source.records))["set0002"] == ("picture 2", "number 2")
+    assert told(list(source.records))["set0002"] == ("image 2", "number 2")
 
 
 @pytest.mark.parametrize(
     ("files", "place", "words"),
     [
-        ({"a.txt": "x"}, "", "no pictures in it"),
-        ({"a.jpg": "x"}, "", "1 pictures and no texts; expected captions.jsonl"),
-        ({"a.jpg": "x"}, "a.jpg", "expected a folder, a .tar, or a table"),
-        ({"things": "x"}, "thing", "no such file or folder; did you mean 'things'"),
+        ({"a.txt": "x"}, "", "no images in it"),
+        ({"a.jpg": "x"}, "", "1 images and no texts; expected captions.jsonl"),
+        ({"a.jpg": "x"}, "a.jpg", "expected a directory, a .tar, or a table"),
+        ({"things": "x"}, "thing", "no such file or directory; did you mean 'things'"),
         ({"a.tar": b"\x1f\x8b" + b"x" * 2000}, "a.tar", "compressed; unpack it"),
         ({"a.tar": "hello" * 500}, "a.tar", "not a tar file"),
         ({"labels.jsonl": "{}", "classes.json": "3", "a.jpg": "x"}, "", "expected a list of class names"),

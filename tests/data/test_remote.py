@@ -14,11 +14,11 @@ from wordsight.data.shard_writer import writing_shards
 from wordsight.errors import DownloadError
 from wordsight.web import Patience
 
-Pictures = Callable[..., bytes]
+Images = Callable[..., bytes]
 
 
 class Server(LoopbackServer):
-    """Serves a folder; what it does wrong is set by the tests."""
+    """Serves a directory; what it does wrong is set by the tests."""
 
     root: Path
     busy = 0
@@ -74,11 +74,11 @@ def cache(tmp_path: Path) -> RemoteCache:
 
 
 @pytest.fixture
-def served(server: Server, picture: Pictures) -> str:
+def served(server: Server, image: Images) -> str:
     """Three shards of three samples with a manifest; their address."""
     with writing_shards(server.root / "set", max_samples=3) as writer:
         for number in range(9):
-            writer.add(Sample(key=f"k{number}", picture=picture(number), captions=(f"caption {number}",)))
+            writer.add(Sample(key=f"k{number}", image=image(number), captions=(f"caption {number}",)))
         writer.finish()
     return f"{server.address}/set/{{000000..000002}}.tar"
 
@@ -92,10 +92,10 @@ def test_remote_samples_equal_local_ones_and_each_shard_comes_once(
     assert remote.fingerprint == local.fingerprint
     for number in (8, 0, 4, 1):
         found, expected = remote.sample(number), local.sample(number)
-        assert (found.key, found.picture, found.captions) == (expected.key, expected.picture, expected.captions)
+        assert (found.key, found.image, found.captions) == (expected.key, expected.image, expected.captions)
     assert found.shard.startswith("http://")
     assert sorted(path for path, _ in server.asked[1:]) == [f"/set/00000{number}.tar" for number in range(3)]
-    open_shards(served, RemoteCache(cache.folder, cache.settings)).sample(0)
+    open_shards(served, RemoteCache(cache.directory, cache.settings)).sample(0)
     assert len(server.asked) == 5  # the manifest again, no shard
 
 
@@ -112,7 +112,7 @@ def test_a_busy_server_is_asked_again_and_not_for_ever(served: str, server: Serv
     server.busy = 99
     with pytest.raises(DownloadError, match=r"000001\.tar: the server answers 503"):
         shards.sample(3)
-    assert [path.suffix for path in cache.folder.glob(".*")] == [".lock", ".lock"]
+    assert [path.suffix for path in cache.directory.glob(".*")] == [".lock", ".lock"]
 
 
 @pytest.mark.parametrize("knows_ranges", [True, False])
@@ -139,7 +139,7 @@ def test_another_content_than_the_manifest_says_is_refused(served: str, server: 
     path.write_bytes(content)
     with pytest.raises(DownloadError, match=r"SHA-256 of what came is \w+, expected \w+; nothing was kept"):
         shards.sample(0)
-    assert [path.suffix for path in cache.folder.iterdir()] == [".lock"]
+    assert [path.suffix for path in cache.directory.iterdir()] == [".lock"]
 
 
 def test_missing_shards_and_servers_are_one_line(served: str, server: Server, cache: RemoteCache) -> None:
@@ -161,7 +161,7 @@ def test_the_cache_keeps_its_bound_and_fetches_again_what_it_dropped(
     shards = open_shards(served, cache)
     for number in (0, 3, 6, 0, 8, 4):
         assert shards.sample(number).key == f"k{number}"
-        assert len(list(cache.folder.glob("*.tar"))) <= 2
+        assert len(list(cache.directory.glob("*.tar"))) <= 2
     assert len([path for path, _ in server.asked if path == "/set/000000.tar"]) == 2
 
 
@@ -178,7 +178,7 @@ def test_a_shard_that_broke_off_is_continued_by_the_next_run(served: str, server
     with pytest.raises(DownloadError):
         shards.sample(0)
     server.busy = server.busy_after_a_cut = 0
-    assert open_shards(served, RemoteCache(cache.folder, cache.settings)).sample(0).key == "k0"
+    assert open_shards(served, RemoteCache(cache.directory, cache.settings)).sample(0).key == "k0"
     assert server.asked[-1] == ("/set/000000.tar", "bytes=1500-")
 
 

@@ -14,11 +14,11 @@ from wordsight.data.shard_writer import ShardWriter, suffix_of, writing_shards
 from wordsight.errors import DataError, OutputError
 from wordsight.files import sha256_file
 
-Pictures = Callable[..., bytes]
+Images = Callable[..., bytes]
 
 
-def samples(picture: Pictures, count: int) -> list[Sample]:
-    return [Sample(key=f"f/{i:03d}", picture=picture(i), captions=(f"caption {i}", "é\n")) for i in range(count)]
+def samples(image: Images, count: int) -> list[Sample]:
+    return [Sample(key=f"f/{i:03d}", image=image(i), captions=(f"caption {i}", "é\n")) for i in range(count)]
 
 
 def write(out: Path, items: list[Sample], max_samples: int = 10_000, max_bytes: int = 1 << 28) -> None:
@@ -28,34 +28,34 @@ def write(out: Path, items: list[Sample], max_samples: int = 10_000, max_bytes: 
         writer.finish()
 
 
-def test_what_is_written_is_read_back(tmp_path: Path, picture: Pictures) -> None:
-    label = Sample(key="l", picture=picture(7, form="PNG"), names=("Egyptian cat", "Mau"))
-    items = [*samples(picture, 5), label]
+def test_what_is_written_is_read_back(tmp_path: Path, image: Images) -> None:
+    label = Sample(key="l", image=image(7, form="PNG"), names=("Egyptian cat", "Mau"))
+    items = [*samples(image, 5), label]
     write(tmp_path / "out", items, max_samples=2)
     shards = open_shards(tmp_path / "out")
     found = [shards.sample(number) for number in range(6)]
-    assert [(each.key, each.picture, each.names) for each in found] == [(s.key, s.picture, s.names) for s in items]
+    assert [(each.key, each.image, each.names) for each in found] == [(s.key, s.image, s.names) for s in items]
     assert found[0].captions == ("caption 0", "é")
     assert found[5].shard == str(tmp_path / "out" / "000002.tar")
 
 
-def test_the_standard_library_reads_the_shards(tmp_path: Path, picture: Pictures) -> None:
-    write(tmp_path / "out", [Sample(key="a", picture=picture(form="PNG"), names=("cat", "kitty"))])
+def test_the_standard_library_reads_the_shards(tmp_path: Path, image: Images) -> None:
+    write(tmp_path / "out", [Sample(key="a", image=image(form="PNG"), names=("cat", "kitty"))])
     with tarfile.open(tmp_path / "out" / "000000.tar") as tar:
         assert tar.getnames() == ["a.png", "a.json"]
         assert json.load(tar.extractfile("a.json")) == {"label": "cat", "names": ["cat", "kitty"]}
 
 
-def test_equal_samples_give_equal_folders(tmp_path: Path, picture: Pictures) -> None:
+def test_equal_samples_give_equal_directories(tmp_path: Path, image: Images) -> None:
     for name in ("one", "two"):
-        write(tmp_path / name, samples(picture, 5), max_samples=3)
+        write(tmp_path / name, samples(image, 5), max_samples=3)
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert one == two
     assert sorted(one) == ["000000.tar", "000001.tar", MANIFEST_NAME, "skipped.jsonl"]
 
 
-def test_shards_keep_their_bounds_and_the_manifest_tells_the_truth(tmp_path: Path, picture: Pictures) -> None:
-    write(tmp_path / "out", samples(picture, 20), max_bytes=8_000)
+def test_shards_keep_their_bounds_and_the_manifest_tells_the_truth(tmp_path: Path, image: Images) -> None:
+    write(tmp_path / "out", samples(image, 20), max_bytes=8_000)
     manifest = read_manifest(tmp_path / "out" / MANIFEST_NAME)
     assert manifest is not None
     assert len(manifest.shards) > 2
@@ -66,48 +66,48 @@ def test_shards_keep_their_bounds_and_the_manifest_tells_the_truth(tmp_path: Pat
     assert sum(shard.samples for shard in manifest.shards) == manifest.samples == 20
 
 
-def test_one_sample_larger_than_a_shard_gets_its_own(tmp_path: Path, picture: Pictures) -> None:
-    write(tmp_path / "out", samples(picture, 3), max_bytes=100)
+def test_one_sample_larger_than_a_shard_gets_its_own(tmp_path: Path, image: Images) -> None:
+    write(tmp_path / "out", samples(image, 3), max_bytes=100)
     assert len(list((tmp_path / "out").glob("*.tar"))) == 3
 
 
-def test_skipped_samples_are_listed_and_counted(tmp_path: Path, picture: Pictures) -> None:
+def test_skipped_samples_are_listed_and_counted(tmp_path: Path, image: Images) -> None:
     with writing_shards(tmp_path / "out") as writer:
-        writer.add(samples(picture, 1)[0])
-        writer.skip(BrokenSample("bad", "bad.jpg", "not a picture"))
+        writer.add(samples(image, 1)[0])
+        writer.skip(BrokenSample("bad", "bad.jpg", "not a image"))
         assert writer.finish().skipped == 1
     line = json.loads((tmp_path / "out" / "skipped.jsonl").read_text())
-    assert line == {"key": "bad", "shard": "bad.jpg", "reason": "not a picture"}
+    assert line == {"key": "bad", "shard": "bad.jpg", "reason": "not a image"}
 
 
 @pytest.mark.parametrize("key", ["", "a.b", "/a", "a/", "a//b", "../a", "a/../b", "a\nb", "a\0b", "\udcff", "x" * 2000])
-def test_keys_that_cannot_be_member_names_are_refused(key: str, tmp_path: Path, picture: Pictures) -> None:
+def test_keys_that_cannot_be_member_names_are_refused(key: str, tmp_path: Path, image: Images) -> None:
     with pytest.raises(DataError, match="not a usable key"), ShardWriter(tmp_path) as writer:
-        writer.add(Sample(key=key, picture=picture(), captions=("c",)))
+        writer.add(Sample(key=key, image=image(), captions=("c",)))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_key_used_twice_and_a_sample_without_text_are_refused(tmp_path: Path, picture: Pictures) -> None:
+def test_a_key_used_twice_and_a_sample_without_text_are_refused(tmp_path: Path, image: Images) -> None:
     with pytest.raises(DataError, match="used twice"):
-        write(tmp_path / "out", samples(picture, 1) * 2)
+        write(tmp_path / "out", samples(image, 1) * 2)
     with pytest.raises(DataError, match="neither captions nor names"):
-        write(tmp_path / "out", [Sample(key="a", picture=picture())])
+        write(tmp_path / "out", [Sample(key="a", image=image())])
     with pytest.raises(DataError, match="no sample could be packed"):
         write(tmp_path / "out", [])
     assert not list(tmp_path.iterdir())
 
 
-def test_an_interruption_leaves_nothing_and_the_former_folder(tmp_path: Path, picture: Pictures) -> None:
+def test_an_interruption_leaves_nothing_and_the_former_directory(tmp_path: Path, image: Images) -> None:
     def interrupted() -> None:
         with writing_shards(tmp_path / "out", max_samples=2) as writer:
-            for sample in samples(picture, 5):
+            for sample in samples(image, 5):
                 writer.add(sample)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert not list(tmp_path.iterdir())
-    write(tmp_path / "out", samples(picture, 1))
+    write(tmp_path / "out", samples(image, 1))
     before = (tmp_path / "out" / "000000.tar").read_bytes()
     with pytest.raises(KeyboardInterrupt):
         interrupted()
@@ -115,28 +115,28 @@ def test_an_interruption_leaves_nothing_and_the_former_folder(tmp_path: Path, pi
     assert (tmp_path / "out" / "000000.tar").read_bytes() == before
 
 
-def test_our_own_folder_is_replaced_and_a_foreign_one_refused(tmp_path: Path, picture: Pictures) -> None:
+def test_our_own_directory_is_replaced_and_a_foreign_one_refused(tmp_path: Path, image: Images) -> None:
     out = tmp_path / "out"
-    write(out, samples(picture, 5), max_samples=1)
+    write(out, samples(image, 5), max_samples=1)
     open_shards(out)  # leaves index files beside the shards
-    write(out, samples(picture, 2), max_samples=1)
+    write(out, samples(image, 2), max_samples=1)
     assert len(open_shards(out)) == 2
     (out / "thesis.tex").write_text("years of work")
     with pytest.raises(OutputError, match=r"holds 'thesis.tex'"):
-        write(out, samples(picture, 1))
+        write(out, samples(image, 1))
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OutputError, match="a file, not a folder"):
-        write(tmp_path / "file", samples(picture, 1))
+    with pytest.raises(OutputError, match="a file, not a directory"):
+        write(tmp_path / "file", samples(image, 1))
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / MANIFEST_NAME).write_text('{"name": "an extension of a browser"}')
     with pytest.raises(OutputError, match=r"manifest\.json"):
-        write(foreign, samples(picture, 1))
+        write(foreign, samples(image, 1))
 
 
-def test_suffixes_follow_the_bytes_not_the_name(picture: Pictures) -> None:
+def test_suffixes_follow_the_bytes_not_the_name(image: Images) -> None:
     forms = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
-    assert {form: suffix_of(picture(form=form)) for form in forms} == forms
+    assert {form: suffix_of(image(form=form)) for form in forms} == forms
 
 
 def test_empty_bounds_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tables of three formats, their columns guessed or named, rows about one picture put together."""
+"""Tables of three formats, their columns guessed or named, rows about one image put together."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import pytest
 from wordsight.data.records import Record, SourceOptions, open_source
 from wordsight.errors import DataError
 
-Pictures = Callable[..., bytes]
+Images = Callable[..., bytes]
 
 
 def write_table(path: Path, columns: dict[str, list[Any]]) -> Path:
@@ -36,9 +36,9 @@ FORMATS = ["csv", "tsv", "parquet", "jsonl"]
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_columns_are_guessed_and_rows_of_one_picture_joined(suffix: str, tmp_path: Path, picture: Pictures) -> None:
+def test_columns_are_guessed_and_rows_of_one_image_joined(suffix: str, tmp_path: Path, image: Images) -> None:
     for name in ("a.jpg", "b.jpg"):
-        (tmp_path / name).write_bytes(picture())
+        (tmp_path / name).write_bytes(image())
     columns = {
         "id": ["1", "2", "3"],
         "Image": ["a.jpg", "b.jpg", "a.jpg"],
@@ -48,7 +48,7 @@ def test_columns_are_guessed_and_rows_of_one_picture_joined(suffix: str, tmp_pat
     assert source.form == f"{suffix} table, columns Image + caption"
     records = list(source.records)
     assert told(records) == {"a.jpg": ('one, "quoted"\nline', "three"), "b.jpg": ("42",)}
-    assert records[0].read() == picture()
+    assert records[0].read() == image()
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -73,32 +73,32 @@ def test_numbers_as_labels_take_their_names_from_a_list(suffix: str, tmp_path: P
     assert told(list(source.records)) == {"a.jpg": ("dog",), "b.jpg": ("cat",)}
 
 
-def test_one_picture_with_two_labels_is_refused(tmp_path: Path) -> None:
+def test_one_image_with_two_labels_is_refused(tmp_path: Path) -> None:
     table = write_table(tmp_path / "t.csv", {"path": ["a.jpg", "a.jpg"], "label": ["cat", "dog"]})
     (record,) = open_source(table).records
     assert record.problem == "t.csv row 2: labelled 'cat' here and 'dog' in another row"
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_pictures_may_lie_in_a_parquet_table(wrapped: bool, tmp_path: Path, picture: Pictures) -> None:
-    values = [picture(0), picture(1), None]
+def test_images_may_lie_in_a_parquet_table(wrapped: bool, tmp_path: Path, image: Images) -> None:
+    values = [image(0), image(1), None]
     images = [{"bytes": value, "path": None} for value in values] if wrapped else values
     table = write_table(tmp_path / "t.parquet", {"image": images, "texts": [["one", "two"], ["three"], ["four"]]})
     records = list(open_source(table).records)
-    assert [record.read() for record in records] == [picture(0), picture(1), b""]
+    assert [record.read() for record in records] == [image(0), image(1), b""]
     assert [record.texts.captions for record in records] == [("one", "two"), ("three",), ("four",)]
-    assert records[2].problem == "t.parquet row 3: no picture in image"
+    assert records[2].problem == "t.parquet row 3: no image in image"
 
 
-def test_paths_may_lead_out_of_the_tables_folder_and_addresses_are_not_fetched(
-    tmp_path: Path, picture: Pictures
+def test_paths_may_lead_out_of_the_tables_directory_and_addresses_are_not_fetched(
+    tmp_path: Path, image: Images
 ) -> None:
-    (tmp_path / "a.jpg").write_bytes(picture())
+    (tmp_path / "a.jpg").write_bytes(image())
     (tmp_path / "in").mkdir()
     columns = {"path": ["../a.jpg", "https://x.org/b.jpg", "none.jpg", "a\0b"], "text": ["x"] * 4}
     records = list(open_source(write_table(tmp_path / "in" / "t.jsonl", columns)).records)
-    assert records[0].read() == picture()
-    expected = ("fetch the pictures first", "no such file", "no such file|null")
+    assert records[0].read() == image()
+    expected = ("fetch the images first", "no such file", "no such file|null")
     for record, words in zip(records[1:], expected, strict=True):
         with pytest.raises(DataError, match=words):
             record.read()
@@ -110,7 +110,7 @@ def test_paths_may_lead_out_of_the_tables_folder_and_addresses_are_not_fetched(
         (
             {"x": ["a"], "caption": ["b"]},
             {},
-            "no column looks like a picture; name it with --image-column; the columns",
+            "no column looks like a image; name it with --image-column; the columns",
         ),
         ({"path": ["a"], "x": ["b"]}, {}, "use --text-column or --label-column; the columns are: path, x"),
         ({"path": ["a"], "x": ["b"]}, {"text_columns": ("y",)}, "no column 'y'"),

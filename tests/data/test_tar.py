@@ -12,7 +12,7 @@ import pytest
 from wordsight.data.tar import END_OF_ARCHIVE, Member, header_of, padding_of, walk
 from wordsight.errors import DataError
 
-NAMES = ["a.jpg", "folder/b.JSON", "n" * 96 + ".jpg", "deep/" * 40 + "c.jpg", "ключ-é.png", "x" * 300 + ".txt"]
+NAMES = ["a.jpg", "directory/b.JSON", "n" * 96 + ".jpg", "deep/" * 40 + "c.jpg", "ключ-é.png", "x" * 300 + ".txt"]
 
 
 def members_of(content: bytes, where: str = "s.tar") -> list[Member]:
@@ -69,7 +69,7 @@ def test_headers_are_read_back_by_tarfile_and_carry_no_time() -> None:
     assert {(member.mtime, member.uid, member.gid, member.uname) for member in members} == {(0, 0, 0, "")}
 
 
-def test_folders_are_left_out_and_links_are_named_as_such() -> None:
+def test_directories_are_left_out_and_links_are_named_as_such() -> None:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
         for name, kind in (("d", tarfile.DIRTYPE), ("l.jpg", tarfile.SYMTYPE), ("p.jpg", tarfile.FIFOTYPE)):

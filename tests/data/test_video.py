@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tests.tiny_clip import tiny_clip, write_pictures
+from tests.tiny_clip import tiny_clip, write_images
 
-from wordsight.data.inputs import count_items, find_items
+from wordsight.data.inputs import count_images, iter_images
 from wordsight.data.video import frames_of
 from wordsight.embed.job import embed_files
-from wordsight.errors import DataError, PictureError
+from wordsight.errors import DataError, ImageError
 
 av = pytest.importorskip("av", reason="needs PyAV, extra video")
 
@@ -24,7 +24,7 @@ def gray(number: int) -> int:
     return 6 * (number % 36) + 20
 
 
-def picture(number: int) -> np.ndarray:
+def image(number: int) -> np.ndarray:
     """(H, W, 3): the frame's number as gray in the upper left quarter, fixed colours elsewhere."""
     image = np.empty((HEIGHT, WIDTH, 3), np.uint8)
     image[:24, :32] = gray(number)
@@ -46,7 +46,7 @@ def write_video(path: Path, count: int, per_s: int = 10, codec: str = "libx264",
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.bit_rate = 2_000_000
         for number in range(count):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(number), format="rgb24")))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image(number), format="rgb24")))
         container.mux(stream.encode())
     return path
 
@@ -61,7 +61,7 @@ def test_the_first_frame_of_each_part_of_a_second_comes(tmp_path, name, codec, a
     assert len(found) == {1: 4, 4: 15, 1000: 36}[asked]
     for number, (seconds, frame) in zip(expected, found, strict=False):
         assert seconds == pytest.approx(number / 10, abs=1e-3)
-        assert np.abs(middles(frame) - middles(picture(number))).max() <= 12
+        assert np.abs(middles(frame) - middles(image(number))).max() <= 12
         assert abs(middles(frame)[0, 0].mean() - gray(number)) < 3  # the neighbours are 6 apart
 
 
@@ -74,28 +74,28 @@ def test_a_video_filmed_upright_is_turned(tmp_path):
     (tmp_path / "a.mov").write_bytes(content)
     ((_, read),) = frames_of(tmp_path / "a.mov", 1)
     assert read().shape == (WIDTH, HEIGHT, 3)
-    assert np.abs(middles(read()) - middles(np.rot90(picture(0), -1))).max() <= 12
+    assert np.abs(middles(read()) - middles(np.rot90(image(0), -1))).max() <= 12
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
 def test_frames_are_rows_and_a_second_run_does_what_is_new(tmp_path, name):
     path = write_video(tmp_path / "film.mp4", 36)
-    photo = write_pictures(tmp_path / "photos", 1)[0]
+    photo = write_images(tmp_path / "photos", 1)[0]
     clip, out = tiny_clip(), tmp_path / name
-    assert count_items([path]) is None
-    done = embed_files(clip, find_items([photo, path]), out)
-    assert (done.vectors, done.computed) == (5, 5)
+    assert count_images([path]) is None
+    done = embed_files(clip, iter_images([photo, path]), out)
+    assert (done.embeddings, done.computed) == (5, 5)
     if name == "out.parquet":
         rows = pq.read_table(out).to_pylist()
         assert [row["path"] for row in rows[1:]] == [f"{path}#t={second}.000" for second in range(4)]
         assert {row["sha256"] for row in rows[1:]} == {hashlib.sha256(path.read_bytes()).hexdigest()}
         frames = [read() for _, read in frames_of(path, 1)]
         expected = clip.embed_images([photo, *frames])
-        np.testing.assert_allclose([row["vector"] for row in rows], expected, atol=1e-5)
+        np.testing.assert_allclose([row["embedding"] for row in rows], expected, atol=1e-5)
         assert np.abs(expected[1] - expected[4]).max() > 1e-3
     moved = path.rename(tmp_path / "moved.mp4")
-    again = embed_files(clip, find_items([photo, moved], 2), out)
-    assert (again.vectors, again.computed) == (9, 4)
+    again = embed_files(clip, iter_images([photo, moved], 2), out)
+    assert (again.embeddings, again.computed) == (9, 4)
 
 
 def test_a_video_that_breaks_off_is_a_row_and_its_frames_stay(tmp_path):
@@ -105,8 +105,8 @@ def test_a_video_that_breaks_off_is_a_row_and_its_frames_stay(tmp_path):
     cut.write_bytes(content[: len(content) * 3 // 4])
     seconds = [second for second, _ in frames_of(whole, 1)]
     assert seconds == list(range(10))
-    done = embed_files(tiny_clip(), find_items([cut]), tmp_path / "out.parquet")
-    assert 4 <= done.vectors < 10
+    done = embed_files(tiny_clip(), iter_images([cut]), tmp_path / "out.parquet")
+    assert 4 <= done.embeddings < 10
     (broken,) = done.broken
     assert broken.path == str(cut)
     assert "cut.mp4: breaks off at " in broken.reason or "cannot be read as a video beyond " in broken.reason
@@ -123,26 +123,26 @@ def test_a_video_that_breaks_off_is_a_row_and_its_frames_stay(tmp_path):
 def test_what_is_no_video_is_a_row_with_a_reason(tmp_path, content, reason):
     if content is not None:
         (tmp_path / "a.mp4").write_bytes(content)
-    photo = write_pictures(tmp_path / "photos", 1)[0]
-    done = embed_files(tiny_clip(), find_items([tmp_path / "a.mp4", photo]), tmp_path / "out.npy")
-    assert done.vectors == 1
+    photo = write_images(tmp_path / "photos", 1)[0]
+    done = embed_files(tiny_clip(), iter_images([tmp_path / "a.mp4", photo]), tmp_path / "out.npy")
+    assert done.embeddings == 1
     assert reason in done.broken[0].reason
 
 
-def test_a_video_without_pictures_says_so(tmp_path):
+def test_a_video_without_images_says_so(tmp_path):
     with av.open(str(tmp_path / "a.mkv"), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
-    with pytest.raises(PictureError, match=r"a\.mkv: no moving pictures in it"):
+    with pytest.raises(ImageError, match=r"a\.mkv: no moving images in it"):
         list(frames_of(tmp_path / "a.mkv", 1))
 
 
 def test_frames_above_the_bound_are_refused_before_any_is_decoded(tmp_path, monkeypatch):
     path = write_video(tmp_path / "a.mp4", 3)
     monkeypatch.setattr("wordsight.data.video.MAX_PIXELS", WIDTH * HEIGHT - 1)
-    with pytest.raises(PictureError, match=r"a\.mp4: frames of 64 x 48 pixels; expected 1 to 3071"):
+    with pytest.raises(ImageError, match=r"a\.mp4: frames of 64 x 48 pixels; expected 1 to 3071"):
         next(frames_of(path, 1))
 
 
@@ -157,12 +157,12 @@ def test_changed_bytes_are_frames_or_a_reason(tmp_path):
         try:
             for _, read in frames_of(tmp_path / "b.mp4", 10):
                 assert read().ndim == 3
-        except PictureError as error:
+        except ImageError as error:
             assert "\n" not in str(error)  # noqa: PT017
 
 
 def test_without_pyav_there_is_a_reason_that_says_what_to_install(tmp_path, monkeypatch):
     path = write_video(tmp_path / "a.mp4", 3)
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(DataError, match=r"none of 1 pictures .* a video needs .*: pip install 'wordsight\[video\]'"):
-        embed_files(tiny_clip(), find_items([path]), tmp_path / "out.npy")
+    with pytest.raises(DataError, match=r"none of 1 images .* a video needs .*: pip install 'wordsight\[video\]'"):
+        embed_files(tiny_clip(), iter_images([path]), tmp_path / "out.npy")

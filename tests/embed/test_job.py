@@ -7,23 +7,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.tiny_clip import png, tiny_clip, write_pictures
+from tests.tiny_clip import png, tiny_clip, write_images
 
 from wordsight.data import PackOptions, open_source, pack
-from wordsight.data.inputs import count_items, find_items, item_of
-from wordsight.encoder import embed_files as module
+from wordsight.data.inputs import count_images, file_image, iter_images
+from wordsight.embed import job as module
 from wordsight.errors import ConfigError, DataError, OutputError
 from wordsight.files import lock
 
 
 def embed_files(clip, paths, out, *more):
-    return module.embed_files(clip, map(item_of, paths), out, *more)
+    return module.embed_files(clip, map(file_image, paths), out, *more)
 
 
 @pytest.fixture
 def paths(tmp_path):
-    """Seventy readable pictures with two broken ones among them."""
-    paths = write_pictures(tmp_path / "photos", 72)
+    """Seventy readable images with two broken ones among them."""
+    paths = write_images(tmp_path / "photos", 72)
     paths[3].write_bytes(b"hello")
     paths[70].unlink()
     return paths
@@ -33,20 +33,20 @@ def readable(paths):
     return [path for number, path in enumerate(paths) if number not in (3, 70)]
 
 
-def test_parquet_has_a_row_for_every_picture_with_vector_or_reason(tmp_path, paths):
+def test_parquet_has_a_row_for_every_image_with_embedding_or_reason(tmp_path, paths):
     clip = tiny_clip()
     done = embed_files(clip, paths, tmp_path / "out.parquet")
     table = pq.read_table(tmp_path / "out.parquet")
-    assert table.column_names == ["path", "sha256", "vector", "error"]
+    assert table.column_names == ["path", "sha256", "embedding", "error"]
     assert table["path"].to_pylist() == [str(path) for path in paths]
     rows = table.to_pylist()
-    assert [number for number, row in enumerate(rows) if row["vector"] is None] == [3, 70]
-    assert "not a picture" in rows[3]["error"]
+    assert [number for number, row in enumerate(rows) if row["embedding"] is None] == [3, 70]
+    assert "not a image" in rows[3]["error"]
     assert rows[0]["error"] is None
-    vectors = np.array([row["vector"] for row in rows if row["vector"]], np.float32)
-    np.testing.assert_allclose(vectors, clip.embed_images(readable(paths)), atol=1e-5)
+    embeddings = np.array([row["embedding"] for row in rows if row["embedding"]], np.float32)
+    np.testing.assert_allclose(embeddings, clip.embed_images(readable(paths)), atol=1e-5)
     assert [row["sha256"] for row in rows[:3]] == [hashlib.sha256(p.read_bytes()).hexdigest() for p in paths[:3]]
-    assert (done.vectors, done.computed) == (70, 70)
+    assert (done.embeddings, done.computed) == (70, 70)
     assert [broken.path for broken in done.broken] == [str(paths[3]), str(paths[70])]
 
 
@@ -62,15 +62,15 @@ def test_parquet_carries_the_fingerprint(tmp_path, paths):
 def test_numpy_has_the_readable_ones_and_a_sidecar_that_says_which(tmp_path, paths):
     clip = tiny_clip()
     embed_files(clip, paths, tmp_path / "out.npy")
-    vectors = np.load(tmp_path / "out.npy", allow_pickle=False)
-    assert vectors.dtype == np.float32
-    np.testing.assert_allclose(vectors, clip.embed_images(readable(paths)), atol=1e-5)
+    embeddings = np.load(tmp_path / "out.npy", allow_pickle=False)
+    assert embeddings.dtype == np.float32
+    np.testing.assert_allclose(embeddings, clip.embed_images(readable(paths)), atol=1e-5)
     sidecar = json.loads((tmp_path / "out.npy.json").read_text())
     assert sidecar["paths"] == [str(path) for path in readable(paths)]
     assert [broken["path"] for broken in sidecar["broken"]] == [str(paths[3]), str(paths[70])]
     assert "no such file" in sidecar["broken"][1]["reason"]
     assert sidecar["fingerprint"]["weights"] == clip.fingerprint.weights
-    assert sidecar["vectors_sha256"] == hashlib.sha256((tmp_path / "out.npy").read_bytes()).hexdigest()
+    assert sidecar["embeddings_sha256"] == hashlib.sha256((tmp_path / "out.npy").read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
@@ -83,7 +83,7 @@ def test_paths_stream_and_progress_is_told(tmp_path, paths, name):
 @pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
 def test_nothing_is_written_where_nothing_could_be_read(tmp_path, name):
     (tmp_path / "a.jpg").write_bytes(b"hello")
-    with pytest.raises(DataError, match=r"none of 1 pictures could be read; the first: .*a.jpg: not a picture"):
+    with pytest.raises(DataError, match=r"none of 1 images could be read; the first: .*a.jpg: not a image"):
         embed_files(tiny_clip(), [tmp_path / "a.jpg"], tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
 
@@ -112,7 +112,7 @@ def test_a_full_disk_leaves_the_former_file(tmp_path, paths, name):
 @pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
 def test_what_was_done_before_the_disk_was_full_is_not_done_again(tmp_path, name, encoded, monkeypatch):
     monkeypatch.setattr(module, "_ROWS_IN_PART", 20)
-    paths = write_pictures(tmp_path / "photos", 400)
+    paths = write_images(tmp_path / "photos", 400)
     clip, out = tiny_clip(), tmp_path / name
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # enough for a part, not for all
@@ -124,13 +124,13 @@ def test_what_was_done_before_the_disk_was_full_is_not_done_again(tmp_path, name
     assert not out.exists()
     before = sum(encoded)
     done = embed_files(clip, paths, out)
-    assert done.vectors == 400
+    assert done.embeddings == 400
     assert before >= 300
     assert done.computed <= 400 - before + 2 * module.AT_ONCE  # what was encoded and not yet written
-    np.testing.assert_allclose(vectors_of(out), clip.embed_images(paths), atol=1e-5)
+    np.testing.assert_allclose(embeddings_of(out), clip.embed_images(paths), atol=1e-5)
 
 
-def test_very_many_broken_pictures_are_counted_and_the_first_told(tmp_path, paths, monkeypatch):
+def test_very_many_broken_images_are_counted_and_the_first_told(tmp_path, paths, monkeypatch):
     monkeypatch.setattr(module, "MOST_BROKEN", 1)
     done = embed_files(tiny_clip(), paths, tmp_path / "out.parquet")
     assert (done.num_broken, [broken.path for broken in done.broken]) == (2, [str(paths[3])])
@@ -139,7 +139,7 @@ def test_very_many_broken_pictures_are_counted_and_the_first_told(tmp_path, path
 
 
 def test_a_name_that_is_not_utf8_is_written_as_escapes(tmp_path):
-    path = write_pictures(tmp_path / "photos", 1)[0]
+    path = write_images(tmp_path / "photos", 1)[0]
     strange = path.with_name("caf\udce9.png")
     path.rename(strange)
     embed_files(tiny_clip(), [strange], tmp_path / "out.parquet")
@@ -148,23 +148,23 @@ def test_a_name_that_is_not_utf8_is_written_as_escapes(tmp_path):
 
 @pytest.fixture
 def encoded(monkeypatch):
-    """How many pictures each call of the model was given."""
+    """How many images each call of the model was given."""
     calls = []
     kind = type(tiny_clip().runtime)
-    encode = kind.encode_squares
+    encode = kind.encode_pixels
 
     def counted(self, squares):
         calls.append(len(squares))
         return encode(self, squares)
 
-    monkeypatch.setattr(kind, "encode_squares", counted)
+    monkeypatch.setattr(kind, "encode_pixels", counted)
     return calls
 
 
-def vectors_of(out):
+def embeddings_of(out):
     if out.suffix == ".npy":
         return np.load(out)
-    return np.array([row for row in pq.read_table(out)["vector"].to_pylist() if row], np.float32)
+    return np.array([row for row in pq.read_table(out)["embedding"].to_pylist() if row], np.float32)
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
@@ -173,16 +173,16 @@ def test_a_second_run_does_what_is_new_or_changed(tmp_path, paths, name, encoded
     embed_files(clip, paths, out)
     encoded.clear()
     again = embed_files(clip, paths, out)
-    assert (again.vectors, again.computed, encoded) == (70, 0, [])
+    assert (again.embeddings, again.computed, encoded) == (70, 0, [])
     paths[0].write_bytes(png(500))
     paths[3].write_bytes(png(501))  # broken before
     moved = paths[5].rename(paths[5].with_name("moved.png"))
     changed = [*paths[:5], moved, *paths[6:]]
     done = embed_files(clip, changed, out)
-    assert (done.vectors, done.computed, sum(encoded)) == (71, 2, 2)
-    np.testing.assert_allclose(vectors_of(out)[:10], clip.embed_images(changed[:10]), atol=1e-5)
-    assert embed_files(clip, paths[10:20], out).vectors == 10  # what is not asked for any more is not kept
-    assert len(vectors_of(out)) == 10
+    assert (done.embeddings, done.computed, sum(encoded)) == (71, 2, 2)
+    np.testing.assert_allclose(embeddings_of(out)[:10], clip.embed_images(changed[:10]), atol=1e-5)
+    assert embed_files(clip, paths[10:20], out).embeddings == 10  # what is not asked for any more is not kept
+    assert len(embeddings_of(out)) == 10
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
@@ -200,13 +200,13 @@ def test_an_interrupt_keeps_what_was_done(tmp_path, paths, name, encoded, monkey
     assert len(list((tmp_path / f".{name}.parts").glob("*.parquet"))) == 3
     encoded.clear()
     done = embed_files(clip, paths, out)
-    assert (done.vectors, done.computed, sum(encoded)) == (70, 21, 21)  # 49 of the first 50 could be read
-    np.testing.assert_allclose(vectors_of(out), clip.embed_images(readable(paths)), atol=1e-5)
+    assert (done.embeddings, done.computed, sum(encoded)) == (70, 21, 21)  # 49 of the first 50 could be read
+    np.testing.assert_allclose(embeddings_of(out), clip.embed_images(readable(paths)), atol=1e-5)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
-def test_vectors_of_another_model_are_refused_and_both_are_named(tmp_path, paths, name):
+def test_embeddings_of_another_model_are_refused_and_both_are_named(tmp_path, paths, name):
     embed_files(tiny_clip(), paths[:2], tmp_path / name)
     former = (tmp_path / name).read_bytes()
     other = tiny_clip(seed=1)
@@ -220,7 +220,7 @@ def test_vectors_of_another_model_are_refused_and_both_are_named(tmp_path, paths
 @pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
 def test_a_file_of_something_else_is_not_overwritten(tmp_path, paths, name):
     (tmp_path / name).write_bytes(b"precious")
-    with pytest.raises(DataError, match=r"is there and not a file of vectors \(.*\); choose another place"):
+    with pytest.raises(DataError, match=r"is there and not a file of embeddings \(.*\); choose another place"):
         embed_files(tiny_clip(), paths[:2], tmp_path / name)
     assert (tmp_path / name).read_bytes() == b"precious"
 
@@ -239,30 +239,30 @@ def test_tables_and_shards_are_items_too(tmp_path, paths):
     pack(open_source(tmp_path / "photos"), tmp_path / "shards", PackOptions())
     clip = tiny_clip()
     for place, first, number, broken in [
-        (table, paths[0], 2, ["list.csv row 4: no picture in column 'path'", f"{table.parent}/missing.png: no such"]),
-        (tmp_path / "bytes.parquet", paths[4], 1, ["not a picture"]),
+        (table, paths[0], 2, ["list.csv row 4: no image in column 'path'", f"{table.parent}/missing.png: no such"]),
+        (tmp_path / "bytes.parquet", paths[4], 1, ["not a image"]),
         (tmp_path / "shards", paths[0], 3, []),
     ]:
         out = tmp_path / f"{place.stem}.npy"
-        done = module.embed_files(clip, find_items([place]), out)
-        assert done.vectors == number
+        done = module.embed_files(clip, iter_images([place]), out)
+        assert done.embeddings == number
         assert len(done.broken) == len(broken)
         for one, reason in zip(done.broken, broken, strict=True):
             assert reason in one.reason
         np.testing.assert_allclose(np.load(out)[:1], clip.embed_images(first), atol=1e-5)
-    assert count_items([tmp_path / "shards"]) == 3
-    assert count_items([tmp_path / "shards", table]) is None
+    assert count_images([tmp_path / "shards"]) == 3
+    assert count_images([tmp_path / "shards", table]) is None
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match=r"no column of pictures \(file, .*\); the columns are: a, b"):
-        list(find_items([tmp_path / "x.csv"]))
+    with pytest.raises(DataError, match=r"no column of images \(file, .*\); the columns are: a, b"):
+        list(iter_images([tmp_path / "x.csv"]))
 
 
-def test_a_heic_picture_without_its_package_is_a_row_that_says_what_to_install(tmp_path, paths, monkeypatch):
+def test_a_heic_image_without_its_package_is_a_row_that_says_what_to_install(tmp_path, paths, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     (tmp_path / "photos" / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
-    assert count_items([tmp_path / "photos"]) == 72
-    done = module.embed_files(tiny_clip(), find_items([tmp_path / "photos"]), tmp_path / "out.parquet")
+    assert count_images([tmp_path / "photos"]) == 72
+    done = module.embed_files(tiny_clip(), iter_images([tmp_path / "photos"]), tmp_path / "out.parquet")
     rows = {row["path"].rpartition("/")[2]: row for row in pq.read_table(tmp_path / "out.parquet").to_pylist()}
-    assert rows["a.HEIC"]["vector"] is None
+    assert rows["a.HEIC"]["embedding"] is None
     assert rows["a.HEIC"]["error"].endswith("pip install 'wordsight[heif]'")
-    assert done.vectors == 70
+    assert done.embeddings == 70

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from tests.tiny_clip import random_image, tiny_clip, write_pictures
+from tests.tiny_clip import random_image, tiny_clip, write_images
 
 from wordsight.cli import main
 from wordsight.embed.ray_cluster import Worker
@@ -36,7 +36,7 @@ NEEDS_RAY = [
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     tiny_clip().save(tmp_path / "model")
-    write_pictures(tmp_path / "photos", 300)[1].write_bytes(b"hello")
+    write_images(tmp_path / "photos", 300)[1].write_bytes(b"hello")
     return tmp_path
 
 
@@ -51,11 +51,11 @@ def run(out: str, *more: str) -> dict[str, object]:
 
 
 def assert_same(out: str, other: str) -> None:
-    """Equal rows, equal fingerprints, vectors equal to 1e-6."""
+    """Equal rows, equal fingerprints, embeddings equal to 1e-6."""
     one, two = pq.read_table(out), pq.read_table(other)
     assert one.schema.metadata == two.schema.metadata
-    assert one.drop(["vector"]).equals(two.drop(["vector"]))
-    for first, second in zip(one["vector"].to_pylist(), two["vector"].to_pylist(), strict=True):
+    assert one.drop(["embedding"]).equals(two.drop(["embedding"]))
+    for first, second in zip(one["embedding"].to_pylist(), two["embedding"].to_pylist(), strict=True):
         assert (first is None) == (second is None)
         np.testing.assert_allclose(first or [], second or [], atol=1e-6)
 
@@ -69,7 +69,7 @@ def descendants(process: int) -> Iterator[tuple[int, str]]:
 
 
 def working(process: int) -> list[int]:
-    """The workers of a run that have pictures in hand."""
+    """The workers of a run that have images in hand."""
     try:
         return [number for number, title in descendants(process) if title.startswith("ray::UDFActor.eval_input")]
     except OSError:  # one has just ended
@@ -80,12 +80,12 @@ def working(process: int) -> list[int]:
 def test_files_are_equal_and_only_what_is_new_is_done(place, test):
     run("here.parquet")
     done = run("there.parquet", "--ray", test)
-    assert (done["vectors"], done["computed"], done["num_broken"]) == (299, 299, 1)
+    assert (done["embeddings"], done["computed"], done["num_broken"]) == (299, 299, 1)
     assert_same("here.parquet", "there.parquet")
     (place / "photos" / "001.png").write_bytes((place / "photos" / "002.png").read_bytes())
-    write_pictures(place / "photos" / "more", 310)[0].unlink()
+    write_images(place / "photos" / "more", 310)[0].unlink()
     done = run("there.parquet", "--ray", test)
-    assert (done["vectors"], done["computed"]) == (300 + 309, 11)  # but for the broken one the first 300 were known
+    assert (done["embeddings"], done["computed"]) == (300 + 309, 11)  # but for the broken one the first 300 were known
     run("here.parquet")
     assert_same("here.parquet", "there.parquet")
 
@@ -107,7 +107,7 @@ def test_a_killed_worker_costs_time_only(place, test):
         os.kill(workers[0], signal.SIGKILL)
         answer = process.communicate()[0].splitlines()[-1]
     assert process.returncode == 0
-    assert json.loads(answer)["vectors"] == 568
+    assert json.loads(answer)["embeddings"] == 568
     run("here.parquet")
     assert_same("here.parquet", "there.parquet")
 

@@ -10,7 +10,7 @@ from PIL import Image
 from tests.tiny_clip import png, random_image, tiny_card, tiny_clip, tiny_config
 
 from wordsight.encoder import DualEncoder, load
-from wordsight.errors import ConfigError, DataError, PictureError, TextError, WeightsError
+from wordsight.errors import ConfigError, DataError, ImageError, TextError, WeightsError
 from wordsight.image import preprocess
 from wordsight.text import tokenize
 
@@ -51,7 +51,7 @@ def test_unit_length_survives_half_precision():
     assert clip.embed_images([random_image(0)]).dtype == np.float32
 
 
-def test_a_picture_is_the_same_as_path_bytes_image_or_array(tmp_path):
+def test_a_image_is_the_same_as_path_bytes_image_or_array(tmp_path):
     (tmp_path / "a.png").write_bytes(png(5))
     forms = [tmp_path / "a.png", str(tmp_path / "a.png"), png(5), Image.open(io.BytesIO(png(5))), random_image(5)]
     clip = tiny_clip()
@@ -85,7 +85,7 @@ def test_one_text_is_a_list_of_one():
 
 
 @pytest.mark.parametrize("kind", ["vit", "residual"])
-def test_a_vector_does_not_depend_on_its_neighbours(kind):
+def test_a_embedding_does_not_depend_on_its_neighbours(kind):
     clip = tiny_clip(kind)
     clip.model.train()
     images = [random_image(seed) for seed in range(150)]  # more than are encoded at once
@@ -117,7 +117,7 @@ def test_the_models_mode_and_statistics_are_left_alone():
     before = {name: tensor.clone() for name, tensor in clip.model.state_dict().items()}
     modes = [module.training for module in clip.model.modules()]
     clip.embed_images([random_image(0)])
-    with pytest.raises(PictureError):
+    with pytest.raises(ImageError):
         clip.embed_images([random_image(0), b"no"])
     assert [module.training for module in clip.model.modules()] == modes
     assert all(torch.equal(before[name], tensor) for name, tensor in clip.model.state_dict().items())
@@ -136,12 +136,12 @@ def test_similarity_is_the_cosine_and_logits_are_scaled():
 
 
 @pytest.mark.parametrize("texts", [np.zeros((2, 3)), np.zeros(2), np.zeros((1, 2, 2))])
-def test_vectors_that_do_not_fit_are_refused(texts):
+def test_embeddings_that_do_not_fit_are_refused(texts):
     with pytest.raises(DataError, match=r"images \(1, 2\) and texts \(.*\): expected \(N, E\) and \(M, E\)"):
         tiny_clip().similarity(np.zeros((1, 2)), texts)
 
 
-def test_texts_and_pictures_are_prepared_as_published():
+def test_texts_and_images_are_prepared_as_published():
     clip = tiny_clip()
     assert np.array_equal(clip.tokenize(WORDS), tokenize(WORDS, context_length=12))
     assert np.array_equal(clip.preprocess(png(1)), preprocess(png(1), clip.card.preprocessing))
@@ -167,11 +167,11 @@ def test_files_are_looked_at_as_a_person_does_unless_asked_otherwise():
 
 def test_broken_input_is_named():
     clip = tiny_clip()
-    with pytest.raises(PictureError, match=r"^picture 1: not a picture"):
+    with pytest.raises(ImageError, match=r"^image 1: not a image"):
         clip.embed_images([png(0), b"hello"])
-    with pytest.raises(PictureError, match="no such file"):
+    with pytest.raises(ImageError, match="no such file"):
         clip.embed_images("missing.jpg")
-    with pytest.raises(PictureError):
+    with pytest.raises(ImageError):
         clip.embed_images(5)
     with pytest.raises(TextError, match="text 1"):
         clip.embed_texts(["a", 5])
@@ -185,7 +185,7 @@ def test_numbers_that_are_not_finite_are_an_error():
         clip.embed_texts(["a"])
 
 
-def test_the_fingerprint_is_that_of_what_decides_a_vector(tmp_path):
+def test_the_fingerprint_is_that_of_what_decides_a_embedding(tmp_path):
     clip = tiny_clip()
     clip.save(tmp_path / "model")
     assert load(tmp_path / "model", "cpu").fingerprint == tiny_clip().fingerprint == clip.fingerprint

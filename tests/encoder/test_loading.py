@@ -16,10 +16,10 @@ from wordsight.weights.convert import convert
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    folder = tmp_path / "first"
-    folder.mkdir()
-    (folder / "metrics.jsonl").write_text("")
-    return folder
+    directory = tmp_path / "first"
+    directory.mkdir()
+    (directory / "metrics.jsonl").write_text("")
+    return directory
 
 
 def refusal(place: str | Path) -> str:
@@ -29,7 +29,7 @@ def refusal(place: str | Path) -> str:
     return str(refused.value)
 
 
-def test_a_saved_model_gives_its_vectors_again(tmp_path):
+def test_a_saved_model_gives_its_embeddings_again(tmp_path):
     clip = tiny_clip("residual")
     clip.save(tmp_path / "model")
     for place in (tmp_path / "model", str(tmp_path / "model"), tmp_path / "model" / "model.safetensors"):
@@ -106,14 +106,14 @@ def test_weights_alone_are_refused_with_the_choices(tmp_path):
 
 
 @pytest.mark.parametrize("target", ["open_clip", "hf", "openai"])
-def test_every_format_gives_the_vectors_of_its_model(tmp_path, target):
+def test_every_format_gives_the_embeddings_of_its_model(tmp_path, target):
     found = heads_64_wide()
     convert(found, tmp_path / "out", target)
     clip = DualEncoder(found.build("made here"), found.card)
     loaded = load(tmp_path / "out", "cpu")
-    picture = random_image(3, 48, 40)  # even margins: where the half pixel of an odd one goes, formats differ
+    image = random_image(3, 48, 40)  # even margins: where the half pixel of an odd one goes, formats differ
     texts = ["a photo of a cat", "it's 12 o'clock"]
-    np.testing.assert_allclose(loaded.embed_images(picture), clip.embed_images(picture), atol=1e-6)
+    np.testing.assert_allclose(loaded.embed_images(image), clip.embed_images(image), atol=1e-6)
     np.testing.assert_allclose(loaded.embed_texts(texts), clip.embed_texts(texts), atol=1e-6)
     assert loaded.scale == pytest.approx(clip.scale)
 

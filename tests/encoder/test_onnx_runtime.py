@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.tiny_clip import png, tiny_clip
-from tests.weights.models import found_of
+from tests.weights.models import checkpoint_of
 
 from wordsight.encoder import DualEncoder, load
 from wordsight.errors import ConfigError, WeightsError
-from wordsight.weights.checkpoint import Found
+from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.convert import convert
 
 pytest.importorskip("onnxscript")
@@ -20,16 +20,16 @@ pytest.importorskip("onnxscript")
 TEXTS = ["cat", "a small red house by the sea", "", "x" * 200, "cat", *(f"{n} dogs" for n in range(70))]
 
 
-def exported(clip: DualEncoder, folder: Path) -> DualEncoder:
-    convert(Found(clip.model.state_dict(), clip.card, clip.files), folder, "onnx")
-    return load(folder)
+def exported(clip: DualEncoder, directory: Path) -> DualEncoder:
+    convert(Checkpoint(clip.model.state_dict(), clip.card, clip.files), directory, "onnx")
+    return load(directory)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("onnx") / "out"
-    exported(tiny_clip(), folder)
-    return folder
+    directory = tmp_path_factory.mktemp("onnx") / "out"
+    exported(tiny_clip(), directory)
+    return directory
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +37,17 @@ def pair(whole: Path) -> tuple[DualEncoder, DualEncoder]:
     return tiny_clip(), load(whole)
 
 
-def test_vectors_scale_and_fingerprint_are_those_of_the_model(pair: tuple[DualEncoder, DualEncoder]) -> None:
+def test_embeddings_scale_and_fingerprint_are_those_of_the_model(pair: tuple[DualEncoder, DualEncoder]) -> None:
     clip, onnx = pair
-    pictures = [png(seed) for seed in range(70)]
-    np.testing.assert_allclose(onnx.embed_images(pictures), clip.embed_images(pictures), atol=1e-5)
+    images = [png(seed) for seed in range(70)]
+    np.testing.assert_allclose(onnx.embed_images(images), clip.embed_images(images), atol=1e-5)
     np.testing.assert_allclose(onnx.embed_texts(TEXTS), clip.embed_texts(TEXTS), atol=1e-5)
     assert (onnx.scale, onnx.bias) == (clip.scale, clip.bias)
     assert onnx.fingerprint == clip.fingerprint
     assert onnx.embed_texts([]).shape == (0, 8)
 
 
-def test_a_vector_does_not_depend_on_its_neighbours(pair: tuple[DualEncoder, DualEncoder]) -> None:
+def test_a_embedding_does_not_depend_on_its_neighbours(pair: tuple[DualEncoder, DualEncoder]) -> None:
     _, onnx = pair
     together = onnx.embed_texts(TEXTS)
     alone = np.concatenate([onnx.embed_texts([text]) for text in TEXTS])
@@ -55,7 +55,7 @@ def test_a_vector_does_not_depend_on_its_neighbours(pair: tuple[DualEncoder, Dua
 
 
 def test_a_tower_that_reads_its_whole_context_is_given_it(tmp_path: Path) -> None:
-    found = found_of("siglip")
+    found = checkpoint_of("siglip")
     clip = DualEncoder(found.build("siglip"), found.card, files=found.files)
     onnx = exported(clip, tmp_path / "out")
     np.testing.assert_allclose(onnx.embed_texts(TEXTS), clip.embed_texts(TEXTS), atol=1e-5)
@@ -94,13 +94,13 @@ def test_what_needs_the_weights_is_refused_with_what_to_do(
         ("exported.json", b'{"scale": 1, "bias": 0, "weight": "x"}', "did you mean 'weights'"),
     ],
 )
-def test_a_broken_folder_is_one_line(
+def test_a_broken_directory_is_one_line(
     whole: Path, tmp_path: Path, name: str, content: bytes | None, message: str
 ) -> None:
-    folder = shutil.copytree(whole, tmp_path / "out")
-    (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+    directory = shutil.copytree(whole, tmp_path / "out")
+    (directory / name).unlink() if content is None else (directory / name).write_bytes(content)
     with pytest.raises(WeightsError, match=message) as broken:
-        load(folder).embed_texts(["cat"])
+        load(directory).embed_texts(["cat"])
     assert "\n" not in str(broken.value)
 
 

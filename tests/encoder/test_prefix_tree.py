@@ -5,7 +5,7 @@ import pytest
 import torch
 from tests.tiny_clip import tiny_clip
 
-from wordsight.encoder.prefix_tree import PrefixTree, encode_texts, sort_texts, trees_of
+from wordsight.encoder.prefix_tree import PrefixTree, build_trees, encode_texts, sort_texts
 
 #      begin a  photo of a    cat end
 IDS = [
@@ -20,7 +20,7 @@ IDS = [
 
 def trees(shares: bool = True, most_nodes: int = 1000) -> list[PrefixTree]:
     ids = torch.tensor(IDS, dtype=torch.int32)
-    return list(trees_of(ids, ids.argmax(1), shares, most_nodes))
+    return list(build_trees(ids, ids.argmax(1), shares, most_nodes))
 
 
 def texts_of(tree: PrefixTree) -> dict[int, list[int]]:
@@ -77,7 +77,7 @@ def test_no_texts_give_no_rows() -> None:
         assert encode_texts(clip.model, torch.zeros(0, 12, dtype=torch.int32)).shape == (0, 8)
 
 
-def test_a_vector_does_not_depend_on_its_neighbours() -> None:
+def test_a_embedding_does_not_depend_on_its_neighbours() -> None:
     clip = tiny_clip()
     texts = [f"a photo of a {word} number {number}" for word in ("cat", "dog", "bird") for number in range(40)]
     together = clip.embed_texts(texts)

@@ -1,4 +1,4 @@
-"""A runtime by name, and the quicker one: measured once, remembered, and the same vectors from either."""
+"""A runtime by name, and the select_runtime one: measured once, remembered, and the same embeddings from either."""
 
 from pathlib import Path
 
@@ -6,9 +6,10 @@ import msgspec
 import numpy as np
 import pytest
 from tests.tiny_clip import random_image, tiny_clip
-from tests.weights.models import found_of
+from tests.weights.models import checkpoint_of
 
-from wordsight.encoder import DualEncoder, choose, load
+from wordsight.encoder import DualEncoder, load
+from wordsight.encoder import runtime_selection as choose
 from wordsight.errors import ConfigError, MissingExtraError
 from wordsight.weights.convert import convert
 from wordsight.weights.probes import probe_ids
@@ -60,26 +61,26 @@ def test_a_memory_that_is_damaged_is_made_anew(model: Path) -> None:
 
 @pytest.mark.parametrize("name", ["vit", "resnet", "residual", "siglip"])
 def test_half_is_near_says_so_and_keeps_neighbours_apart(tmp_path: Path, name: str) -> None:
-    found = found_of(name)
+    found = checkpoint_of(name)
     plain = DualEncoder(found.build(name), found.card, files=found.files)
     plain.save(tmp_path / "model")
     half = load(tmp_path / "model", "cpu", runtime="half")
     assert half.fingerprint.precision == "float16"
     assert (half.runtime.scale, half.runtime.bias) == (plain.runtime.scale, plain.runtime.bias)
-    ids, pictures = probe_ids(found.card.model.text).numpy(), [random_image(seed) for seed in range(3)]
+    ids, images = probe_ids(found.card.model.text).numpy(), [random_image(seed) for seed in range(3)]
     for one, other in (
         (plain.runtime.encode_ids(ids), half.runtime.encode_ids(ids)),
-        (plain.embed_images(pictures), half.embed_images(pictures)),
+        (plain.embed_images(images), half.embed_images(images)),
     ):
         assert other.dtype == np.float32
         assert (one != other).any()
         assert (one * other).sum(axis=1).min() > 0.999
-    alone = np.concatenate([half.embed_images([picture]) for picture in pictures])
-    np.testing.assert_allclose(half.embed_images(pictures), alone, atol=1e-3)
+    alone = np.concatenate([half.embed_images([image]) for image in images])
+    np.testing.assert_allclose(half.embed_images(images), alone, atol=1e-3)
 
 
-def test_half_is_not_for_an_exported_folder(tmp_path: Path) -> None:
-    convert(found_of("vit"), tmp_path / "onnx", "onnx")
+def test_half_is_not_for_an_exported_directory(tmp_path: Path) -> None:
+    convert(checkpoint_of("vit"), tmp_path / "onnx", "onnx")
     with pytest.raises(ConfigError, match=r"runtime half: .* was exported to ONNX, in float32"):
         load(tmp_path / "onnx", runtime="half")
 

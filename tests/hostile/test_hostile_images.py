@@ -1,4 +1,4 @@
-"""Pictures that lie, break off, or are not pictures: one `PictureError` each, and no warning of Pillow's."""
+"""Images that lie, break off, or are not images: one `ImageError` each, and no warning of Pillow's."""
 
 import io
 import os
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from wordsight.errors import PictureError
+from wordsight.errors import ImageError
 
 try:
     import pillow_heif
@@ -67,7 +67,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def claiming(content: bytes, side: int) -> bytes:
-    """A file of boxes whose item has another size; a HEIF picture is a part of it, for which the claim stays."""
+    """A file of boxes whose item has another size; a HEIF image is a part of it, for which the claim stays."""
     place = content.index(b"ispe") + 8
     return content[:place] + struct.pack(">II", side, side) + content[place + 8 :]
 
@@ -103,7 +103,7 @@ def peak_bytes() -> int:
 @pytest.mark.parametrize("form", bombs())
 def test_a_bomb_is_refused_quickly_and_without_its_memory(form: str) -> None:
     before, start_s = peak_bytes(), time.perf_counter()
-    with pytest.raises(PictureError, match=r"^bomb: (60000 x 60000|16383 x 16383) pixels, more than|more pixels than"):
+    with pytest.raises(ImageError, match=r"^bomb: (60000 x 60000|16383 x 16383) pixels, more than|more pixels than"):
         decode(bombs()[form], name="bomb")
     assert time.perf_counter() - start_s < 1
     assert peak_bytes() - before < 50e6
@@ -119,17 +119,17 @@ def test_the_bound_is_pillows_and_its_globals_stay() -> None:
 
 @pytest.mark.parametrize("form", FILES)
 def test_a_bound_of_ones_own_is_kept_to_the_pixel(form: str) -> None:
-    width, height = (64, 64) if form == "heif" else (31, 23)  # what is coded, of which the picture is a part
+    width, height = (64, 64) if form == "heif" else (31, 23)  # what is coded, of which the image is a part
     assert decode(FILES[form], max_pixels=width * height).shape == (23, 31, 3)
-    with pytest.raises(PictureError, match=rf"^a\.jpg: {width} x {height} pixels, more than the bound of \d+; "):
+    with pytest.raises(ImageError, match=rf"^a\.jpg: {width} x {height} pixels, more than the bound of \d+; "):
         decode(FILES[form], max_pixels=width * height - 1, name="a.jpg")
     if form != "heif":
-        with pytest.raises(PictureError, match=r"31 x 23 pixels, more than the bound of 712; "):
+        with pytest.raises(ImageError, match=r"31 x 23 pixels, more than the bound of 712; "):
             decode(Image.open(io.BytesIO(FILES[form])), max_pixels=23 * 31 - 1)
 
 
 @pytest.mark.parametrize("form", FILES)
-def test_pillows_own_warning_of_large_pictures_does_not_leak(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pillows_own_warning_of_large_images_does_not_leak(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 23 * 31 - 1)
     if not form.startswith(("tiff", "heif")):  # not even with warnings as errors, which pyproject.toml asks for
         with pytest.raises(Image.DecompressionBombWarning):
@@ -137,22 +137,22 @@ def test_pillows_own_warning_of_large_pictures_does_not_leak(form: str, monkeypa
     assert decode(FILES[form]).shape == (23, 31, 3)
 
 
-def test_pillows_own_refusal_of_large_pictures_is_told_in_our_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pillows_own_refusal_of_large_images_is_told_in_our_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(PictureError, match=r"^<bytes>: more pixels than Pillow reads of TIFF .*; make it smaller$"):
+    with pytest.raises(ImageError, match=r"^<bytes>: more pixels than Pillow reads of TIFF .*; make it smaller$"):
         decode(FILES["tiff"])
 
 
 @pytest.mark.parametrize("form", FILES)
 @pytest.mark.parametrize("policy", ["viewer", "published"])
-def test_a_file_cut_anywhere_is_an_error_or_the_whole_picture(form: str, policy: Any) -> None:
+def test_a_file_cut_anywhere_is_an_error_or_the_whole_image(form: str, policy: Any) -> None:
     content = FILES[form]
     whole = decode(content, policy)
     cuts = sorted({*range(0, len(content), 37), *range(len(content) - 30, len(content))})
     for cut in cuts:
         try:
             decoded = decode(content[:cut], policy, name="cut.jpg")
-        except PictureError as error:
+        except ImageError as error:
             assert str(error).startswith("cut.jpg: ")  # noqa: PT017
             assert "\n" not in str(error)  # noqa: PT017
         else:  # what is missing are check sums, padding or later frames
@@ -169,12 +169,12 @@ def test_half_a_photograph_is_an_error_even_if_pillow_was_told_to_bear_it(
     assert len(content) > 1 << 16  # more than one block of Pillow's reading
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     assert decode(content).shape == (500, 700, 3)
-    with pytest.raises(PictureError, match="cut short"):
+    with pytest.raises(ImageError, match="cut short"):
         decode(content[: int(len(content) * keep)])
 
 
 @pytest.mark.parametrize("form", FILES)
-def test_changed_bytes_never_escape_as_anything_but_a_picture_error(form: str, capfd: pytest.CaptureFixture) -> None:
+def test_changed_bytes_never_escape_as_anything_but_a_image_error(form: str, capfd: pytest.CaptureFixture) -> None:
     generator = np.random.default_rng(11)
     for trial in range(60):
         content = bytearray(FILES[form])
@@ -182,7 +182,7 @@ def test_changed_bytes_never_escape_as_anything_but_a_picture_error(form: str, c
             content[place] = generator.choice([0, 255, generator.integers(256)])
         try:
             assert decode(bytes(content), max_pixels=1 << 20).ndim == 3
-        except PictureError as error:
+        except ImageError as error:
             assert "\n" not in str(error)  # noqa: PT017
     capfd.readouterr()  # libtiff itself writes to the error stream
 
@@ -190,12 +190,12 @@ def test_changed_bytes_never_escape_as_anything_but_a_picture_error(form: str, c
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "empty, not a picture"),
-        (b"a cat sat on the mat\n", "not a picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
-        (b"%PDF-1.7\n", "not a picture"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture"),
-        (b"P6 1 1 255 abc", "not a picture"),
+        (b"", "empty, not a image"),
+        (b"a cat sat on the mat\n", "not a image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a image"),
+        (b"%PDF-1.7\n", "not a image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a image"),
+        (b"P6 1 1 255 abc", "not a image"),
         (b"\xff\xd8\xff", "cannot be decoded as JPEG"),
         (b"\x89PNG\r\n\x1a\n", "cannot be decoded as PNG"),
         (b"RIFF\0\0\0\0WEBP", "cannot be decoded as WebP"),
@@ -205,42 +205,42 @@ def test_changed_bytes_never_escape_as_anything_but_a_picture_error(form: str, c
         (FILES["gif"][:6] + bytes(20), "cannot be decoded as GIF"),
     ],
 )
-def test_what_is_not_a_picture_is_named(content: bytes, message: str, tmp_path: Path) -> None:
+def test_what_is_not_a_image_is_named(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "cat.jpg"
     path.write_bytes(content)
     for source, name in ((path, str(path)), (content, "<bytes>")):
-        with pytest.raises(PictureError) as caught:
+        with pytest.raises(ImageError) as caught:
             decode(source)
         assert str(caught.value).startswith(f"{name}: {message}")
         assert "\n" not in str(caught.value)
-    with pytest.raises(PictureError, match=r"^shard\.tar: 0001\.jpg: "):
+    with pytest.raises(ImageError, match=r"^shard\.tar: 0001\.jpg: "):
         decode(content, name="shard.tar: 0001.jpg")
 
 
-def test_missing_files_folders_and_pipes_are_named(tmp_path: Path) -> None:
+def test_missing_files_directories_and_pipes_are_named(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path, message in (
         (tmp_path / "none.jpg", "no such file"),
-        (tmp_path, "a folder, not a picture"),
+        (tmp_path, "a directory, not a image"),
         (pipe, "not an ordinary file"),
     ):
-        with pytest.raises(PictureError) as caught:
+        with pytest.raises(ImageError) as caught:
             decode(path)
         assert str(caught.value).startswith(f"{path}: {message}")
-    with pytest.raises(PictureError, match="cannot be read"):
+    with pytest.raises(ImageError, match="cannot be read"):
         decode("a\0b.jpg")
-    with pytest.raises(PictureError, match="cannot be read"):
+    with pytest.raises(ImageError, match="cannot be read"):
         decode("a" * 5000)
 
 
-def test_a_file_too_large_for_a_picture_is_not_read(tmp_path: Path) -> None:
+def test_a_file_too_large_for_a_image_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "film.jpg"
     with path.open("wb") as file:
         file.write(FILES["jpeg"])
         file.truncate((1 << 30) + 1)  # sparse: takes no room on disk
     before = peak_bytes()
-    with pytest.raises(PictureError, match=r"film\.jpg: 1073741825 bytes, a picture may have 1073741824"):
+    with pytest.raises(ImageError, match=r"film\.jpg: 1073741825 bytes, a image may have 1073741824"):
         decode(path)
     assert peak_bytes() - before < 50e6
 

@@ -136,7 +136,7 @@ def pickles(canary: Path) -> dict[str, bytes]:
         "id-that-is-a-text": program(value("storage") + b"Q"),
         "id-of-three": program(group(value("storage"), value("0"), value(4)) + b"Q"),
         "id-of-a-class": program(group(value("module"), name("__torch__", "M"), value(4)) + b"Q"),
-        "id-out-of-the-folder": program(tensor(over=storage(key="../data.pkl"))),
+        "id-out-of-the-directory": program(tensor(over=storage(key="../data.pkl"))),
         "id-of-a-negative-count": program(tensor(over=storage(count=-4))),
         "id-of-a-huge-count": program(tensor(over=storage(count=1 << 62))),
         "id-of-another-type": program(group(tensor(), tensor(over=storage("HalfStorage", count=8)))),
@@ -253,15 +253,15 @@ def tensor_files() -> dict[str, bytes]:
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str, float]]]:
     """What the reader says of each file, for each way of reading."""
     place = tmp_path_factory.mktemp("hostile")
-    canary, folder = place / "canary", place / "files"
-    folder.mkdir()
+    canary, directory = place / "canary", place / "files"
+    directory.mkdir()
     for key, content in pickles(canary).items():
-        (folder / f"{key}.pt").write_bytes(hand_archive(content, {"0": bytes(16)}))
+        (directory / f"{key}.pt").write_bytes(hand_archive(content, {"0": bytes(16)}))
     for key, content in other_archives(canary).items():
-        (folder / f"{key}.pt").write_bytes(content)
+        (directory / f"{key}.pt").write_bytes(content)
     for key, content in tensor_files().items():
-        (folder / key).write_bytes(content)
-    command = [sys.executable, "-c", READER, str(folder), str(MAX_BYTES)]
+        (directory / key).write_bytes(content)
+    command = [sys.executable, "-c", READER, str(directory), str(MAX_BYTES)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=250)
     assert run.returncode == 0, run.stderr[-2000:]
     found: dict[str, list[tuple[str, float]]] = {}
@@ -269,7 +269,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[st
         file, answer, seconds = json.loads(line)
         found.setdefault(file, []).append((answer, seconds))
     assert not canary.exists(), "code of a file was run"
-    assert sorted(found) == sorted(path.name for path in folder.iterdir())
+    assert sorted(found) == sorted(path.name for path in directory.iterdir())
     return found
 
 
@@ -312,7 +312,7 @@ def test_the_reasons_are_the_right_ones(answers):
         "tensor-longer-than-its-storage": "does not fit its storage of 4 elements",
         "tensor-of-no-strides-and-endless": "does not fit its storage of 4 elements",
         "tensors-many-times-over": "its tensors are larger than the file",
-        "id-out-of-the-folder": "member 'data/../data.pkl' is missing",
+        "id-out-of-the-directory": "member 'data/../data.pkl' is missing",
         "two-of-one-name": "two members are called",
         "two-roots": "a zip file with 2 members data.pkl",
         "old-file-of-torch": "written by a torch before 1.6",

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from tests.image.test_decode import UPRIGHT
 
-from wordsight.errors import PictureError
+from wordsight.errors import ImageError
 from wordsight.image import decode
 
 # six flat patches: no two turns of them agree, and lossy coding leaves their middles alone
@@ -100,14 +100,12 @@ def test_transparent_heif_lies_over_white() -> None:
 def test_heif_without_pillow_heif_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
-    with pytest.raises(
-        PictureError, match=r"a\.heic: a HEIC or HEIF picture needs .*: pip install 'wordsight\[heif\]'$"
-    ):
+    with pytest.raises(ImageError, match=r"a\.heic: a HEIC or HEIF image needs .*: pip install 'wordsight\[heif\]'$"):
         decode(tmp_path / "a.heic")
 
 
-def test_a_film_is_not_a_picture() -> None:
-    with pytest.raises(PictureError, match="not a picture"):
+def test_a_film_is_not_a_image() -> None:
+    with pytest.raises(ImageError, match="not a image"):
         decode(b"\0\0\0\x18ftypisom\0\0\0\0isomiso2" + bytes(100))
 
 

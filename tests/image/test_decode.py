@@ -1,4 +1,4 @@
-"""What the two policies see, format by format, on pictures small enough to write down."""
+"""What the two policies see, format by format, on images small enough to write down."""
 
 import io
 import subprocess
@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wordsight.errors import ConfigError, MissingExtraError, PictureError
+from wordsight.errors import ConfigError, ImageError, MissingExtraError
 from wordsight.image import decode
 from wordsight.image.decode import _quick_jpeg, as_pillow
 
 PIXELS = np.random.default_rng(7).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-# Where the first stored row and column lie on an upright picture (EXIF 2.32, tag 0x0112), as array operations.
+# Where the first stored row and column lie on an upright image (EXIF 2.32, tag 0x0112), as array operations.
 UPRIGHT = {
     1: lambda stored: stored,
     2: lambda stored: stored[:, ::-1],
@@ -66,7 +66,7 @@ def test_decoded_pixels_can_be_written() -> None:
 
 
 def test_policies_agree_with_pillow_on_photographs(shared_data: Path) -> None:
-    num_pictures = 0
+    num_images = 0
     for name in ("flickr8k-val", "flowers102", "illus-noto"):
         with tarfile.open(shared_data / f"{name}.tar") as archive:
             for member in archive:
@@ -79,10 +79,10 @@ def test_policies_agree_with_pillow_on_photographs(shared_data: Path) -> None:
                     expected = np.asarray(image)
                 assert np.array_equal(decode(content, "viewer"), expected), member.name
                 assert np.array_equal(decode(content, "published"), expected), member.name
-                num_pictures += 1
-                if num_pictures % 40 == 0:
+                num_images += 1
+                if num_images % 40 == 0:
                     break
-    assert num_pictures >= 80
+    assert num_images >= 80
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -132,7 +132,7 @@ def test_gray_with_alpha_follows_the_same_rule() -> None:
     assert np.array_equal(decode(content, "published"), repeated)
 
 
-def palette_picture() -> Image.Image:
+def palette_image() -> Image.Image:
     image = Image.new("P", (2, 2))
     image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
     image.putdata([0, 1, 2, 1])
@@ -141,14 +141,14 @@ def palette_picture() -> Image.Image:
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
 def test_a_transparent_palette_entry_is_white_for_viewer_and_its_colour_for_published(kind: str) -> None:
-    content = encode(palette_picture(), kind, transparency=1)
+    content = encode(palette_image(), kind, transparency=1)
     red, green, blue, white = [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]
     assert decode(content, "published").tolist() == [[red, green], [blue, green]]
     assert decode(content, "viewer").tolist() == [[red, white], [blue, white]]
 
 
 def test_palette_entries_with_their_own_alpha_mix_with_white() -> None:
-    content = encode(palette_picture(), "PNG", transparency=bytes([255, 0, 51]))  # 51 of 255 is one fifth
+    content = encode(palette_image(), "PNG", transparency=bytes([255, 0, 51]))  # 51 of 255 is one fifth
     assert decode(content, "viewer").tolist() == [[[255, 0, 0], [255] * 3], [[204, 204, 255], [255] * 3]]
     assert decode(content, "published").tolist()[1] == [[0, 0, 255], [0, 255, 0]]
     with Image.open(io.BytesIO(content)) as image:
@@ -205,11 +205,11 @@ def test_a_transparent_16_bit_sample_is_white() -> None:
 def test_32_bit_gray_within_16_bits_is_scaled_and_beyond_is_refused() -> None:
     assert decode(Image.fromarray(np.array([[0, 65535]], dtype=np.int32)))[0, :, 0].tolist() == [0, 255]
     for samples in (np.array([[0, 65536]], dtype=np.int32), np.array([[0.5]], dtype=np.float32)):
-        with pytest.raises(PictureError, match=r"^<image>: .* samples have no agreed range; save it with 8-bit"):
+        with pytest.raises(ImageError, match=r"^<image>: .* samples have no agreed range; save it with 8-bit"):
             decode(Image.fromarray(samples), "viewer")
 
 
-def test_gray_and_bilevel_pictures_become_rgb() -> None:
+def test_gray_and_bilevel_images_become_rgb() -> None:
     gray = PIXELS[..., 0]
     for source in (encode(Image.fromarray(gray), "PNG"), gray):
         assert np.array_equal(decode(source), np.repeat(gray[..., None], 3, axis=2))
@@ -249,12 +249,12 @@ def test_a_multi_page_tiff_is_its_first_page() -> None:
     ],
 )
 def test_arrays_of_another_form_are_refused(array: np.ndarray) -> None:
-    with pytest.raises(PictureError, match=r"^<array>: "):
+    with pytest.raises(ImageError, match=r"^<array>: "):
         decode(array)
 
 
 def test_another_kind_of_object_is_refused() -> None:
-    with pytest.raises(PictureError, match=r"^row 3: a picture is .* not int$"):
+    with pytest.raises(ImageError, match=r"^row 3: a image is .* not int$"):
         decode(3, name="row 3")  # type: ignore[arg-type]
 
 
@@ -276,7 +276,7 @@ def test_the_quick_way_gives_pillows_samples(subsampling: int | None, progressiv
     assert np.array_equal(decode(content), np.array(Image.open(io.BytesIO(content)).convert("RGB")))
 
 
-def test_scaled_decoding_is_as_small_as_it_may_be_and_nearly_the_same_picture() -> None:
+def test_scaled_decoding_is_as_small_as_it_may_be_and_nearly_the_same_image() -> None:
     pytest.importorskip("simplejpeg")
     rows, columns = np.mgrid[0:480, 0:640]
     smooth = np.stack([rows // 2, columns // 3, (rows + columns) // 5], axis=-1).astype(np.uint8)
@@ -300,20 +300,20 @@ def test_scaled_decoding_without_simplejpeg_says_what_to_install(monkeypatch: py
 def test_a_jpeg_that_was_cut_is_the_same_error_either_way(monkeypatch: pytest.MonkeyPatch) -> None:
     noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (48, 64, 3), dtype=np.uint8))
     content = encode(noise, "JPEG")[:-200]
-    with pytest.raises(PictureError) as quick:
+    with pytest.raises(ImageError) as quick:
         decode(content)
     monkeypatch.setattr(sys.modules["wordsight.image.decode"], "simplejpeg", None)
-    with pytest.raises(PictureError) as plain:
+    with pytest.raises(ImageError) as plain:
         decode(content)
     assert str(quick.value) == str(plain.value)
 
 
-def test_pictures_load_no_torch() -> None:
+def test_images_load_no_torch() -> None:
     code = "import sys, wordsight.image; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_padded_picture_has_the_same_samples_and_pillow_takes_it_as_it_lies() -> None:
+def test_a_padded_image_has_the_same_samples_and_pillow_takes_it_as_it_lies() -> None:
     pytest.importorskip("simplejpeg")
     samples = np.random.default_rng(0).integers(0, 256, (40, 31, 3), dtype=np.uint8)
     buffer = io.BytesIO()

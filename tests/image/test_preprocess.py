@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from wordsight import config
-from wordsight.errors import ConfigError, PictureError
-from wordsight.image import CLIP_MEAN, CLIP_STD, Preprocessing, normalise, preprocess, to_square
+from wordsight.errors import ConfigError, ImageError
+from wordsight.image import CLIP_MEAN, CLIP_STD, Preprocessing, normalise, preprocess, resize_and_crop
 
 
 def columns(width: int, height: int) -> np.ndarray:
@@ -22,15 +22,15 @@ def columns(width: int, height: int) -> np.ndarray:
 )
 def test_the_centre_crop_starts_where_the_published_rounding_says(width: int, first_column: int) -> None:
     image = columns(width, 64)  # the shorter side already has its size: nothing is resampled
-    square = to_square(image, Preprocessing(size_px=64))
+    square = resize_and_crop(image, Preprocessing(size_px=64))
     assert np.array_equal(square, image[:, first_column : first_column + 64])
-    upright = to_square(image.transpose(1, 0, 2), Preprocessing(size_px=64))
+    upright = resize_and_crop(image.transpose(1, 0, 2), Preprocessing(size_px=64))
     assert np.array_equal(upright, image[:, first_column : first_column + 64].transpose(1, 0, 2))
 
 
 def test_an_image_of_the_right_size_passes_unchanged_and_copied() -> None:
     image = columns(32, 32)
-    square = to_square(image, Preprocessing(size_px=32))
+    square = resize_and_crop(image, Preprocessing(size_px=32))
     assert np.array_equal(square, image)
     assert not np.shares_memory(square, image)
     assert square.flags.writeable
@@ -38,20 +38,20 @@ def test_an_image_of_the_right_size_passes_unchanged_and_copied() -> None:
 
 def test_one_pixel_fills_the_square() -> None:
     assert np.array_equal(
-        to_square(np.full((1, 1, 3), 77, np.uint8), Preprocessing(size_px=224)), np.full((224, 224, 3), 77)
+        resize_and_crop(np.full((1, 1, 3), 77, np.uint8), Preprocessing(size_px=224)), np.full((224, 224, 3), 77)
     )
 
 
 @pytest.mark.parametrize("shape", [(1, 5000, 3), (5000, 1, 3)])
 def test_a_very_thin_image_works_at_small_sizes_and_is_refused_beyond_the_bound(shape: tuple[int, ...]) -> None:
     image = np.full(shape, 200, np.uint8)
-    assert np.array_equal(to_square(image, Preprocessing(size_px=16)), np.full((16, 16, 3), 200))
-    with pytest.raises(PictureError, match=r"would be (1120000 x 224|224 x 1120000) before the centre is cropped"):
-        to_square(image, Preprocessing(size_px=224))
-    with pytest.raises(PictureError, match=r"^thin\.png: "):
+    assert np.array_equal(resize_and_crop(image, Preprocessing(size_px=16)), np.full((16, 16, 3), 200))
+    with pytest.raises(ImageError, match=r"would be (1120000 x 224|224 x 1120000) before the centre is cropped"):
+        resize_and_crop(image, Preprocessing(size_px=224))
+    with pytest.raises(ImageError, match=r"^thin\.png: "):
         preprocess(image, Preprocessing(size_px=224), name="thin.png")
     squashed = Preprocessing(size_px=224, resize="squash")
-    assert to_square(image, squashed).shape == (224, 224, 3)
+    assert resize_and_crop(image, squashed).shape == (224, 224, 3)
 
 
 def test_normalise_by_hand() -> None:
@@ -94,14 +94,16 @@ def test_impossible_numbers_are_refused(wrong: dict) -> None:
         Preprocessing(**wrong)
 
 
-def test_a_cropped_resize_is_one_level_off_at_most_where_a_wide_picture_shrinks() -> None:
+def test_a_cropped_resize_is_one_level_off_at_most_where_a_wide_image_shrinks() -> None:
     generator = np.random.default_rng(0)
     cropped, apart = Preprocessing(size_px=64, decoding="cropped"), 0
     for width, height in ((1024, 768), (333, 100), (700, 70), (129, 65)):
         noise = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        difference = np.abs(to_square(noise, Preprocessing(size_px=64)).astype(int) - to_square(noise, cropped))
+        difference = np.abs(
+            resize_and_crop(noise, Preprocessing(size_px=64)).astype(int) - resize_and_crop(noise, cropped)
+        )
         assert difference.max() <= 1
         apart += int(difference.sum())
         upright = noise.transpose(1, 0, 2)
-        assert np.array_equal(to_square(upright, cropped), to_square(upright, Preprocessing(size_px=64)))
+        assert np.array_equal(resize_and_crop(upright, cropped), resize_and_crop(upright, Preprocessing(size_px=64)))
     assert 0 < apart < 100  # it is another way, and a near one

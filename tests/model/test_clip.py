@@ -61,7 +61,7 @@ def texts(lengths: list[int]) -> Tensor:
     return ids
 
 
-def pictures(n: int) -> Tensor:
+def random_images(n: int) -> Tensor:
     return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 
 
@@ -89,8 +89,8 @@ def test_cutting_texts_and_the_last_block_changes_nothing() -> None:
         assert_same(model.encode_text(ids), whole)
 
 
-def test_the_last_block_of_pictures_changes_nothing() -> None:
-    visual, pixels = stirred().visual, pictures(4)
+def test_the_last_block_of_images_changes_nothing() -> None:
+    visual, pixels = stirred().visual, random_images(4)
     patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
     start = visual.class_embedding.expand(4, 1, -1)
     x_NLD = visual.ln_pre(torch.cat([start, patches], 1) + visual.positional_embedding)
@@ -119,15 +119,15 @@ def test_an_embedding_does_not_depend_on_its_neighbours(n: int) -> None:
 
 
 @each_tower
-def test_a_picture_does_not_depend_on_its_neighbours(tower: str) -> None:
-    model, pixels = stirred(tower), pictures(5)
+def test_a_image_does_not_depend_on_its_neighbours(tower: str) -> None:
+    model, pixels = stirred(tower), random_images(5)
     alone = torch.cat([model.encode_image(pixels[row : row + 1]) for row in range(5)])
     assert_same(model.encode_image(pixels), alone)
 
 
 @each_tower
 def test_memory_order_of_pixels_changes_nothing(tower: str) -> None:
-    model, pixels = stirred(tower), pictures(3)
+    model, pixels = stirred(tower), random_images(3)
     channels_last = pixels.to(memory_format=torch.channels_last)
     assert_same(model.encode_image(channels_last), model.encode_image(pixels))
 
@@ -137,23 +137,23 @@ def test_training_and_inference_compute_the_same(activation: str) -> None:
     image, text = (msgspec.structs.replace(tower, activation=activation) for tower in (TOWERS["vit"], TEXT))
     config = ModelConfig(image=image, text=text, embed_dim=24)
     model = build(config, torch.Generator().manual_seed(0)).eval()
-    trained = model(pictures(3), texts([4, 5, 6]))
+    trained = model(random_images(3), texts([4, 5, 6]))
     with torch.no_grad():
-        for one, other in zip(model(pictures(3), texts([4, 5, 6]))[:2], trained, strict=False):
+        for one, other in zip(model(random_images(3), texts([4, 5, 6]))[:2], trained, strict=False):
             assert_same(one, other)
 
 
 @each_tower
 def test_forward_gives_unit_embeddings_and_the_scale(tower: str) -> None:
-    images, words, scale = model_of(tower)(pictures(4), texts([4, 5, 6, 7]))
+    images, words, scale = model_of(tower)(random_images(4), texts([4, 5, 6, 7]))
     assert images.shape == words.shape == (4, 24)
     torch.testing.assert_close(torch.cat([images, words]).norm(dim=1), torch.ones(8))
     assert scale.item() == pytest.approx(1 / 0.07)
 
 
-def test_no_pictures_and_no_texts_give_no_embeddings() -> None:
+def test_no_images_and_no_texts_give_no_embeddings() -> None:
     model = stirred()
-    assert model.encode_image(pictures(0)).shape == (0, 24)
+    assert model.encode_image(random_images(0)).shape == (0, 24)
     assert model.encode_text(texts([])).shape == (0, 24)
 
 
@@ -163,7 +163,7 @@ def test_every_parameter_learns(tower: str) -> None:
     with torch.no_grad():  # gains that start at 0 hide what is behind them
         for parameter in model.parameters():
             parameter.add_(0.01)
-    images, words, scale = model(pictures(6), texts([4, 5, 6, 7, 8, 9]))
+    images, words, scale = model(random_images(6), texts([4, 5, 6, 7, 8, 9]))
     F.cross_entropy(scale * images @ words.T, torch.arange(6)).backward()
     still = [name for name, one in model.named_parameters() if one.grad is None or not one.grad.any()]
     assert still == []
@@ -252,7 +252,7 @@ def test_weights_pass_to_an_empty_model() -> None:
     empty = build_empty(model.config)
     assert all(parameter.is_meta for parameter in empty.parameters())
     empty.load_state_dict(copy.deepcopy(model.state_dict()), assign=True)
-    assert torch.equal(empty.eval().encode_image(pictures(2)), model.encode_image(pictures(2)))
+    assert torch.equal(empty.eval().encode_image(random_images(2)), model.encode_image(random_images(2)))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -276,9 +276,9 @@ def test_an_exported_model_takes_any_texts() -> None:
 def test_half_precision_stays_near() -> None:
     model = stirred()
     with torch.no_grad():
-        images, words, _ = model(pictures(3), texts([4, 5, 6]))
+        images, words, _ = model(random_images(3), texts([4, 5, 6]))
         with torch.autocast("cpu", torch.bfloat16):
-            half_images, half_words, _ = model(pictures(3), texts([4, 5, 6]))
+            half_images, half_words, _ = model(random_images(3), texts([4, 5, 6]))
     assert F.cosine_similarity(images, half_images.float()).min() > 0.999
     assert F.cosine_similarity(words, half_words.float()).min() > 0.999
 

@@ -1,4 +1,4 @@
-"""Hugging Face folders against transformers: towers, tokens and pixels of CLIPModel and SiglipModel.
+"""Hugging Face directories against transformers: towers, tokens and pixels of CLIPModel and SiglipModel.
 
 The peer is drawn at random over every tensor, saved by `save_pretrained`, and read back by `read_hugging_face`.
 """
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from tests.parity.peers import fill_at_random, has_transformers, transformers
 from tests.text.test_families import siglip_files
-from wordsight.image import CLIP_MEAN, Preprocessing, normalise, to_square
+from wordsight.image import CLIP_MEAN, Preprocessing, normalise, resize_and_crop
 from wordsight.model import CLIP, PUBLISHED, ModelConfig, VisionTransformerConfig, build_empty
 from wordsight.text import build_tokenizer, tokenize
-from wordsight.weights.checkpoint import Found
+from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.formats.hugging_face import hugging_face_files_of, read_hugging_face
 from wordsight.weights.formats.key_layouts import to_theirs
 
@@ -89,22 +89,22 @@ def processor_of(config: Any) -> Any:
     return library.SiglipImageProcessorPil(size=side)
 
 
-def saved(folder: Path, peer: Any) -> Path:
-    peer.save_pretrained(folder)
-    processor_of(peer.config).save_pretrained(folder)
+def saved(directory: Path, peer: Any) -> Path:
+    peer.save_pretrained(directory)
+    processor_of(peer.config).save_pretrained(directory)
     if peer.config.model_type == "siglip":
         for name, content in siglip_files().items():
-            (folder / name).write_bytes(content)
-    return folder
+            (directory / name).write_bytes(content)
+    return directory
 
 
-def built(found: Found, model: ModelConfig | None = None) -> CLIP:
+def built(found: Checkpoint, model: ModelConfig | None = None) -> CLIP:
     ours = build_empty(model or found.card.model)
     ours.load_state_dict(dict(found.tensors), strict=True, assign=True)
     return ours.eval()
 
 
-def inputs(found: Found) -> tuple[Tensor, Tensor]:
+def inputs(found: Checkpoint) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     size = found.card.model.image.image_size_px
     ids = torch.from_numpy(build_tokenizer(found.card.tokenizer, found.files)(TEXTS)).long()
@@ -112,7 +112,7 @@ def inputs(found: Found) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def greatest_difference(ours: CLIP, peer: Any, found: Found) -> float:
+def greatest_difference(ours: CLIP, peer: Any, found: Checkpoint) -> float:
     """Of a component of the unit embeddings, of either tower; logits must be the peer's too."""
     pixels, ids = inputs(found)
     images = torch.nn.functional.normalize(ours.encode_image(pixels), dim=1)
@@ -192,10 +192,10 @@ def test_faults_are_noticed(tmp_path: Path, kind: str) -> None:
         one, other = (f"{prefix}resblocks.{number}." for number in (0, 1))
         swap = {n: n.replace(one, other) if n.startswith(one) else n.replace(other, one) for n in tensors}
         swapped = {n: tensors[swap[n]] if n.startswith((one, other)) else tensors[n] for n in tensors}
-        assert greatest_difference(built(Found(swapped, found.card)), peer, found) > WITHIN, prefix
+        assert greatest_difference(built(Checkpoint(swapped, found.card)), peer, found) > WITHIN, prefix
     for name, tensor in tensors.items():
         if name.endswith("bias") and name != "logit_bias" and not name.endswith("in_proj_bias"):
-            zeroed = Found({**tensors, name: torch.zeros_like(tensor)}, found.card)
+            zeroed = Checkpoint({**tensors, name: torch.zeros_like(tensor)}, found.card)
             assert greatest_difference(built(zeroed), peer, found) > WITHIN, name
 
 
@@ -204,24 +204,24 @@ def test_what_is_written_is_loaded_by_transformers(tmp_path: Path, kind: str) ->
     peer = peer_of(siglip_config() if kind == "siglip" else small_clip(text={"eos_token_id": 2}))
     found = read_hugging_face(saved(tmp_path / "one", peer))
     written = hugging_face_files_of(found.card, found.tensors)
-    folder = tmp_path / "two"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(written.config))
-    (folder / "preprocessor_config.json").write_text(json.dumps(written.preprocessor))
-    save_file(written.tensors, folder / "model.safetensors", {"format": "pt"})
+    directory = tmp_path / "two"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(written.config))
+    (directory / "preprocessor_config.json").write_text(json.dumps(written.preprocessor))
+    save_file(written.tensors, directory / "model.safetensors", {"format": "pt"})
     for name, content in found.files.items():
-        (folder / name).write_bytes(content)
+        (directory / name).write_bytes(content)
     original = load_file(tmp_path / "one" / "model.safetensors")
     assert written.tensors.keys() == original.keys()
     assert all(torch.equal(written.tensors[name], tensor) for name, tensor in original.items())
     library = transformers()
-    loaded = (library.CLIPModel if kind == "clip" else library.SiglipModel).from_pretrained(folder).eval()
+    loaded = (library.CLIPModel if kind == "clip" else library.SiglipModel).from_pretrained(directory).eval()
     assert greatest_difference(built(found), loaded, found) < WITHIN
     loader = library.CLIPImageProcessorPil if kind == "clip" else library.SiglipImageProcessorPil
-    processor = loader.from_pretrained(folder)
-    picture = random_picture(100, 64)  # an even margin, which both halve alike
-    pixels = processor(Image.fromarray(picture), return_tensors="np")["pixel_values"][0]
-    ours = normalise(to_square(picture, found.card.preprocessing), found.card.preprocessing)
+    processor = loader.from_pretrained(directory)
+    image = random_image(100, 64)  # an even margin, which both halve alike
+    pixels = processor(Image.fromarray(image), return_tensors="np")["pixel_values"][0]
+    ours = normalise(resize_and_crop(image, found.card.preprocessing), found.card.preprocessing)
     np.testing.assert_allclose(pixels, ours, atol=1e-6)
 
 
@@ -235,8 +235,8 @@ def test_shards_and_pickles_are_read_as_one_file_is(tmp_path: Path) -> None:
     (tmp_path / "old" / "model.safetensors").unlink()
     buffers = {"text_model.embeddings.position_ids": torch.arange(77)[None]}  # as files of older versions have them
     torch.save(peer.state_dict() | buffers, tmp_path / "old" / "pytorch_model.bin")
-    for folder in ("many", "old"):
-        found = read_hugging_face(tmp_path / folder).tensors
+    for directory in ("many", "old"):
+        found = read_hugging_face(tmp_path / directory).tensors
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
@@ -254,7 +254,7 @@ def test_a_table_of_older_versions_holds_in_the_newer_ones_stead(tmp_path: Path)
     assert (ours.layers, ours.heads) == (theirs.num_hidden_layers, theirs.num_attention_heads) == (3, 8)
 
 
-def random_picture(width: int, height: int) -> np.ndarray:
+def random_image(width: int, height: int) -> np.ndarray:
     return np.random.default_rng(1000 * width + height).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -268,8 +268,10 @@ def test_siglips_pixels_are_transformers() -> None:
     told = Preprocessing(size_px=size, mean=(0.5,) * 3, std=(0.5,) * 3, resize="squash")
     for width in SIDES:
         for height in SIDES:
-            array = random_picture(width, height)
-            np.testing.assert_allclose(pixels_of(processor, array), normalise(to_square(array, told), told), atol=1e-6)
+            array = random_image(width, height)
+            np.testing.assert_allclose(
+                pixels_of(processor, array), normalise(resize_and_crop(array, told), told), atol=1e-6
+            )
 
 
 def test_clips_pixels_are_transformers() -> None:
@@ -282,11 +284,11 @@ def test_clips_pixels_are_transformers() -> None:
     differing = set()
     for width in SIDES:
         for height in SIDES:
-            array = random_picture(width, height)
+            array = random_image(width, height)
             theirs = pixels_of(processor, array)
-            np.testing.assert_allclose(theirs, normalise(to_square(array, floor), floor), atol=1e-6)
+            np.testing.assert_allclose(theirs, normalise(resize_and_crop(array, floor), floor), atol=1e-6)
             margin = int(size * max(width, height) / min(width, height)) - size
-            is_equal = bool(np.abs(theirs - normalise(to_square(array, published), published)).max() < 1e-6)
+            is_equal = bool(np.abs(theirs - normalise(resize_and_crop(array, published), published)).max() < 1e-6)
             assert is_equal == (round(margin / 2) == margin // 2), (width, height)
             differing |= {(width, height)} if not is_equal else set()
     assert differing, "negative control"
@@ -301,7 +303,7 @@ def test_the_processors_settings_are_read(tmp_path: Path) -> None:
     assert found.card.preprocessing == Preprocessing(size_px=65, mean=half, std=half, resize="squash")
 
 
-def test_ids_are_those_of_transformers_for_the_folder(tmp_path: Path) -> None:
+def test_ids_are_those_of_transformers_for_the_directory(tmp_path: Path) -> None:
     found = read_hugging_face(saved(tmp_path / "siglip", peer_of(siglip_config(num_hidden_layers=2))))
     texts = ["A photo of: TWO dogs!", *TEXTS]
     peer = transformers().SiglipTokenizer(str(tmp_path / "siglip" / "spiece.model"))

@@ -93,7 +93,7 @@ def activated(config: ModelConfig, activation: str) -> ModelConfig:
 
 
 def inputs(config: ModelConfig, lengths: tuple[int, ...] = (5, 77, 2)) -> tuple[Tensor, Tensor]:
-    """Pictures, and texts of these lengths between begin and end of text."""
+    """Images, and texts of these lengths between begin and end of text."""
     generator = torch.Generator().manual_seed(1)
     last = config.text.vocabulary_size - 1
     size = config.image.image_size_px

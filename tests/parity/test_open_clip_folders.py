@@ -1,4 +1,4 @@
-"""open_clip's folders against open_clip's own classes: every option that a configuration can set, at least once.
+"""open_clip's directories against open_clip's own classes: every option that a configuration can set, at least once.
 
 The peer is drawn at random over every tensor, saved with its configuration, and read back by `read_open_clip`.
 """
@@ -21,7 +21,7 @@ from wordsight.image import Preprocessing
 from wordsight.model import CLIP, ModelConfig, SigLIPConfig, TextConfig, build_empty
 from wordsight.text import TokenizerConfig, tokenize
 from wordsight.weights import Card
-from wordsight.weights.formats.key_layouts import place, to_ours, to_theirs
+from wordsight.weights.formats.key_layouts import mapping_of, to_ours, to_theirs
 from wordsight.weights.formats.open_clip import layout_of, open_clip_config_of, read_open_clip, read_open_clip_config
 from wordsight.weights.formats.open_clip_config import timm_image, timm_names
 
@@ -79,12 +79,12 @@ def peer_of(config: dict[str, Any], seed: int = 0) -> Any:
     return peer
 
 
-def saved(folder: Path, config: dict[str, Any], peer: Any) -> Path:
-    folder.mkdir(exist_ok=True)
+def saved(directory: Path, config: dict[str, Any], peer: Any) -> Path:
+    directory.mkdir(exist_ok=True)
     table = {"model_cfg": config, "preprocess_cfg": PREPROCESS}
-    (folder / "open_clip_config.json").write_text(json.dumps(table))
-    save_file(peer.state_dict(), folder / "open_clip_model.safetensors")
-    return folder
+    (directory / "open_clip_config.json").write_text(json.dumps(table))
+    save_file(peer.state_dict(), directory / "open_clip_model.safetensors")
+    return directory
 
 
 def built(config: ModelConfig, tensors: Any) -> CLIP:
@@ -281,8 +281,8 @@ def test_every_siglip_of_timm_with_a_probe_is_in_the_table() -> None:
 def published() -> dict[str, dict[str, Any]]:
     if not has_open_clip():
         return {}
-    folder = Path(open_clip().__file__).parent / "model_configs"
-    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    directory = Path(open_clip().__file__).parent / "model_configs"
+    return {path.stem: json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))}
 
 
 REFUSED = {
@@ -325,25 +325,25 @@ def test_older_and_newer_names_of_the_text_tower_are_both_read(tmp_path: Path) -
     """open_clip loads a plain state dict where the configuration asks for a text tower of its own."""
     config = model_cfg("custom text")
     peer = peer_of(config)
-    folder = saved(tmp_path, config, peer)
-    expected = read_open_clip(folder).tensors
+    directory = saved(tmp_path, config, peer)
+    expected = read_open_clip(directory).tensors
     plain = {name.removeprefix("text."): tensor for name, tensor in peer.state_dict().items()}
-    save_file(plain, folder / "open_clip_model.safetensors")
-    assert all(torch.equal(read_open_clip(folder).tensors[name], tensor) for name, tensor in expected.items())
-    assert place("open_clip_text", "ln_final.bias").names == ("text.ln_final.bias",)
+    save_file(plain, directory / "open_clip_model.safetensors")
+    assert all(torch.equal(read_open_clip(directory).tensors[name], tensor) for name, tensor in expected.items())
+    assert mapping_of("open_clip_text", "ln_final.bias").names == ("text.ln_final.bias",)
 
 
-def test_ids_are_those_of_open_clips_tokenizer_for_the_folder(tmp_path: Path) -> None:
-    folder = saved(tmp_path, model_cfg(), peer_of(model_cfg()))
-    card = read_open_clip(folder).card
+def test_ids_are_those_of_open_clips_tokenizer_for_the_directory(tmp_path: Path) -> None:
+    directory = saved(tmp_path, model_cfg(), peer_of(model_cfg()))
+    card = read_open_clip(directory).card
     assert card.tokenizer == TokenizerConfig(context_length=CONTEXT)
-    theirs = open_clip().get_tokenizer(f"local-dir:{folder}")(TEXTS)
+    theirs = open_clip().get_tokenizer(f"local-dir:{directory}")(TEXTS)
     assert np.array_equal(tokenize(TEXTS, CONTEXT), theirs.numpy())
 
 
-def test_preprocessing_is_what_open_clip_takes_from_the_folder(tmp_path: Path) -> None:
-    folder = saved(tmp_path, model_cfg(), peer_of(model_cfg()))
-    asked = open_clip().create_model(f"local-dir:{folder}").visual.preprocess_cfg
-    ours = read_open_clip(folder).card.preprocessing
+def test_preprocessing_is_what_open_clip_takes_from_the_directory(tmp_path: Path) -> None:
+    directory = saved(tmp_path, model_cfg(), peer_of(model_cfg()))
+    asked = open_clip().create_model(f"local-dir:{directory}").visual.preprocess_cfg
+    ours = read_open_clip(directory).card.preprocessing
     assert ours == Preprocessing(size_px=32, mean=tuple(asked["mean"]), std=tuple(asked["std"]))
     assert (ours.resize, ours.interpolation) == (asked["resize_mode"], asked["interpolation"])

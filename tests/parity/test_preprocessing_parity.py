@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from tests.parity import peers
-from wordsight.image import CLIP_MEAN, CLIP_STD, Preprocessing, normalise, preprocess, to_square
+from wordsight.image import CLIP_MEAN, CLIP_STD, Preprocessing, normalise, preprocess, resize_and_crop
 
 SIDES = (1, 2, 5, 31, 32, 33, 63, 64, 65, 97, 100, 128, 333)
 SHAPES = [
@@ -24,7 +24,7 @@ SHAPES = [
 ]
 
 
-def picture(width: int, height: int) -> np.ndarray:
+def image(width: int, height: int) -> np.ndarray:
     return np.random.default_rng(1000 * width + height).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -51,24 +51,24 @@ def restated_square(
 def test_square_equals_torchvision_bit_for_bit(size_px: int) -> None:
     preprocessing = Preprocessing(size_px=size_px)
     for width, height in SHAPES:
-        array = picture(width, height)
-        square = to_square(array, preprocessing)
+        array = image(width, height)
+        square = resize_and_crop(array, preprocessing)
         assert square.shape == (size_px, size_px, 3)
         assert np.array_equal(square, restated_square(array, size_px)), (width, height)
 
 
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (375, 500), (640, 427), (1023, 769), (224, 224), (225, 224)])
 def test_square_equals_torchvision_at_the_published_size(width: int, height: int) -> None:
-    array = picture(width, height)
-    assert np.array_equal(to_square(array, Preprocessing(size_px=224)), restated_square(array, 224))
+    array = image(width, height)
+    assert np.array_equal(resize_and_crop(array, Preprocessing(size_px=224)), restated_square(array, 224))
 
 
 def test_bilinear_equals_torchvision_and_squash_is_one_resize() -> None:
     for width, height in SHAPES[::7]:
-        array = picture(width, height)
-        bilinear = to_square(array, Preprocessing(size_px=32, interpolation="bilinear"))
+        array = image(width, height)
+        bilinear = resize_and_crop(array, Preprocessing(size_px=32, interpolation="bilinear"))
         assert np.array_equal(bilinear, restated_square(array, 32, resample=2))
-        squashed = to_square(array, Preprocessing(size_px=32, resize="squash"))
+        squashed = resize_and_crop(array, Preprocessing(size_px=32, resize="squash"))
         assert np.array_equal(squashed, np.asarray(Image.fromarray(array).resize((32, 32), 3)))
 
 
@@ -88,9 +88,9 @@ def test_negative_control_another_filter_or_rounding_differs_on_some_shape(wrong
     preprocessing = Preprocessing(size_px=32)
     differs = []
     for width, height in SHAPES:
-        array = picture(width, height)
+        array = image(width, height)
         other = restated_square(array, 32, **wrong)
-        differs.append(not np.array_equal(to_square(array, preprocessing), other))
+        differs.append(not np.array_equal(resize_and_crop(array, preprocessing), other))
     assert any(differs)
 
 
@@ -113,7 +113,7 @@ def test_negative_control_a_folded_multiplication_is_not_bit_equal() -> None:
 
 
 def test_the_whole_way_is_its_parts() -> None:
-    array = picture(100, 65)
+    array = image(100, 65)
     preprocessing = Preprocessing(size_px=64)
     expected = normalise(restated_square(array, 64), preprocessing)
     for policy in ("viewer", "published"):

@@ -23,8 +23,8 @@ def peer() -> Any:
     return open_clip().tokenizer.SimpleTokenizer()
 
 
-def captions(folder: Path, count: int) -> list[str]:
-    with tarfile.open(folder / "flickr8k-train.tar") as archive:
+def captions(directory: Path, count: int) -> list[str]:
+    with tarfile.open(directory / "flickr8k-train.tar") as archive:
         file = archive.extractfile("flickr8k-train/captions.jsonl")
         assert file is not None
         return [caption for line in file for caption in json.loads(line)["captions"]][:count]

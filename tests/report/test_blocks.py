@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from wordsight.report import Answer, Curve, Matrix, Plot, Table, Tile, Tiles, tile
-from wordsight.report.blocks import Score
+from wordsight.report import Curve, Matrix, Plot, RankedText, Table, Tile, Tiles, tile
+from wordsight.report.blocks import ScoreLike
 
 
 class _Score:
@@ -13,9 +13,9 @@ class _Score:
 
 
 def test_a_figure_of_metrics_is_a_score() -> None:
-    from wordsight.metrics import Figure
+    from wordsight.metrics import Score
 
-    figure: Score = Figure("R@10", 0.12, 0.1, 0.14, 1000, 0.01, "Wilson 95 %")
+    figure: ScoreLike = Score("R@10", 0.12, 0.1, 0.14, 1000, 0.01, "Wilson 95 %")
     assert tile(figure) == Tile("R@10", "12.0 %", "10.0 to 14.0 % (Wilson 95 %), 1,000 items", figure)
 
 
@@ -39,7 +39,7 @@ def test_matrix_strengths_span_the_finite_values() -> None:
 
 
 def test_bars_stay_within_their_card() -> None:
-    assert [Answer("a", share).width for share in (0.4, 7.0, -1.0, math.nan)] == [0.4, 1.0, 0.0, 0.0]
+    assert [RankedText("a", share).width for share in (0.4, 7.0, -1.0, math.nan)] == [0.4, 1.0, 0.0, 0.0]
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -13,10 +13,9 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from wordsight.errors import MissingExtraError, OutputError, PictureError
-from wordsight.metrics import Figure
+from wordsight.errors import ImageError, MissingExtraError, OutputError
+from wordsight.metrics import Score
 from wordsight.report import (
-    Answer,
     Card,
     Commands,
     Curve,
@@ -24,6 +23,7 @@ from wordsight.report import (
     Matrix,
     Page,
     Plot,
+    RankedText,
     Section,
     Table,
     Tiles,
@@ -37,7 +37,7 @@ pytest.importorskip("matplotlib")
 HOSTILE = "<script>alert('x')</script> \"><img src=x onerror=alert(1)> {{ 7 * 7 }} $\\frac{ & </style></svg>"
 
 
-def _picture(kind: str = "PNG") -> bytes:
+def _image(kind: str = "PNG") -> bytes:
     content = io.BytesIO()
     Image.new("RGB", (8, 8), "red").save(content, kind)
     return content.getvalue()
@@ -45,7 +45,7 @@ def _picture(kind: str = "PNG") -> bytes:
 
 def _page(text: str) -> Page:
     """A page with every kind of block, with the text wherever a text can be."""
-    picture = _picture()
+    image = _image()
     curve = Curve(text, [0, 1, 2], [0.1, float("nan"), 0.3])
     return Page(
         text,
@@ -55,7 +55,7 @@ def _page(text: str) -> Page:
                 text,
                 text,
                 [
-                    Tiles([tile(Figure(text, 0.12, 0.1, 0.14, 1000, 0.01, text))]),
+                    Tiles([tile(Score(text, 0.12, 0.1, 0.14, 1000, 0.01, text))]),
                     Table([text, text], [[text, 1234567], [text, float("nan")]], text),
                     Plot([curve], text, text, text, level=0.05, level_name=text, is_share=True),
                 ],
@@ -65,9 +65,11 @@ def _page(text: str) -> Page:
                 "one\n\ntwo",
                 [
                     Plot([curve], text, text),
-                    Matrix([[0.1, float("nan")], [0.3, 0.2]], [picture, picture], [text, text], [0, 1], text),
-                    Gallery([Card(text, picture, [Answer(text, 0.4, True), Answer(text, 0.2)], True, text)], text),
-                    Gallery([Card(text, None, [Answer(text, 0, True, picture)], False)], text),
+                    Matrix([[0.1, float("nan")], [0.3, 0.2]], [image, image], [text, text], [0, 1], text),
+                    Gallery(
+                        [Card(text, image, [RankedText(text, 0.4, True), RankedText(text, 0.2)], True, text)], text
+                    ),
+                    Gallery([Card(text, None, [RankedText(text, 0, True, image)], False)], text),
                     Commands([text, text], text),
                 ],
             ),
@@ -174,15 +176,15 @@ def test_constant_and_empty_curves_are_drawn() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP"])
-def test_pictures_travel_inside(kind: str) -> None:
-    page = Page("a", "", [Section("b", blocks=[Gallery([Card("c", _picture(kind))])])]).render()
+def test_images_travel_inside(kind: str) -> None:
+    page = Page("a", "", [Section("b", blocks=[Gallery([Card("c", _image(kind))])])]).render()
     assert f'src="data:image/{kind.lower()};base64,' in page
 
 
 def test_what_no_browser_shows_is_refused_in_one_line() -> None:
-    for picture in (b"hello", b"RIFF0000AVI ", _picture("TIFF"), b"<svg onload=alert(1)>"):
-        with pytest.raises(PictureError, match="not PNG"):
-            Page("a", "", [Section("b", blocks=[Gallery([Card("c", picture)])])]).render()
+    for image in (b"hello", b"RIFF0000AVI ", _image("TIFF"), b"<svg onload=alert(1)>"):
+        with pytest.raises(ImageError, match="not PNG"):
+            Page("a", "", [Section("b", blocks=[Gallery([Card("c", image)])])]).render()
 
 
 def test_the_file_is_whole_and_readable(tmp_path: Path) -> None:

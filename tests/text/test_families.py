@@ -145,14 +145,14 @@ def words_files(**more: Any) -> dict[str, bytes]:
 
 
 def tiny_tokenizer_files() -> dict[str, bytes]:
-    """For tests of folders: a tokenizer.json whose 200 ids fit every vocabulary."""
+    """For tests of directories: a tokenizer.json whose 200 ids fit every vocabulary."""
     return words_files()
 
 
-def written(folder: Path, files: dict[str, bytes]) -> Path:
+def written(directory: Path, files: dict[str, bytes]) -> Path:
     for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return folder
+        (directory / name).write_bytes(content)
+    return directory
 
 
 def ours(files: dict[str, bytes], **changes: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A world so small that a run takes seconds: 96 pictures of coloured squares, each with its colour's words."""
+"""A world so small that a run takes seconds: 96 images of coloured squares, each with its colour's words."""
 
 import io
 import json
@@ -14,7 +14,7 @@ PLACES = {"top": (0, 0), "bottom": (12, 0), "left": (6, 0), "right": (6, 12)}
 
 RECIPE = """
 batch_size = 32
-averaging = 0.9
+ema_decay = 0.9
 checkpoint_every_steps = 7
 [about]
 title = "squares"
@@ -37,7 +37,7 @@ warmup_steps = 2
 learning_rate = 1e-2
 [loss]
 mask_equal_texts = true
-caption_words = 0.5
+caption_token_weight = 0.5
 [validation]
 every_steps = 10
 [[sources]]
@@ -50,7 +50,7 @@ templates = ["a {} square at the top", "a {} square at the left"]
 """
 
 
-def picture(colour: str, place: str, noise: np.random.Generator) -> bytes:
+def image(colour: str, place: str, noise: np.random.Generator) -> bytes:
     array = noise.integers(0, 60, (24, 24, 3), dtype=np.uint8)
     top, left = PLACES[place]
     array[top : top + 12, left : left + 12] = COLOURS[colour]
@@ -70,7 +70,7 @@ def write_tar(path: Path, members: dict[str, bytes]) -> None:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the shard folders `squares` and `labels`, and `recipe.toml` that trains on the first."""
+    """A directory with the shard directories `squares` and `labels`, and `recipe.toml` that trains on the first."""
     root = tmp_path_factory.mktemp("world")
     noise = np.random.default_rng(1)
     pairs, labels = {}, {}
@@ -78,9 +78,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         colour = list(COLOURS)[number % 4]
         place = list(PLACES)[number // 4 % 4]
         texts = [f"a {colour} square at the {place}", f"{place} {colour} square number {number}"]
-        pairs[f"{number:03}.png"] = picture(colour, place, noise)
+        pairs[f"{number:03}.png"] = image(colour, place, noise)
         pairs[f"{number:03}.json"] = json.dumps({"captions": texts}).encode()
-        labels[f"{number:03}.png"] = picture(colour, place, noise)
+        labels[f"{number:03}.png"] = image(colour, place, noise)
         labels[f"{number:03}.json"] = json.dumps({"label": colour, "names": [colour]}).encode()
     write_tar(root / "squares" / "000000.tar", pairs)
     write_tar(root / "labels" / "000000.tar", labels)

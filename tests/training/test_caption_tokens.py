@@ -5,15 +5,15 @@ import torch
 
 from wordsight.data import Mixture, MixtureSource, open_shards
 from wordsight.text import clip_tokenizer
-from wordsight.training.caption_tokens import CaptionWords
+from wordsight.training.caption_tokens import CaptionTokens
 
 
-def count(world: Path) -> CaptionWords:
+def count(world: Path) -> CaptionTokens:
     mixture = Mixture([MixtureSource(open_shards(world / "squares"))])
-    return CaptionWords.count(mixture, clip_tokenizer(16))
+    return CaptionTokens.count(mixture, clip_tokenizer(16))
 
 
-def test_a_word_weighs_by_how_few_pictures_it_describes(world: Path) -> None:
+def test_a_word_weighs_by_how_few_images_it_describes(world: Path) -> None:
     words = count(world)
     (red,), (square,) = clip_tokenizer(16).encode("red"), clip_tokenizer(16).encode("square")
     assert words.weight[words.column[square]].item() == torch.tensor(math.log(1 + 1 / 1)).item()  # in all 96 captions

@@ -55,7 +55,9 @@ def test_a_run_learns_what_it_sees(finished: Path) -> None:
 
 def test_a_run_opens_as_a_model(finished: Path) -> None:
     clip = ws.load(finished)
-    answers = list(ws.Labels(clip, ["red", "blue"]).classify([np.full((16, 16, 3), (220, 30, 30), np.uint8)]))
+    answers = list(
+        ws.ZeroShotClassifier(clip, ["red", "blue"]).classify([np.full((16, 16, 3), (220, 30, 30), np.uint8)])
+    )
     assert answers[0].label in {"red", "blue"}
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     written = {row["step"]: row["scores"] for row in rows if "scores" in row}
@@ -70,7 +72,7 @@ def test_workers_change_nothing(world: Path, finished: Path, tmp_path: Path) -> 
 def test_a_run_from_another_family_keeps_its_tokenizer(world: Path, tmp_path: Path) -> None:
     found = sentencepiece_model()
     DualEncoder(found.build("made here"), found.card, files=found.files).save(tmp_path / "siglip")
-    changes = ("schedule.steps=2", "schedule.warmup_steps=0", "batch_size=8", "loss.caption_words=0")
+    changes = ("schedule.steps=2", "schedule.warmup_steps=0", "batch_size=8", "loss.caption_token_weight=0")
     train(load_recipe(world / "recipe.toml", changes), world, tmp_path / "run", start=tmp_path / "siglip")
     tuned = ws.load(tmp_path / "run")
     assert tuned.card.tokenizer == found.card.tokenizer
@@ -82,7 +84,7 @@ def test_a_run_from_another_family_keeps_its_tokenizer(world: Path, tmp_path: Pa
 
 
 def test_a_run_from_a_model_starts_with_its_weights_and_size(world: Path, finished: Path, tmp_path: Path) -> None:
-    changes = ("schedule.steps=1", "schedule.warmup_steps=0", "optimizer.learning_rate=1e-30", "averaging=0")
+    changes = ("schedule.steps=1", "schedule.warmup_steps=0", "optimizer.learning_rate=1e-30", "ema_decay=0")
     other = ("model.image.image_size_px=32", "model.embed_dim=8")
     still = load_recipe(world / "recipe.toml", (*changes, *other))
     train(still, world, tmp_path / "still", start=finished / "last")
@@ -98,7 +100,7 @@ def test_another_seed_changes_the_weights(world: Path, finished: Path, tmp_path:
     assert not torch.equal(tensors(finished)["visual.proj"], tensors(tmp_path / "seed")["visual.proj"])
 
 
-def test_a_second_run_in_the_same_folder_is_refused(world: Path, finished: Path) -> None:
+def test_a_second_run_in_the_same_directory_is_refused(world: Path, finished: Path) -> None:
     with pytest.raises(OutputError, match=r"holds a run already; go on with --resume"):
         train(world / "recipe.toml", world, finished)
 
@@ -120,7 +122,7 @@ def test_accumulation_takes_the_step_of_the_whole_batch(world: Path, tmp_path: P
     vit = (
         "model.image={kind='vit', image_size_px=16, patch_size_px=8, width=16, layers=1, heads=2}",
         "schedule.steps=3",
-        "averaging=0",
+        "ema_decay=0",
         "optimizer.learning_rate=1e-3",
     )
     train(load_recipe(world / "recipe.toml", vit), world, tmp_path / "one")
@@ -238,12 +240,12 @@ def test_broken_samples_are_listed_and_do_not_end_the_run(world: Path, tmp_path:
     data = tmp_path / "data"
     shutil.copytree(world, data)
     (data / "squares" / "000001.tar").write_bytes((data / "squares" / "000000.tar").read_bytes())
-    write_tar(data / "squares" / "000002.tar", {"x.png": b"no picture", "x.json": b'{"captions": ["a thing"]}'})
+    write_tar(data / "squares" / "000002.tar", {"x.png": b"no image", "x.json": b'{"captions": ["a thing"]}'})
     few = load_recipe(data / "recipe.toml", ("schedule.steps=8",))
     train(few, data, tmp_path / "run")
     (row,) = [json.loads(line) for line in (tmp_path / "run" / "broken.jsonl").read_text().splitlines()]
     assert row["key"] == "x"
-    assert "not a picture" in row["reason"]
+    assert "not a image" in row["reason"]
 
 
 def test_a_strangers_evaluator_is_asked_and_its_scores_are_kept(world: Path, tmp_path: Path) -> None:
@@ -257,7 +259,7 @@ def test_a_strangers_evaluator_is_asked_and_its_scores_are_kept(world: Path, tmp
     run = train(few, world, tmp_path / "run", evaluators=[evaluator])
     assert asked == [(2, (1, 16)), (4, (1, 16))]
     assert (run.best_step, run.best_scores) == (2, {"mine/accuracy": 0.5})
-    assert ws.load(run.folder).card.training["steps"] == 2
+    assert ws.load(run.directory).card.training["steps"] == 2
 
 
 def test_half_precision_stays_near_single(world: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ class QuickGELU(nn.Module):
         return x * torch.sigmoid(1.702 * x)
 
 
-class Perceptron(nn.Module):
+class MLP(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.c_fc = nn.Linear(width, 4 * width)
@@ -45,7 +45,7 @@ class Block(nn.Module):
         super().__init__()
         self.attn = nn.MultiheadAttention(width, width // 64, batch_first=True)
         self.ln_1 = nn.LayerNorm(width)
-        self.mlp = Perceptron(width)
+        self.mlp = MLP(width)
         self.ln_2 = nn.LayerNorm(width)
         self.attn_mask = mask
 

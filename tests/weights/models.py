@@ -19,7 +19,7 @@ from wordsight.model import (
 )
 from wordsight.text import TokenizerConfig
 from wordsight.weights import Card
-from wordsight.weights.checkpoint import Found
+from wordsight.weights.checkpoint import Checkpoint
 
 S = msgspec.structs.replace
 TEXT = TextConfig(width=64, heads=1, layers=2, context_length=16)
@@ -76,7 +76,7 @@ def sentencepiece_file() -> bytes:
     return file.getvalue()
 
 
-def found_of(name: str, seed: int = 0) -> Found:
+def checkpoint_of(name: str, seed: int = 0) -> Checkpoint:
     """A model of which every parameter and buffer is random."""
     config = MODELS[name]
     model = build_empty(config).to_empty(device="cpu")
@@ -99,14 +99,14 @@ def found_of(name: str, seed: int = 0) -> Found:
     if name == "siglip":
         preprocessing = Preprocessing(size_px=size_px, mean=(0.5,) * 3, std=(0.5,) * 3, resize="squash")
     card = Card(name=name, model=config, preprocessing=preprocessing, tokenizer=tokenizer)
-    return Found({key: value.clone() for key, value in model.state_dict().items()}, card, files)
+    return Checkpoint({key: value.clone() for key, value in model.state_dict().items()}, card, files)
 
 
-def heads_64_wide() -> Found:
+def heads_64_wide() -> Checkpoint:
     """A model that every format can hold."""
-    return found_of("vit")
+    return checkpoint_of("vit")
 
 
-def sentencepiece_model() -> Found:
+def sentencepiece_model() -> Checkpoint:
     """SigLIP, small, with a tokenizer of its own."""
-    return found_of("siglip")
+    return checkpoint_of("siglip")

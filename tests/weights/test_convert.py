@@ -7,11 +7,11 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from tests.weights.models import MODELS, found_of
+from tests.weights.models import MODELS, checkpoint_of
 
 from wordsight.errors import OutputError, WeightsError
 from wordsight.weights.certificate import Certificate
-from wordsight.weights.checkpoint import Found
+from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.convert import convert
 from wordsight.weights.read import read
 
@@ -40,7 +40,7 @@ REASONS = {
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("target", [target for target in POSSIBLE if target != "onnx"])
 def test_each_pair_comes_back_equal_in_bits_or_is_refused(name: str, target: str, tmp_path: Path) -> None:
-    found, out = found_of(name), tmp_path / "out"
+    found, out = checkpoint_of(name), tmp_path / "out"
     if name not in POSSIBLE[target]:
         with pytest.raises(WeightsError, match=REASONS.get((name, target), ".")) as refused:
             convert(found, out, target)
@@ -68,22 +68,22 @@ def test_each_pair_comes_back_equal_in_bits_or_is_refused(name: str, target: str
 @pytest.mark.parametrize("name", ["vit", "class-token", "siglip", "resnet", "residual"])
 def test_onnx_answers_as_the_model_does(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
-    certificate = convert(found_of(name), tmp_path / "out", "onnx")
+    certificate = convert(checkpoint_of(name), tmp_path / "out", "onnx")
     assert certificate.holds
     assert 0 < max(certificate.images, certificate.texts) < 1e-5
     names = {"image.onnx", "text.onnx", "wordsight.json", "exported.json", "certificate.json"}
-    assert {path.name for path in (tmp_path / "out").iterdir()} == names | set(found_of(name).files)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names | set(checkpoint_of(name).files)
 
 
 @pytest.mark.slow
 def test_onnx_beyond_two_gigabytes_lies_beside_its_graph(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
-    found = found_of("vit")
+    found = checkpoint_of("vit")
     vocabulary_size = 9_000_000  # of width 64: 2.3 GB
     embedding = torch.randn(vocabulary_size, 64, generator=torch.Generator().manual_seed(0)) / 50
     text = msgspec.structs.replace(found.card.model.text, vocabulary_size=vocabulary_size)
     card = msgspec.structs.replace(found.card, model=msgspec.structs.replace(found.card.model, text=text))
-    large = Found({**found.tensors, "token_embedding.weight": embedding}, card, found.files)
+    large = Checkpoint({**found.tensors, "token_embedding.weight": embedding}, card, found.files)
     certificate = convert(large, tmp_path / "out", "onnx")
     assert 0 < max(certificate.images, certificate.texts) < 1e-5
     sizes = {path.name: path.stat().st_size for path in (tmp_path / "out").iterdir()}
@@ -91,8 +91,8 @@ def test_onnx_beyond_two_gigabytes_lies_beside_its_graph(tmp_path: Path) -> None
 
 
 def test_half_precision_is_written_as_float32(tmp_path: Path) -> None:
-    found = found_of("vit")
-    half = Found({k: v.half() if v.is_floating_point() else v for k, v in found.tensors.items()}, found.card)
+    found = checkpoint_of("vit")
+    half = Checkpoint({k: v.half() if v.is_floating_point() else v for k, v in found.tensors.items()}, found.card)
     convert(half, tmp_path / "out", "hf")
     for key, tensor in read(tmp_path / "out").tensors.items():
         assert torch.equal(tensor, half.tensors[key].float()), key
@@ -104,25 +104,25 @@ def test_a_layout_that_loses_a_tensor_leaves_nothing(tmp_path: Path, monkeypatch
 
     form = module._FORMATS["hf"]
 
-    def read_swapped(folder: Path) -> Found:
-        again = form.read(folder)
+    def read_swapped(directory: Path) -> Checkpoint:
+        again = form.read(directory)
         one, other = (f"visual.transformer.resblocks.{n}.mlp.c_fc.bias" for n in (0, 1))
         tensors = dict(again.tensors)
         tensors[one], tensors[other] = tensors[other], tensors[one]
-        return Found(tensors, again.card, again.files)
+        return Checkpoint(tensors, again.card, again.files)
 
     monkeypatch.setitem(module._FORMATS, "hf", form._replace(read=read_swapped))
     with pytest.raises(WeightsError, match=r"answers otherwise: images differ by 0\.\d+, texts by 0, "):
-        convert(found_of("vit"), tmp_path / "out", "hf")
+        convert(checkpoint_of("vit"), tmp_path / "out", "hf")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_there_and_an_unknown_target_are_refused(tmp_path: Path) -> None:
+def test_a_directory_that_is_there_and_an_unknown_target_are_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with pytest.raises(OutputError, match="is there already; choose a folder that is not"):
-        convert(found_of("vit"), tmp_path / "out", "hf")
+    with pytest.raises(OutputError, match="is there already; choose a directory that is not"):
+        convert(checkpoint_of("vit"), tmp_path / "out", "hf")
     with pytest.raises(WeightsError, match=r"--to open-clip: expected one of .*; did you mean 'open_clip'\?"):
-        convert(found_of("vit"), tmp_path / "new", "open-clip")
+        convert(checkpoint_of("vit"), tmp_path / "new", "open-clip")
 
 
 def test_transformers_reads_what_is_written(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_transformers_reads_what_is_written(tmp_path: Path) -> None:
 
     if not has_transformers():
         pytest.skip("needs transformers")
-    found = found_of("vit")
+    found = checkpoint_of("vit")
     convert(found, tmp_path / "out", "hf")
     peer = transformers().CLIPModel.from_pretrained(tmp_path / "out").eval()
     pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

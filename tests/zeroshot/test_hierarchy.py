@@ -7,7 +7,7 @@ import pytest
 from tests.tiny_clip import random_image, tiny_clip
 
 from wordsight.errors import ConfigError
-from wordsight.zeroshot import Labels, LabelTree, read_labels
+from wordsight.zeroshot import LabelHierarchy, ZeroShotClassifier, read_labels
 
 TEXT = """animal
     dog
@@ -21,7 +21,7 @@ vehicle
 PATHS = (("animal", "dog", "Chihuahua"), ("animal", "dog", "small terrier"), ("animal", "cat"), ("vehicle", "car"))
 
 
-def tree_of(place: Path, text: str) -> LabelTree | list[tuple[str, ...]]:
+def tree_of(place: Path, text: str) -> LabelHierarchy | list[tuple[str, ...]]:
     (place / "kinds.txt").write_text(text)
     return read_labels(str(place / "kinds.txt"))
 
@@ -29,7 +29,7 @@ def tree_of(place: Path, text: str) -> LabelTree | list[tuple[str, ...]]:
 @pytest.mark.parametrize("indent", ["    ", "  ", "\t"])
 def test_indented_lines_are_a_tree(tmp_path: Path, indent: str) -> None:
     tree = tree_of(tmp_path, TEXT.replace("    ", indent).replace("small" + " " * 3, "small   "))
-    assert tree == LabelTree(("Chihuahua", "small terrier", "cat", "car"), PATHS)
+    assert tree == LabelHierarchy(("Chihuahua", "small terrier", "cat", "car"), PATHS)
 
 
 def test_lines_indented_alike_are_a_list(tmp_path: Path) -> None:
@@ -47,17 +47,17 @@ def test_lines_indented_alike_are_a_list(tmp_path: Path) -> None:
     ],
 )
 def test_the_deepest_node_that_passes_a_half_is_named(probabilities, path, probability) -> None:
-    tree = LabelTree(tuple(path[-1] for path in PATHS), PATHS)
+    tree = LabelHierarchy(tuple(path[-1] for path in PATHS), PATHS)
     found = tree.answer(np.array(probabilities))
     assert found == (path, pytest.approx(probability))
 
 
 def test_a_classifier_of_a_tree_asks_about_its_leaves(tmp_path: Path) -> None:
-    clip, pictures = tiny_clip(), [random_image(seed) for seed in range(5)]
-    flat = Labels(clip, ["Chihuahua", "small terrier", "cat", "car"])
-    tree = Labels(clip, tree_of(tmp_path, TEXT))
+    clip, images = tiny_clip(), [random_image(seed) for seed in range(5)]
+    flat = ZeroShotClassifier(clip, ["Chihuahua", "small terrier", "cat", "car"])
+    tree = ZeroShotClassifier(clip, tree_of(tmp_path, TEXT))
     assert np.array_equal(tree.weights, flat.weights)
-    for answer, leaf in zip(tree.classify(pictures), flat.classify(pictures), strict=True):
+    for answer, leaf in zip(tree.classify(images), flat.classify(images), strict=True):
         assert answer.ranking == leaf.ranking
         assert answer.label == answer.path[-1]
         below = [name for name, path in zip(flat.names, PATHS, strict=True) if path[: len(answer.path)] == answer.path]
@@ -88,4 +88,4 @@ def test_bad_trees_are_one_line_that_names_the_file(tmp_path: Path, text: str, m
 
 def test_a_tree_has_no_multi_label_mode(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="multi-label mode has no use for a tree"):
-        Labels(tiny_clip(), tree_of(tmp_path, TEXT), multi_label=True)
+        ZeroShotClassifier(tiny_clip(), tree_of(tmp_path, TEXT), multi_label=True)

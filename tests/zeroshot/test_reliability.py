@@ -7,7 +7,7 @@ from tests.tiny_clip import random_image, tiny_clip
 
 from wordsight.encoder import DualEncoder
 from wordsight.loss import softmax_loss
-from wordsight.zeroshot import Labels
+from wordsight.zeroshot import ZeroShotClassifier
 from wordsight.zeroshot.calibration import softmax
 from wordsight.zeroshot.reliability import LEAST_RELIABILITY, NONSENSE, PLAIN, reliability
 
@@ -54,12 +54,13 @@ def test_labels_that_never_change_are_known_and_one_alone_says_nothing() -> None
 
 def test_probabilities_are_read_at_one_over_the_reliability() -> None:
     clip = tiny_clip()
-    labels = Labels(clip, LEARNED, temperature="labels")
+    labels = ZeroShotClassifier(clip, LEARNED, temperature="labels")
     rows, nonsense = (
-        np.stack([Labels(clip, names, (template,)).weights for template in PLAIN]) for names in (LEARNED, NONSENSE)
+        np.stack([ZeroShotClassifier(clip, names, (template,)).weights for template in PLAIN])
+        for names in (LEARNED, NONSENSE)
     )
     assert labels.calibration.temperature == 1 / reliability(rows, nonsense)
-    assert Labels(clip, LEARNED).calibration.temperature == 1
+    assert ZeroShotClassifier(clip, LEARNED).calibration.temperature == 1
     (answer,) = labels.classify([random_image(0)])
     logits = clip.logits(clip.embed_images([random_image(0)]), labels.weights)
     assert answer.probability == pytest.approx(softmax(logits / labels.calibration.temperature).max(), rel=1e-4)
@@ -67,17 +68,18 @@ def test_probabilities_are_read_at_one_over_the_reliability() -> None:
 
 def test_learned_words_are_more_reliable_than_others() -> None:
     clip = learned()
-    right = [answer.label for answer in Labels(clip, LEARNED).classify(map(random_image, range(8)))]
+    right = [answer.label for answer in ZeroShotClassifier(clip, LEARNED).classify(map(random_image, range(8)))]
     assert right == LEARNED
     learned_share, other_share = (
-        1 - 1 / Labels(clip, names, temperature="labels").calibration.temperature for names in (LEARNED, OTHERS)
+        1 - 1 / ZeroShotClassifier(clip, names, temperature="labels").calibration.temperature
+        for names in (LEARNED, OTHERS)
     )
     assert learned_share < 0.1
     assert other_share > 3 * learned_share
 
 
 def learned() -> DualEncoder:
-    """A tiny model that has learned eight pictures by their names, in the plain sentences."""
+    """A tiny model that has learned eight images by their names, in the plain sentences."""
     clip = tiny_clip()
     model = clip.model.train()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 from tests.tiny_clip import png, random_image, tiny_clip
 
-from wordsight.errors import ConfigError, DataError, PictureError, WordsightError
-from wordsight.zeroshot import TEMPLATES, Answer, Labels, read_labels, resolve_templates
+from wordsight.errors import ConfigError, DataError, ImageError, WordsightError
+from wordsight.zeroshot import TEMPLATES, Prediction, ZeroShotClassifier, read_labels, resolve_templates
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+def unit(embeddings: np.ndarray) -> np.ndarray:
+    return embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
 
 
 def test_a_row_is_the_mean_of_unit_embeddings_brought_to_unit_length():
     clip = tiny_clip()
     names = ["dog", ("cat", "kitty", "tom"), "small bird"]
-    labels = Labels(clip, names, templates=["a photo of a {}.", "{}"])
+    labels = ZeroShotClassifier(clip, names, templates=["a photo of a {}.", "{}"])
     texts = [
         ["a photo of a dog.", "dog"],
         ["a photo of a cat.", "cat", "a photo of a kitty.", "kitty", "a photo of a tom.", "tom"],
@@ -31,20 +31,20 @@ def test_a_row_is_the_mean_of_unit_embeddings_brought_to_unit_length():
 def test_many_labels_are_worked_at_in_parts_that_do_not_show():
     clip = tiny_clip()
     names = [f"thing {number}" for number in range(700)]
-    weights = Labels(clip, names, templates=TEMPLATES["photos"]).weights
+    weights = ZeroShotClassifier(clip, names, templates=TEMPLATES["photos"]).weights
     for number in (0, 292, 293, 699):
-        alone = Labels(clip, names[number : number + 1], templates="photos").weights
+        alone = ZeroShotClassifier(clip, names[number : number + 1], templates="photos").weights
         np.testing.assert_allclose(weights[number], alone[0], atol=1e-5)
 
 
 def test_probabilities_are_the_softmax_of_scaled_cosines():
     clip = tiny_clip()
-    labels = Labels(clip, ["dog", "cat", "bird"])
-    pictures = [random_image(seed) for seed in range(5)]
-    cosines = clip.embed_images(pictures) @ labels.weights.T
+    labels = ZeroShotClassifier(clip, ["dog", "cat", "bird"])
+    images = [random_image(seed) for seed in range(5)]
+    cosines = clip.embed_images(images) @ labels.weights.T
     powers = np.exp(clip.scale * cosines.astype(np.float64))
     expected = powers / powers.sum(axis=1, keepdims=True)
-    for answer, row in zip(labels.classify(pictures), expected, strict=True):
+    for answer, row in zip(labels.classify(images), expected, strict=True):
         best = int(row.argmax())
         assert answer.label == labels.names[best]
         assert answer.probability == pytest.approx(row[best], abs=1e-5)
@@ -52,11 +52,11 @@ def test_probabilities_are_the_softmax_of_scaled_cosines():
         assert sum(probability for _, probability in answer.ranking) == pytest.approx(1)
 
 
-def test_an_answer_is_frozen_and_knows_its_picture():
-    labels = Labels(tiny_clip(), ["only"])
+def test_an_answer_is_frozen_and_knows_its_image():
+    labels = ZeroShotClassifier(tiny_clip(), ["only"])
     (answer,) = labels.classify(png(0))
-    assert answer == Answer(png(0), "only", 1.0, (("only", 1.0),), ("only",))
-    assert answer.picture == png(0)
+    assert answer == Prediction(png(0), "only", 1.0, (("only", 1.0),), ("only",))
+    assert answer.image == png(0)
     with pytest.raises(AttributeError):
         answer.label = "other"
     with pytest.raises(ValueError, match="read-only"):
@@ -64,7 +64,7 @@ def test_an_answer_is_frozen_and_knows_its_picture():
 
 
 def test_labels_of_equal_probability_keep_their_order():
-    labels = Labels(tiny_clip(), ["b", "a", "c"], templates="x{}")
+    labels = ZeroShotClassifier(tiny_clip(), ["b", "a", "c"], templates="x{}")
     labels.weights = np.zeros_like(labels.weights)  # equal rows would not do: a product may round each of them apart
     (answer,) = labels.classify([png(0)])
     assert [label for label, _ in answer.ranking] == ["b", "a", "c"]
@@ -73,23 +73,23 @@ def test_labels_of_equal_probability_keep_their_order():
 def test_classifying_streams():
     told = []
 
-    def pictures():
+    def images():
         for number in range(1000):
             told.append(number)
             yield random_image(number)
 
-    next(Labels(tiny_clip(), ["a", "b"]).classify(pictures()))
+    next(ZeroShotClassifier(tiny_clip(), ["a", "b"]).classify(images()))
     assert len(told) < 200
 
 
-def test_a_broken_picture_is_an_error_or_told():
-    labels = Labels(tiny_clip(), ["a", "b"])
-    with pytest.raises(PictureError, match=r"missing.jpg: no such file"):
+def test_a_broken_image_is_an_error_or_told():
+    labels = ZeroShotClassifier(tiny_clip(), ["a", "b"])
+    with pytest.raises(ImageError, match=r"missing.jpg: no such file"):
         list(labels.classify([png(0), "missing.jpg"]))
     told = []
     answers = list(labels.classify([png(0), "missing.jpg", png(1)], lambda *broken: told.append(broken)))
-    assert [answer.picture for answer in answers] == [png(0), png(1)]
-    assert [(picture, reason.partition(";")[0]) for picture, reason in told] == [
+    assert [answer.image for answer in answers] == [png(0), png(1)]
+    assert [(image, reason.partition(";")[0]) for image, reason in told] == [
         ("missing.jpg", "missing.jpg: no such file")
     ]
 
@@ -107,12 +107,12 @@ def test_a_broken_picture_is_an_error_or_told():
 )
 def test_labels_that_cannot_be_are_refused(names, message):
     with pytest.raises(ConfigError, match=message):
-        Labels(tiny_clip(), names)
+        ZeroShotClassifier(tiny_clip(), names)
 
 
 def test_a_name_given_twice_to_one_label_counts_once():
     clip = tiny_clip()
-    twice, once = (Labels(clip, [names]).weights for names in (("cat", "kitty", "Cat"), ("cat", "kitty")))
+    twice, once = (ZeroShotClassifier(clip, [names]).weights for names in (("cat", "kitty", "Cat"), ("cat", "kitty")))
     assert np.array_equal(twice, once)
 
 
@@ -140,7 +140,7 @@ def test_template_sets_hold_one_place_each_and_texts_are_taken_as_they_are():
 
 
 def test_braces_in_names_and_templates_are_plain_text():
-    labels = Labels(tiny_clip(), ["{0}", "{name}", "100 %"], templates="{x} {}")
+    labels = ZeroShotClassifier(tiny_clip(), ["{0}", "{name}", "100 %"], templates="{x} {}")
     np.testing.assert_allclose(labels.weights[0], tiny_clip().embed_texts(["{x} {0}"])[0], atol=1e-5)
 
 

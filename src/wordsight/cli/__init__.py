@@ -1,6 +1,6 @@
-"""The command line: one file a verb, thin; here are the list of verbs and what becomes of errors.
+"""The command line: one file a command, thin; here are the list of commands and what becomes of errors.
 
-A verb is the function of its name in the module of its name. The modules import typer and the standard library at their
+A command is the function of its name in the module of its name. The modules import typer and the standard library at their
 top and everything else within, so that `--help` is quick.
 """
 
@@ -17,19 +17,19 @@ from typer.core import TyperGroup
 
 from wordsight.errors import ConfigError, WordsightError, nearest
 
-VERBS = ("demo", "train", "classify", "embed", "shards", "models", "convert", "recipes")
+COMMANDS = ("demo", "train", "classify", "embed", "shards", "models", "convert", "recipes")
 """In the order of `--help`; `classify` is `wordsight.cli.classify.classify`."""
 
 _DONE, _OURS, _THEIRS, _INTERRUPTED, _PIPE_CLOSED = 0, 1, 2, 130, 141
 _UsageError: Any = typer.BadParameter.__base__  # what typer raises for bad usage, under a name that it exports
 
 
-class _Verbs(TyperGroup):
-    """The group of verbs, which answers a misspelt one with the nearest."""
+class _Commands(TyperGroup):
+    """The group of commands, which answers a misspelt one with the nearest."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args[0] not in self.commands and not args[0].startswith("-"):
-            raise ConfigError(f"no verb {args[0]!r}{nearest(args[0], self.commands)}; see wordsight --help")
+            raise ConfigError(f"no command {args[0]!r}{nearest(args[0], self.commands)}; see wordsight --help")
         return super().resolve_command(ctx, args)
 
 
@@ -47,23 +47,23 @@ def _start(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and end.")
     ] = False,
 ) -> None:
-    """Learn pictures from words: train a CLIP, label pictures with it, turn pictures into vectors."""
+    """Learn images from words: train a CLIP, label images with it, turn images into embeddings."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
 def build_app() -> typer.Typer:
-    """The application with all its verbs."""
+    """The application with all its commands."""
     app = typer.Typer(
-        cls=_Verbs,
+        cls=_Commands,
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_start)
-    for verb in VERBS:
-        app.command(verb)(getattr(import_module(f"wordsight.cli.{verb}"), verb))
+    for command in COMMANDS:
+        app.command(command)(getattr(import_module(f"wordsight.cli.{command}"), command))
     return app
 
 

@@ -1,4 +1,4 @@
-"""`wordsight classify`: which of the labels does each picture show?"""
+"""`wordsight classify`: which of the labels does each image show?"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,12 +8,12 @@ import typer
 if TYPE_CHECKING:
     from wordsight.cli.classify_lines import Lines
     from wordsight.cli.classify_report import WhyPage
-    from wordsight.zeroshot import Labels
+    from wordsight.zeroshot import ZeroShotClassifier
 
 
 def classify(
-    pictures: Annotated[
-        list[Path], typer.Argument(help="Pictures, or folders of them.", metavar="PICTURES...", show_default=False)
+    images: Annotated[
+        list[Path], typer.Argument(help="Images, or directories of them.", metavar="IMAGES...", show_default=False)
     ],
     labels: Annotated[
         str,
@@ -40,19 +40,21 @@ def classify(
     calibrate: Annotated[
         Path | None,
         typer.Option(
-            help="Labelled pictures, a folder a class: probabilities that fit, sets that hold the label at 90 %.",
+            help="Labelled images, a directory a class: probabilities that fit, sets that hold the label at 90 %.",
             metavar="SOURCE",
         ),
     ] = None,
     why: Annotated[
         Path | None, typer.Option(help="Write a page that shows which parts speak for the label.", metavar="FILE.html")
     ] = None,
-    top: Annotated[int, typer.Option(help="How many labels to show for each picture.", min=1)] = 1,
-    runtime: Annotated[str, typer.Option(help="torch, onnx, auto: the quicker of both here; half, int8.")] = "torch",
+    top: Annotated[int, typer.Option(help="How many labels to show for each image.", min=1)] = 1,
+    runtime: Annotated[
+        str, typer.Option(help="torch, onnx, auto: the select_runtime of both here; half, int8.")
+    ] = "torch",
     mirror: Annotated[str | None, typer.Option(help="A server in place of the one that published the weights.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a image.")] = False,
 ) -> None:
-    """Label pictures, zero-shot.
+    """Label images, zero-shot.
 
     \b
     Example:
@@ -61,31 +63,31 @@ def classify(
     from wordsight.cli.classify_calibration import calibrated
     from wordsight.cli.classify_lines import printer_of
     from wordsight.cli.terminal import open_model
-    from wordsight.zeroshot import Labels, read_labels, resolve_templates
+    from wordsight.zeroshot import ZeroShotClassifier, read_labels, resolve_templates
 
     names, texts = read_labels(labels), resolve_templates(templates)
-    total = _checked(pictures, why, temperature, calibrate)
+    total = _checked(images, why, temperature, calibrate)
     clip = open_model(model, mirror, runtime)
     readings = {"multi_label": multi_label, "none_of_these": none_of_these}
-    classifier = calibrated(Labels(clip, names, texts, **readings, temperature=temperature), calibrate)
+    classifier = calibrated(ZeroShotClassifier(clip, names, texts, **readings, temperature=temperature), calibrate)
     printer = printer_of(len(classifier.names) if as_json and multi_label else top, as_json)
-    _show(classifier, pictures, total, printer, _page(classifier, model, why))
+    _show(classifier, images, total, printer, _page(classifier, model, why))
 
 
-def _checked(pictures: list[Path], why: Path | None, temperature: str, calibrate: Path | None) -> int:
-    """How many pictures there are; what cannot be read, written or meant is told before a model is opened."""
-    from wordsight.data.inputs import count_pictures
+def _checked(images: list[Path], why: Path | None, temperature: str, calibrate: Path | None) -> int:
+    """How many images there are; what cannot be read, written or meant is told before a model is opened."""
+    from wordsight.data.inputs import count_image_files
     from wordsight.errors import ConfigError
-    from wordsight.files import check_place
+    from wordsight.files import check_writable
 
     if temperature == "labels" and calibrate is not None:
-        raise ConfigError("--temperature labels: the labelled pictures of --calibrate give the temperature; choose one")
+        raise ConfigError("--temperature labels: the labelled images of --calibrate give the temperature; choose one")
     if why is not None:
-        check_place(why)
-    return count_pictures(pictures)
+        check_writable(why)
+    return count_image_files(images)
 
 
-def _page(classifier: "Labels", model: str, why: Path | None) -> "WhyPage | None":
+def _page(classifier: "ZeroShotClassifier", model: str, why: Path | None) -> "WhyPage | None":
     if why is None:
         return None
     from wordsight.cli.classify_report import WhyPage
@@ -93,20 +95,22 @@ def _page(classifier: "Labels", model: str, why: Path | None) -> "WhyPage | None
     return WhyPage(classifier, model, why)
 
 
-def _show(classifier: "Labels", pictures: list[Path], total: int, printer: "Lines", page: "WhyPage | None") -> None:
-    """Label pictures and print the answers; the page is told them too."""
+def _show(
+    classifier: "ZeroShotClassifier", images: list[Path], total: int, printer: "Lines", page: "WhyPage | None"
+) -> None:
+    """Label images and print the answers; the page is told them too."""
     from wordsight.cli.terminal import progress_of
-    from wordsight.data.inputs import find_pictures
+    from wordsight.data.inputs import find_image_files
     from wordsight.errors import DataError
 
-    with progress_of(total, "pictures") as progress:
-        for answer in classifier.classify(find_pictures(pictures), on_broken=printer.broken):
+    with progress_of(total, "images") as progress:
+        for answer in classifier.classify(find_image_files(images), on_broken=printer.broken):
             printer.answer(answer)
             if page is not None:
                 page.add(answer)
             progress(printer.num_answers + printer.num_broken)
     printer.end()
     if not printer.num_answers:
-        raise DataError(f"none of {printer.num_broken} pictures could be read")
+        raise DataError(f"none of {printer.num_broken} images could be read")
     if page is not None:
         page.write()

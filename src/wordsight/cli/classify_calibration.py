@@ -1,4 +1,4 @@
-"""How sure `wordsight classify` is: as the model, by what it knows of the labels, or by labelled pictures."""
+"""How sure `wordsight classify` is: as the model, by what it knows of the labels, or by labelled images."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from wordsight.zeroshot import Labels
+    from wordsight.zeroshot import ZeroShotClassifier
 
 
-def calibrated(classifier: "Labels", source: Path | None) -> "Labels":
+def calibrated(classifier: "ZeroShotClassifier", source: Path | None) -> "ZeroShotClassifier":
     """The classifier, calibrated where there is a source to; a temperature that the labels gave is told."""
     found = classifier.calibration.temperature
     if found != 1:
         typer.echo(f"temperature {found:.2f}: {1 / found:.0%} of what tells the labels apart is not spelling", err=True)
-    return classifier if source is None else _by_pictures(classifier, source)
+    return classifier if source is None else _by_images(classifier, source)
 
 
-def _by_pictures(classifier: "Labels", source: Path) -> "Labels":
-    """A classifier calibrated on labelled pictures of any form that `wordsight shards` reads; broken ones are told."""
+def _by_images(classifier: "ZeroShotClassifier", source: Path) -> "ZeroShotClassifier":
+    """A classifier calibrated on labelled images of any form that `wordsight shards` reads; broken ones are told."""
     from wordsight.cli.terminal import printable
     from wordsight.data import open_source
     from wordsight.errors import DataError
@@ -34,7 +34,7 @@ def _by_pictures(classifier: "Labels", source: Path) -> "Labels":
         else:
             records.append(record)
     if not records:
-        raise DataError(f"{source}: no labelled pictures; expected a folder for each class, or labels.jsonl")
+        raise DataError(f"{source}: no labelled images; expected a directory for each class, or labels.jsonl")
     unread: dict[int, str] = {}
 
     def contents() -> Iterator[bytes]:

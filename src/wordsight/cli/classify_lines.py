@@ -7,30 +7,30 @@ from typing import TYPE_CHECKING, Any
 from wordsight.cli.terminal import printable
 
 if TYPE_CHECKING:
-    from wordsight.zeroshot import Answer
+    from wordsight.zeroshot import Prediction
 
 _ROWS_IN_TABLE = 1000
 
 
 class Lines:
-    """One plain line a picture: path, then labels with probabilities, tabs between."""
+    """One plain line a image: path, then labels with probabilities, tabs between."""
 
     def __init__(self, top: int) -> None:
         self.top = top
         self.num_answers = 0
         self.num_broken = 0
 
-    def answer(self, answer: "Answer") -> None:
+    def answer(self, answer: "Prediction") -> None:
         """Show an answer: what it stands for, and `top` labels or more."""
         self.num_answers += 1
         self.show(answer)
 
-    def broken(self, picture: Any, reason: str) -> None:
-        """Show a picture that cannot be read."""
+    def broken(self, image: Any, reason: str) -> None:
+        """Show a image that cannot be read."""
         self.num_broken += 1
-        self.show_broken(picture, reason)
+        self.show_broken(image, reason)
 
-    def show(self, answer: "Answer") -> None:
+    def show(self, answer: "Prediction") -> None:
         """Print an answer."""
         head = []
         if answer.reason:
@@ -40,28 +40,28 @@ class Lines:
         elif not answer.labels:
             head = ["no label is sure enough"]
         count = max(self.top - len(head), len(answer.labels) if not answer.path else 0)
-        self.print(answer.picture, *head, *(f"{label} {share:.4f}" for label, share in answer.ranking[:count]))
+        self.print(answer.image, *head, *(f"{label} {share:.4f}" for label, share in answer.ranking[:count]))
 
-    def show_broken(self, picture: Any, reason: str) -> None:
+    def show_broken(self, image: Any, reason: str) -> None:
         """Print a reason."""
-        self.print(picture, f"error: {reason}")
+        self.print(image, f"error: {reason}")
 
     def print(self, *cells: Any) -> None:
         """Print a row."""
         print("\t".join(map(printable, cells)))
 
     def end(self) -> None:
-        """All pictures were shown."""
+        """All images were shown."""
 
 
 class JsonLines(Lines):
-    """One JSON object a picture and line."""
+    """One JSON object a image and line."""
 
-    def show(self, answer: "Answer") -> None:
+    def show(self, answer: "Prediction") -> None:
         """Print an object."""
         shown = answer.ranking[: max(self.top, len(answer.labels))]
         row: dict[str, Any] = {
-            "picture": str(answer.picture),
+            "image": str(answer.image),
             "label": answer.label,
             "probability": answer.probability,
             "labels": answer.labels,
@@ -73,9 +73,9 @@ class JsonLines(Lines):
             row["reason"] = answer.reason
         print(json.dumps(row))
 
-    def show_broken(self, picture: Any, reason: str) -> None:
+    def show_broken(self, image: Any, reason: str) -> None:
         """Print an object with the reason."""
-        print(json.dumps({"picture": str(picture), "error": reason}))
+        print(json.dumps({"image": str(image), "error": reason}))
 
 
 class Table(Lines):
@@ -98,9 +98,9 @@ class Table(Lines):
         from rich.console import Console
         from rich.text import Text
 
-        shown = table.Table("picture", "labels")
-        for picture, *cells in self._rows:
-            shown.add_row(Text(printable(picture)), Text("\n".join(map(printable, cells))))
+        shown = table.Table("image", "labels")
+        for image, *cells in self._rows:
+            shown.add_row(Text(printable(image)), Text("\n".join(map(printable, cells))))
         Console().print(shown)
 
 

@@ -1,29 +1,28 @@
-"""The page of `wordsight classify --why`: each picture, its answers, and what of it speaks for the first."""
+"""The page of `wordsight classify --why`: each image, its answers, and what of it speaks for the first."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wordsight.cli.terminal import printable
-from wordsight.report import Answer, Card, Gallery, Page, Section
+from wordsight.report import Card, Gallery, Page, RankedText, Section
 
 if TYPE_CHECKING:
-    from wordsight.zeroshot import Answer as LabelAnswer
-    from wordsight.zeroshot import Labels
+    from wordsight.zeroshot import Prediction, ZeroShotClassifier
 
-MOST_PICTURES = 200
+MAX_IMAGES = 200
 """More would make the page too heavy to open."""
 
 _SHOWN_LABELS = 5
 
 
 class WhyPage:
-    """Collects answers; `write` makes the page of the first `MOST_PICTURES`.
+    """Collects answers; `write` makes the page of the first `MAX_IMAGES`.
 
     Raises:
-        MissingExtraError: as `Page.render`; better now than when all pictures are done.
+        MissingExtraError: as `Page.render`; better now than when all images are done.
     """
 
-    def __init__(self, labels: "Labels", model: str, out: Path) -> None:
+    def __init__(self, labels: "ZeroShotClassifier", model: str, out: Path) -> None:
         self._labels = labels
         self._model = model
         self._out = out
@@ -31,26 +30,26 @@ class WhyPage:
         self._num_answers = 0
         self._page().render()
 
-    def add(self, answer: "LabelAnswer") -> None:
+    def add(self, answer: "Prediction") -> None:
         """Explain one answer."""
         from wordsight.zeroshot import explain
 
         self._num_answers += 1
-        if len(self._cards) < MOST_PICTURES:
-            drawn = explain(self._labels, answer.picture, answer.ranking[0][0]).drawn()
-            answers = [Answer(label, probability) for label, probability in answer.ranking[:_SHOWN_LABELS]]
-            self._cards.append(Card(printable(answer.picture), drawn, answers))
+        if len(self._cards) < MAX_IMAGES:
+            drawn = explain(self._labels, answer.image, answer.ranking[0][0]).drawn()
+            answers = [RankedText(label, probability) for label, probability in answer.ranking[:_SHOWN_LABELS]]
+            self._cards.append(Card(printable(answer.image), drawn, answers))
 
     def write(self) -> None:
         """Write the page; errors as `Page.write`."""
         self._page().write(self._out)
 
     def _page(self) -> Page:
-        pictures, labels = _number(self._num_answers, "picture"), _number(len(self._labels.names), "label")
+        images, labels = _number(self._num_answers, "image"), _number(len(self._labels.names), "label")
         return Page(
             title="What the model saw",
-            lead=f"{pictures}, {labels}, by {self._model}.",
-            sections=[Section("Pictures", self._text(), [Gallery(self._cards, is_large=True)])],
+            lead=f"{images}, {labels}, by {self._model}.",
+            sections=[Section("Images", self._text(), [Gallery(self._cards, is_large=True)])],
         )
 
     def _text(self) -> str:

@@ -7,8 +7,10 @@ import typer
 
 
 def convert(
-    model: Annotated[str, typer.Argument(help="A name of 'wordsight models', a file, or a folder.", metavar="MODEL")],
-    out: Annotated[Path, typer.Argument(help="A folder that is not there yet.", metavar="OUT")],
+    model: Annotated[
+        str, typer.Argument(help="A name of 'wordsight models', a file, or a directory.", metavar="MODEL")
+    ],
+    out: Annotated[Path, typer.Argument(help="A directory that is not there yet.", metavar="OUT")],
     target: Annotated[
         str,
         typer.Option("--to", help="openai, open_clip, hf, onnx or wordsight.", metavar="FORMAT", show_default=False),
@@ -45,5 +47,5 @@ def convert(
     for name in ("images", "texts", "scale", "pixels"):
         typer.echo(f"  {name:7} {getattr(certificate, name):.3g}")
     if certificate.crop:
-        typer.echo(f"  crop    {certificate.crop}: one pixel, where the margin of a picture is odd")
+        typer.echo(f"  crop    {certificate.crop}: one pixel, where the margin of a image is odd")
     typer.echo(f"  {certificate.ids} token ids differ; all of it stands in {out / 'certificate.json'}")

@@ -1,6 +1,6 @@
 """`wordsight demo`: the tour.
 
-demo_state.py    what the folder says about itself, so that a second call goes on
+demo_state.py    what the directory says about itself, so that a second call goes on
 demo_tour.py     the stages
 demo_exam.py     what the model is asked
 demo_report.py   the page and the summary
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything; new, empty, or of an earlier tour.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Directory for everything; new, empty, or of an earlier tour.")] = Path(
+        "demo"
+    ),
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of training; default: the recipe's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one line of JSON.")] = False,
 ) -> None:
@@ -37,13 +39,13 @@ def demo(
 
     from wordsight.demo.report import commands_of, in_words
     from wordsight.demo.state import read_state, write_state
-    from wordsight.files import lock, make_folder
+    from wordsight.files import lock, make_directory
 
     recipe = _recipe(steps)
     state = read_state(out, recipe)
     commands = commands_of(_program(), out)
     summary = state.summary
-    with lock(make_folder(out) / ".lock"):
+    with lock(make_directory(out) / ".lock"):
         if summary is None or not ((out / "report.html").exists() and (out / "run").exists()):
             from wordsight.demo.tour import take_tour
 

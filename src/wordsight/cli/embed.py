@@ -1,4 +1,4 @@
-"""`wordsight embed`: pictures to a file of vectors."""
+"""`wordsight embed`: images to a file of embeddings."""
 
 import json
 import sys
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def embed(
-    pictures: Annotated[
+    images: Annotated[
         list[Path],
         typer.Argument(
-            help="Pictures, folders of them or of shards, tables of paths, videos.",
-            metavar="PICTURES...",
+            help="Images, directories of them or of shards, tables of paths, videos.",
+            metavar="IMAGES...",
             show_default=False,
         ),
     ],
@@ -31,11 +31,13 @@ def embed(
             help="A name of 'wordsight models', a model, or a training run.", metavar="MODEL", show_default=False
         ),
     ],
-    runtime: Annotated[str, typer.Option(help="torch, onnx, auto: the quicker of both here; half, int8.")] = "torch",
+    runtime: Annotated[
+        str, typer.Option(help="torch, onnx, auto: the select_runtime of both here; half, int8.")
+    ] = "torch",
     mirror: Annotated[str | None, typer.Option(help="A server in place of the one that published the weights.")] = None,
     decoding: Annotated[
         Literal["exact", "cropped", "scaled"] | None,
-        typer.Option(help="exact; or quicker, and nearly the same: cropped, scaled."),
+        typer.Option(help="exact; or select_runtime, and nearly the same: cropped, scaled."),
     ] = None,
     frames_per_s: Annotated[float, typer.Option(help="How many frames of a video.", min=0.001)] = 1.0,
     ray: Annotated[
@@ -43,9 +45,9 @@ def embed(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="What was done, as one JSON object.")] = False,
 ) -> None:
-    """Turn pictures into vectors of unit length.
+    """Turn images into embeddings of unit length.
 
-    The file carries the fingerprint of what made the vectors; broken pictures are listed in it with their reasons. What
+    The file carries the fingerprint of what made the embeddings; broken images are listed in it with their reasons. What
     was embedded before is not embedded again: a second run does what is new or changed, and one that was
     interrupted goes on.
 
@@ -54,17 +56,17 @@ def embed(
       wordsight embed photos/ --out photos.parquet --model runs/first
     """
     from wordsight.cli.terminal import open_model, progress_of
-    from wordsight.data.inputs import count_items, find_items
+    from wordsight.data.inputs import count_images, iter_images
     from wordsight.embed.embedding_files import check_out
     from wordsight.embed.job import embed_files
     from wordsight.embed.ray_cluster import OnRay
 
     check_out(out)
-    total = count_items(pictures)
+    total = count_images(images)
     clip = open_model(model, mirror, runtime, decoding)
     rows_of = None if ray is None else OnRay(ray, _loader(model, mirror, runtime, decoding))
-    with progress_of(total, "pictures") as progress:
-        done = embed_files(clip, find_items(pictures, frames_per_s), out, progress, rows_of)
+    with progress_of(total, "images") as progress:
+        done = embed_files(clip, iter_images(images, frames_per_s), out, progress, rows_of)
     _tell(done, clip, out, as_json)
 
 
@@ -72,23 +74,23 @@ def _tell(done: "Embedding", clip: "DualEncoder", out: Path, as_json: bool) -> N
     from wordsight.cli.terminal import printable
 
     if as_json:
-        broken = [{"path": picture.path, "reason": picture.reason} for picture in done.broken]
-        counts = {"vectors": done.vectors, "computed": done.computed, "num_broken": done.num_broken}
+        broken = [{"path": image.path, "reason": image.reason} for image in done.broken]
+        counts = {"embeddings": done.embeddings, "computed": done.computed, "num_broken": done.num_broken}
         answer = {"out": str(out), **counts, "fingerprint": clip.fingerprint.digest, "broken": broken}
         print(json.dumps(answer))
         return
-    for picture in done.broken:
-        print(f"left out: {printable(picture.reason)}", file=sys.stderr)
+    for image in done.broken:
+        print(f"left out: {printable(image.reason)}", file=sys.stderr)
     if done.num_broken > len(done.broken):
         print(f"left out: {done.num_broken - len(done.broken):,} more, listed in the file", file=sys.stderr)
     print(
-        f"{printable(out)}: {done.vectors:,} vectors, {done.computed:,} of them new, "
-        f"{done.num_broken:,} broken pictures; {clip.fingerprint}"
+        f"{printable(out)}: {done.embeddings:,} embeddings, {done.computed:,} of them new, "
+        f"{done.num_broken:,} broken images; {clip.fingerprint}"
     )
 
 
 def _loader(model: str, mirror: str | None, runtime: str, decoding: "Decoding | None") -> "Callable[[], DualEncoder]":
-    """What gives the workers of a cluster the same model, a folder of this machine by its whole path."""
+    """What gives the workers of a cluster the same model, a directory of this machine by its whole path."""
     from wordsight.encoder import load
 
     place = str(Path(model).resolve()) if Path(model).exists() else model

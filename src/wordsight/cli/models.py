@@ -23,7 +23,7 @@ def models(
 ) -> None:
     """List published weights, print the card of one, or download it.
 
-    Beside a name stand the size of its file, the side of its pictures, the number of its weights, its licence and its
+    Beside a name stand the size of its file, the side of its images, the number of its weights, its licence and its
     published zero-shot accuracy on ImageNet with the source; a dash where it was not seen in public. open_clip's
     MODEL/TAG and OpenAI's names are understood too, and hf-hub:OWNER/NAME with --fetch.
 
@@ -34,7 +34,7 @@ def models(
     """
     from wordsight.config import plain
     from wordsight.errors import ConfigError
-    from wordsight.weights.hub.catalogue import CARDS_FOLDER, published_card, published_cards
+    from wordsight.weights.hub.catalogue import CARDS_DIRECTORY, published_card, published_cards
 
     if fetch and not name:
         raise ConfigError("--fetch needs the NAME of what is to be downloaded; `wordsight models` lists them")
@@ -45,7 +45,7 @@ def models(
     elif name and as_json:
         print(json.dumps(plain(published_card(name))))
     elif name:
-        print((CARDS_FOLDER / f"{published_card(name).name.replace('/', '-')}.toml").read_text("utf-8"), end="")
+        print((CARDS_DIRECTORY / f"{published_card(name).name.replace('/', '-')}.toml").read_text("utf-8"), end="")
     elif as_json:
         print(json.dumps({known: plain(card) for known, card in published_cards().items()}))
     else:
@@ -62,7 +62,7 @@ def _fetch(name: str, mirror: str, as_json: bool) -> None:
 
 
 def _row(card: "PublishedCard") -> tuple[str, ...]:
-    score = next((score for score in card.scores if score.figure == _IMAGENET), None)
+    score = next((score for score in card.scores if score.metric == _IMAGENET), None)
     return (
         card.name,
         f"{card.size_bytes / _MB:,.0f} MB" if card.size_bytes else "-",

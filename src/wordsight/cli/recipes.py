@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-FOLDER = Path(__file__).parents[1] / "recipes"
+DIRECTORY = Path(__file__).parents[1] / "recipes"
 
 
 def recipes(
@@ -22,7 +22,7 @@ def recipes(
     from wordsight.config import read_toml
     from wordsight.errors import ConfigError, nearest
 
-    paths = {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
+    paths = {path.stem: path for path in sorted(DIRECTORY.glob("*.toml"))}
     if name and name not in paths:
         raise ConfigError(f"no recipe {name!r}{nearest(name, paths)}; known: {', '.join(paths) or 'none'}")
     if name and not as_json:

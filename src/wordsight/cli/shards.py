@@ -1,4 +1,4 @@
-"""`wordsight shards`: a folder, a tar file or a table of pictures and texts becomes shards."""
+"""`wordsight shards`: a directory, a tar file or a table of images and texts becomes shards."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,25 +10,25 @@ if TYPE_CHECKING:
 
 
 def shards(
-    source: Annotated[Path, typer.Argument(help="Folder, .tar of a folder, or .csv, .tsv, .parquet, .jsonl table.")],
-    out: Annotated[Path, typer.Argument(help="Folder for the shards; new, empty, or made by this command before.")],
-    image_column: Annotated[str | None, typer.Option(help="Table: column of the picture's path or bytes.")] = None,
+    source: Annotated[
+        Path, typer.Argument(help="Directory, .tar of a directory, or .csv, .tsv, .parquet, .jsonl table.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Directory for the shards; new, empty, or made by this command before.")],
+    image_column: Annotated[str | None, typer.Option(help="Table: column of the image's path or bytes.")] = None,
     text_column: Annotated[list[str] | None, typer.Option(help="Table: column of texts; may be repeated.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Table: column of the label.")] = None,
     names: Annotated[Path | None, typer.Option(help="JSON: label -> its names, or the list of class names.")] = None,
-    size_px: Annotated[
-        int | None, typer.Option(help="Make larger pictures smaller: length of the shorter side.")
-    ] = None,
+    size_px: Annotated[int | None, typer.Option(help="Make larger images smaller: length of the shorter side.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="List of keys or file names to leave out, one a line.")] = None,
     only: Annotated[Path | None, typer.Option(help="List of keys or file names to pack, and no others.")] = None,
     max_samples: Annotated[int, typer.Option(help="Samples in a shard, at most.")] = 10_000,
     max_mb: Annotated[int, typer.Option(help="Megabytes in a shard, at most.")] = 256,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Pack pictures with their texts or labels into WebDataset shards.
+    """Pack images with their texts or labels into WebDataset shards.
 
     The form of SOURCE is recognised: captions.jsonl, pairs.jsonl or labels.jsonl in it; a .txt or .json beside each
-    picture; a folder for each class; or a table. What cannot be packed is listed in OUT/skipped.jsonl.
+    image; a directory for each class; or a table. What cannot be packed is listed in OUT/skipped.jsonl.
 
     Example: wordsight shards photos/ shards/ --size-px 256
     """
@@ -50,7 +50,7 @@ def shards(
             image_column=image_column, text_columns=tuple(text_column or ()), label_column=label_column, names=names
         ),
     )
-    with progress_of(found.count, "pictures") as progress:
+    with progress_of(found.count, "images") as progress:
         summary = pack(found, out, options, progress)
     typer.echo(msgspec.json.encode(summary).decode() if as_json else _in_words(summary, out))
 

@@ -1,4 +1,4 @@
-"""What the verbs show: names made safe to print, and how far the work is."""
+"""What the commands show: names made safe to print, and how far the work is."""
 
 import sys
 import time
@@ -35,7 +35,7 @@ def progress_of(total: int | None, what: str) -> Iterator[Progress]:
 
     Args:
         total: of the items; None where it is not known, and then no time left is shown.
-        what: their name in the plural, such as `pictures`.
+        what: their name in the plural, such as `images`.
     """
     on_terminal = sys.stderr.isatty()
     begin = shown = time.monotonic()
@@ -78,7 +78,7 @@ def progress_of_bytes() -> Iterator[Callable[[int, int | None], None]]:
 
 
 def open_model(name: str, mirror: str | None, runtime: str, decoding: "Decoding | None" = None) -> "DualEncoder":
-    """Load a model for a verb, with progress where it is downloaded; errors as `wordsight.load`."""
+    """Load a model for a command, with progress where it is downloaded; errors as `wordsight.load`."""
     from wordsight.encoder import load
 
     with progress_of_bytes() as progress:

@@ -8,8 +8,8 @@ import typer
 
 def train(
     recipe: Annotated[str, typer.Argument(help="A TOML file, or a name of 'wordsight recipes'.")],
-    data: Annotated[list[str], typer.Option(help="Shards, or a folder that holds the recipe's shards; repeatable.")],
-    out: Annotated[Path, typer.Option(help="The run's folder.")],
+    data: Annotated[list[str], typer.Option(help="Shards, or a directory that holds the recipe's shards; repeatable.")],
+    out: Annotated[Path, typer.Option(help="The run's directory.")],
     start: Annotated[
         str | None, typer.Option("--from", help="A model to start from; brings its architecture and preprocessing.")
     ] = None,
@@ -22,7 +22,7 @@ def train(
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard's files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one line of JSON.")] = False,
 ) -> None:
-    """Train a model from shards of pictures and texts.
+    """Train a model from shards of images and texts.
 
     Ctrl-C saves and ends; --resume goes on, bit for bit.
 
@@ -46,8 +46,13 @@ def train(
         tensorboard=tensorboard,
     )
     if as_json:
-        outcome = {"folder": str(run.folder), "steps": run.steps, "best_step": run.best_step, "scores": run.best_scores}
+        outcome = {
+            "directory": str(run.directory),
+            "steps": run.steps,
+            "best_step": run.best_step,
+            "scores": run.best_scores,
+        }
         typer.echo(msgspec.json.encode(outcome).decode())
     else:
-        typer.echo(f"{run.folder}: {run.steps} steps; best after {run.best_step}")
-        typer.echo(f"try: wordsight classify PICTURES --labels cat,dog --model {run.folder}")
+        typer.echo(f"{run.directory}: {run.steps} steps; best after {run.best_step}")
+        typer.echo(f"try: wordsight classify IMAGES --labels cat,dog --model {run.directory}")

@@ -5,7 +5,7 @@
     index.py     where the samples of a shard lie
     remote.py    shards on a web server
     reader.py    open_shards: shards as one sequence
-    manifest.py  what a folder of shards says about itself
+    manifest.py  what a directory of shards says about itself
     shards.py    writing them
     trees.py, tables.py, labels.py, sources.py, pack.py    what `wordsight shards` reads, and how it packs it
     order.py     random numbers as a function of (seed, epoch, position)

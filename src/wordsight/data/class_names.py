@@ -1,4 +1,4 @@
-"""From a class, told by number, name, WordNet id or folder, to the names that become its captions."""
+"""From a class, told by number, name, WordNet id or directory, to the names that become its captions."""
 
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,13 @@ class LabelNames(msgspec.Struct, frozen=True, kw_only=True):
     classes: tuple[str, ...] = ()
     names: dict[str, tuple[str, ...]] = {}
 
-    def of(self, label: Any, values: dict[str, Any], folders: tuple[str, ...] = ()) -> tuple[str, ...]:
+    def of(self, label: Any, values: dict[str, Any], directories: tuple[str, ...] = ()) -> tuple[str, ...]:
         """The names of one sample's class, at least one.
 
         Args:
             label: a name or a number.
             values: the row, whose `wnid`, `synset` or `class_id` may name the class too.
-            folders: in which the picture lies, which may name the class too.
+            directories: in which the image lies, which may name the class too.
 
         Raises:
             DataError: no name for this label; the message is a reason without a place.
@@ -46,7 +46,7 @@ class LabelNames(msgspec.Struct, frozen=True, kw_only=True):
         name = self._class_of(label)
         if self.names:
             others = [values[column] for column in _ID_COLUMNS if isinstance(values.get(column), str)]
-            for known in (name, str(label), *others, *reversed(folders)):
+            for known in (name, str(label), *others, *reversed(directories)):
                 if known in self.names:
                     return self.names[known]
             raise DataError(f"{self.origin}: no names for {label!r}{nearest(str(label), self.names)}")

@@ -1,4 +1,4 @@
-"""A folder, or a tar file of a folder, as names and contents: what a source of pictures and texts is read from.
+"""A directory, or a tar file of a directory, as names and contents: what a source of images and texts is read from.
 
 A tar file is never unpacked: its members are read where they lie, and their names are only names.
 """
@@ -7,23 +7,23 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from wordsight.data.sample import MAX_PICTURE_BYTES
+from wordsight.data.sample import MAX_IMAGE_BYTES
 from wordsight.data.tar import Member, walk
 from wordsight.errors import DataError
 
 
-class Tree(Protocol):
+class FileListing(Protocol):
     """Files below one root.
 
     Attributes:
-        name: path of the folder or tar file, for errors.
-        files: names relative to the root with `/` between folders, sorted; hidden files are left out.
+        name: path of the directory or tar file, for errors.
+        files: names relative to the root with `/` between directories, sorted; hidden files are left out.
     """
 
     name: str
     files: tuple[str, ...]
 
-    def read(self, file: str, max_bytes: int = MAX_PICTURE_BYTES) -> bytes:
+    def read(self, file: str, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
         """The content of a file.
 
         Raises:
@@ -32,26 +32,26 @@ class Tree(Protocol):
         ...
 
 
-class FolderTree:
-    """The files below a folder; see `Tree`."""
+class DirectoryListing:
+    """The files below a directory; see `FileListing`."""
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
         self._root = path
         found = []
-        for folder, below, names in os.walk(path, onerror=_raise):
+        for directory, below, names in os.walk(path, onerror=_raise):
             below[:] = [name for name in below if not name.startswith(".")]
-            relative = Path(folder).relative_to(path)
+            relative = Path(directory).relative_to(path)
             found += [(relative / name).as_posix() for name in names if not name.startswith(".")]
         self.files = tuple(sorted(found))
 
-    def read(self, file: str, max_bytes: int = MAX_PICTURE_BYTES) -> bytes:
-        """See `Tree.read`."""
+    def read(self, file: str, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
+        """See `FileListing.read`."""
         return read_file(self._root / file, max_bytes)
 
 
-class TarTree:
-    """The members of a tar file, without the one folder in which they may all lie; see `Tree`."""
+class TarListing:
+    """The members of a tar file, without the one directory in which they may all lie; see `FileListing`."""
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
@@ -75,8 +75,8 @@ class TarTree:
         }
         self.files = tuple(sorted(self._members))
 
-    def read(self, file: str, max_bytes: int = MAX_PICTURE_BYTES) -> bytes:
-        """See `Tree.read`."""
+    def read(self, file: str, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
+        """See `FileListing.read`."""
         member = self._members.get(file)
         if member is None:
             raise DataError("no such file in the archive")
@@ -89,14 +89,14 @@ class TarTree:
             return os.pread(archive.fileno(), member.size, member.offset)
 
 
-def open_tree(path: Path) -> Tree:
-    """The files of a folder or of a tar file.
+def open_listing(path: Path) -> FileListing:
+    """The files of a directory or of a tar file.
 
     Raises:
         DataError: it cannot be read, or is not a tar file.
     """
     try:
-        return FolderTree(path) if path.is_dir() else TarTree(path)
+        return DirectoryListing(path) if path.is_dir() else TarListing(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 

@@ -1,7 +1,7 @@
 """Where the samples of a shard lie, so that any of them can be read alone.
 
 A tar file has no table of contents; its headers are walked once and the table kept in a file, beside the shard or,
-where that cannot be written, in the user's cache folder. The table is only a hint: it must name the shard's size and
+where that cannot be written, in the user's cache directory. The table is only a hint: it must name the shard's size and
 time of change, and every span in it must lie within the shard, or it is made again.
 """
 
@@ -16,13 +16,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from wordsight.data.sample import PICTURE_SUFFIXES
+from wordsight.data.sample import IMAGE_SUFFIXES
 from wordsight.data.tar import Member, walk
 from wordsight.errors import DataError, OutputError
-from wordsight.files import write_whole
+from wordsight.files import write_atomic
 
 _VERSION = 1
-_PARTS = ("picture", "json", "txt")
+_PARTS = ("image", "json", "txt")
 _MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 
 
@@ -33,7 +33,7 @@ class ShardIndex(msgspec.Struct, frozen=True):
         size: of the shard, in bytes.
         mtime_ns: when it was last changed.
         keys: of the N samples, in the order in which they first appear.
-        spans: (N, 3, 2) int64; offset and size of picture, `.json` and `.txt`; -1 where there is none.
+        spans: (N, 3, 2) int64; offset and size of image, `.json` and `.txt`; -1 where there is none.
         problems: what is wrong with a sample, by its row; most have nothing.
     """
 
@@ -71,7 +71,7 @@ def load_index(path: Path) -> ShardIndex:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     for place in _cache_places(path):
         with contextlib.suppress(OutputError):
-            write_whole(place, _to_bytes(index))
+            write_atomic(place, _to_bytes(index))
             break
     return index
 
@@ -83,7 +83,7 @@ def index_hash(index: ShardIndex) -> str:
     return digest.hexdigest()
 
 
-def cache_folder() -> Path:
+def cache_directory() -> Path:
     """Where this user's caches lie: `$XDG_CACHE_HOME/wordsight`, by default `~/.cache/wordsight`."""
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path("~/.cache").expanduser()) / "wordsight"
@@ -91,7 +91,7 @@ def cache_folder() -> Path:
 
 def _cache_places(path: Path) -> tuple[Path, Path]:
     name = hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()
-    return path.with_name(f"{path.name}.index"), cache_folder() / "index" / f"{name}.index"
+    return path.with_name(f"{path.name}.index"), cache_directory() / "index" / f"{name}.index"
 
 
 def _to_bytes(index: ShardIndex) -> bytes:
@@ -148,7 +148,7 @@ def _walk_shard(file: BinaryIO, status: os.stat_result, path: Path) -> ShardInde
 def _part(suffix: str) -> int | None:
     """Which part of a sample a member with this suffix is; upper case counts as lower."""
     lower = suffix.lower()
-    if lower in PICTURE_SUFFIXES:
+    if lower in IMAGE_SUFFIXES:
         return 0
     return _PARTS.index(lower) if lower in _PARTS[1:] else None
 

@@ -1,4 +1,4 @@
-"""What can be embedded, as names with bytes behind them: pictures in folders, tables of paths, shards, videos."""
+"""What can be embedded, as names with bytes behind them: images in directories, tables of paths, shards, videos."""
 
 import heapq
 import os
@@ -12,23 +12,23 @@ from numpy.typing import NDArray
 
 from wordsight.data import BrokenSampleError, ShardSet, open_shards
 from wordsight.data.manifest import MANIFEST_NAME
-from wordsight.data.sample import PICTURE_SUFFIXES
+from wordsight.data.sample import IMAGE_SUFFIXES
 from wordsight.data.tables import IMAGE_NAMES, TABLE_SUFFIXES, Columns, Row, Table, guess_column
 from wordsight.data.video import FRAME_MARK, VIDEO_SUFFIXES, frames_of
-from wordsight.errors import DataError, PictureError
+from wordsight.errors import DataError, ImageError
 from wordsight.files import sha256_file
-from wordsight.image import read_picture
+from wordsight.image import read_image
 
 _NAMES_AT_ONCE = 1 << 17
 
 
-class Item(NamedTuple):
-    """A picture that could be read.
+class ImageRef(NamedTuple):
+    """A image that could be read.
 
     Attributes:
         name: its path, the value of a table's cell, or shard and key; of a frame `film.mp4#t=12.500`, the path of the
             video and seconds (W3C Media Fragments, section 4.2.1).
-        read: gives the bytes of its file or its pixels, or raises PictureError with a reason; but for a frame it can be
+        read: gives the bytes of its file or its pixels, or raises ImageError with a reason; but for a frame it can be
             pickled.
         sha256: of a frame that of the video's file; else empty, as it is that of the bytes.
     """
@@ -38,16 +38,16 @@ class Item(NamedTuple):
     sha256: str = ""
 
 
-def find_items(places: Sequence[str | Path], frames_per_s: float = 1.0) -> Iterator[Item]:
-    """The pictures at some places, in order; the names stream.
+def iter_images(places: Sequence[str | Path], frames_per_s: float = 1.0) -> Iterator[ImageRef]:
+    """The images at some places, in order; the names stream.
 
     Args:
-        places: folders of pictures, folders of shards or one `.tar`, tables (CSV, TSV, Parquet, JSONL) with a column of
+        places: directories of images, directories of shards or one `.tar`, tables (CSV, TSV, Parquet, JSONL) with a column of
             paths that are relative to the table or of bytes, videos, and files just as given.
         frames_per_s: of a video.
 
     Raises:
-        DataError: a folder without pictures, or a table without such a column.
+        DataError: a directory without images, or a table without such a column.
     """
     for place in map(Path, places):
         if _is_shards(place):
@@ -57,16 +57,16 @@ def find_items(places: Sequence[str | Path], frames_per_s: float = 1.0) -> Itera
         elif _is_video(place):
             yield from _of_video(place, frames_per_s)
         else:
-            yield from map(item_of, find_pictures([place]))
+            yield from map(file_image, find_image_files([place]))
 
 
-def count_items(places: Sequence[str | Path]) -> int | None:
-    """How many pictures `find_items` gives; None where a table, which may hold pictures, or a video would be read."""
+def count_images(places: Sequence[str | Path]) -> int | None:
+    """How many images `iter_images` gives; None where a table, which may hold images, or a video would be read."""
     total = 0
     for place in map(Path, places):
         if _is_table(place) or _is_video(place):
             return None
-        total += len(open_shards(place)) if _is_shards(place) else count_pictures([place])
+        total += len(open_shards(place)) if _is_shards(place) else count_image_files([place])
     return total
 
 
@@ -82,9 +82,9 @@ def _is_video(place: Path) -> bool:
     return place.suffix.lower() in VIDEO_SUFFIXES and not place.is_dir()
 
 
-def item_of(path: Path) -> Item:
+def file_image(path: Path) -> ImageRef:
     """A file."""
-    return Item(text_of(path), partial(read_picture, path))
+    return ImageRef(text_of(path), partial(read_image, path))
 
 
 def text_of(path: str | Path) -> str:
@@ -97,66 +97,68 @@ def _opened(place: Path) -> ShardSet:
     return open_shards(place)
 
 
-def _of_shards(place: Path) -> Iterator[Item]:
+def _of_shards(place: Path) -> Iterator[ImageRef]:
     shards = _opened(place)
     for number in range(len(shards)):
-        shard, row = shards.place(number)
-        yield Item(f"{text_of(shard.name)} {row}", partial(_read_sample, place, number))
+        shard, row = shards.locate(number)
+        yield ImageRef(f"{text_of(shard.name)} {row}", partial(_read_sample, place, number))
 
 
 def _read_sample(place: Path, number: int) -> bytes:
     try:
-        return _opened(place).sample(number).picture
+        return _opened(place).sample(number).image
     except BrokenSampleError as error:
-        raise PictureError(str(error)) from error
+        raise ImageError(str(error)) from error
 
 
-def _of_video(place: Path, frames_per_s: float) -> Iterator[Item]:
+def _of_video(place: Path, frames_per_s: float) -> Iterator[ImageRef]:
     name = text_of(place)
     try:
         sha256 = sha256_file(place)
         for seconds, read in frames_of(place, frames_per_s):
-            yield Item(f"{name}{FRAME_MARK}{seconds:.3f}", read, sha256)
-    except PictureError as error:
-        yield Item(name, partial(_refuse, str(error)))
+            yield ImageRef(f"{name}{FRAME_MARK}{seconds:.3f}", read, sha256)
+    except ImageError as error:
+        yield ImageRef(name, partial(_refuse, str(error)))
     except OSError as error:
-        yield Item(name, partial(_refuse, f"{place}: cannot be read: {error.strerror or error}"))
+        yield ImageRef(name, partial(_refuse, f"{place}: cannot be read: {error.strerror or error}"))
 
 
-def _of_table(place: Path) -> Iterator[Item]:
+def _of_table(place: Path) -> Iterator[ImageRef]:
     table = Table(place)
     column = guess_column(table.columns, IMAGE_NAMES)
     if column is None:
         there = ", ".join(table.columns) or "none"
-        raise DataError(f"{place}: no column of pictures ({', '.join(IMAGE_NAMES[:6])} ...); the columns are: {there}")
+        raise DataError(f"{place}: no column of images ({', '.join(IMAGE_NAMES[:6])} ...); the columns are: {there}")
     yield from _of_rows(place, table.rows(Columns(image=column)), column)
 
 
-def _of_rows(place: Path, rows: Iterable[Row], column: str) -> Iterator[Item]:
+def _of_rows(place: Path, rows: Iterable[Row], column: str) -> Iterator[ImageRef]:
     for row in rows:
         value = row.values.get(column)
-        if isinstance(value, dict):  # as Hugging Face's data sets have pictures
+        if isinstance(value, dict):  # as Hugging Face's data sets have images
             value = value.get("bytes") or value.get("path")
         if isinstance(value, bytes):
-            yield Item(row.place, partial(bytes, value))
+            yield ImageRef(row.place, partial(bytes, value))
         elif isinstance(value, str) and value and not row.problem:
-            yield Item(text_of(value), partial(read_picture, place.parent / value))
+            yield ImageRef(text_of(value), partial(read_image, place.parent / value))
         else:
-            yield Item(row.place, partial(_refuse, f"{row.place}: {row.problem or f'no picture in column {column!r}'}"))
+            yield ImageRef(
+                row.place, partial(_refuse, f"{row.place}: {row.problem or f'no image in column {column!r}'}")
+            )
 
 
 def _refuse(reason: str) -> bytes:
-    raise PictureError(reason)
+    raise ImageError(reason)
 
 
-def find_pictures(places: Sequence[str | Path]) -> Iterator[Path]:
-    """The pictures in folders and below, by suffix and in the order of their names, and files just as given.
+def find_image_files(places: Sequence[str | Path]) -> Iterator[Path]:
+    """The images in directories and below, by suffix and in the order of their names, and files just as given.
 
-    Hidden files and folders, and links to folders, are passed over; a folder that cannot be listed is given in place of
-    its pictures. A million names in one folder stream: it is read several times, some names at a time.
+    Hidden files and directories, and links to directories, are passed over; a directory that cannot be listed is given in place of
+    its images. A million names in one directory stream: it is read several times, some names at a time.
 
     Raises:
-        DataError: a folder without pictures.
+        DataError: a directory without images.
     """
     for place in map(Path, places):
         if not place.is_dir():
@@ -170,8 +172,8 @@ def find_pictures(places: Sequence[str | Path]) -> Iterator[Path]:
             raise _nothing_in(place)
 
 
-def count_pictures(places: Sequence[str | Path]) -> int:
-    """How many `find_pictures` gives, without their order and so in one reading; errors as there."""
+def count_image_files(places: Sequence[str | Path]) -> int:
+    """How many `find_image_files` gives, without their order and so in one reading; errors as there."""
     total = 0
     for place in map(Path, places):
         count = sum(1 for _ in _walk(place, _names)) if place.is_dir() else 1
@@ -181,45 +183,45 @@ def count_pictures(places: Sequence[str | Path]) -> int:
     return total
 
 
-def _nothing_in(folder: Path) -> DataError:
-    kinds = ", ".join(sorted(PICTURE_SUFFIXES))
-    return DataError(f"{folder}: no pictures in this folder or below ({kinds}); choose another")
+def _nothing_in(directory: Path) -> DataError:
+    kinds = ", ".join(sorted(IMAGE_SUFFIXES))
+    return DataError(f"{directory}: no images in this directory or below ({kinds}); choose another")
 
 
-def _walk(folder: Path, names_of: Callable[[Path], Iterator[str]]) -> Iterator[Path]:
-    waiting = [folder]
+def _walk(directory: Path, names_of: Callable[[Path], Iterator[str]]) -> Iterator[Path]:
+    waiting = [directory]
     while waiting:
-        folder = waiting.pop()
+        directory = waiting.pop()
         try:
-            for name in names_of(folder):
-                yield folder / name
-            with os.scandir(folder) as entries:
+            for name in names_of(directory):
+                yield directory / name
+            with os.scandir(directory) as entries:
                 below = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-            waiting += [folder / name for name in sorted(below, reverse=True) if not name.startswith(".")]
+            waiting += [directory / name for name in sorted(below, reverse=True) if not name.startswith(".")]
         except OSError:
-            yield folder  # whoever reads it is told why it cannot be
+            yield directory  # whoever reads it is told why it cannot be
 
 
-def _in_order(folder: Path) -> Iterator[str]:
-    """The pictures' names sorted, while no more than some are held."""
+def _in_order(directory: Path) -> Iterator[str]:
+    """The images' names sorted, while no more than some are held."""
     after = ""
-    while group := heapq.nsmallest(_NAMES_AT_ONCE, _names(folder, after)):
+    while group := heapq.nsmallest(_NAMES_AT_ONCE, _names(directory, after)):
         yield from group
         if len(group) < _NAMES_AT_ONCE:
             return
         after = group[-1]
 
 
-def _names(folder: Path, after: str = "") -> Iterator[str]:
-    with os.scandir(folder) as entries:
+def _names(directory: Path, after: str = "") -> Iterator[str]:
+    with os.scandir(directory) as entries:
         for entry in entries:
             begin, _, suffix = entry.name.rpartition(".")
-            is_picture = begin and begin[0] != "." and suffix.lower() in PICTURE_SUFFIXES
-            if is_picture and entry.name > after and not _is_folder(entry):
+            is_image = begin and begin[0] != "." and suffix.lower() in IMAGE_SUFFIXES
+            if is_image and entry.name > after and not _is_directory(entry):
                 yield entry.name
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _is_directory(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link that leads to itself

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wordsight.data.mixture import NAME_PLACE, Mixture, Walk
+from wordsight.data.mixture import SLOT, Mixture, SourceOrder
 from wordsight.data.order import Purpose, draws, stream_of
 from wordsight.data.sample import BrokenSample, BrokenSampleError, Sample
-from wordsight.errors import ConfigError, DataError, PictureError
+from wordsight.errors import ConfigError, DataError, ImageError
 from wordsight.image import Augmentation, Policy, augment, decode
 
 _MAX_ATTEMPTS = 100
@@ -41,7 +41,7 @@ class BatchPlan:
 
     Attributes:
         batch_size: places in a global batch, over all ranks.
-        size_px: side of the square pictures, or a function that gives it for a step.
+        size_px: side of the square images, or a function that gives it for a step.
         augmentation: how crops are drawn, where a source does not say it.
         seed: 0 to 2**64 - 1.
         policy: how a file is looked at; see `wordsight.image.decode`.
@@ -75,7 +75,7 @@ class Batch:
         ids: (N, L) int32, L the ids of the longest text here, so not the same on every rank.
         text_numbers: (N,) int64; texts equal but for case and white space, before a template is put around them, have
             the same number, on all ranks.
-        own_numbers: (N, T) int64; the numbers of all texts of a picture, of which one was drawn; padded with zeros.
+        own_numbers: (N, T) int64; the numbers of all texts of a image, of which one was drawn; padded with zeros.
         own_ids: (N, T, L) int32, the ids of all these texts.
         is_label: (N,) bool, whether the text was made from a label.
         keys: of the samples.
@@ -93,7 +93,7 @@ class Batch:
     texts: tuple[str, ...]
 
     def is_own_text(self) -> torch.Tensor:
-        """(N, N) bool: whether text m is one of picture n's texts, and so no false answer to it."""
+        """(N, N) bool: whether text m is one of image n's texts, and so no false answer to it."""
         return (self.own_numbers[:, :, None] == self.text_numbers).any(dim=1)
 
 
@@ -126,8 +126,8 @@ class _Maker:
         self._sources = mixture.sources
         self._tokenize = tokenize
         self._plan = plan
-        self._counts = mixture.places(plan.batch_size)
-        self._walks = [Walk(source.shards, plan.seed, number) for number, source in enumerate(mixture.sources)]
+        self._counts = mixture.slots(plan.batch_size)
+        self._walks = [SourceOrder(source.shards, plan.seed, number) for number, source in enumerate(mixture.sources)]
         owners = [(source, place) for source, count in enumerate(self._counts) for place in range(count)]
         share = plan.batch_size // world
         self._owners = owners[rank * share : (rank + 1) * share]
@@ -188,8 +188,8 @@ class _Maker:
 
     def _decode(self, sample: Sample) -> NDArray[np.uint8]:
         try:
-            return decode(sample.picture, self._plan.policy, name=sample.key)
-        except PictureError as error:
+            return decode(sample.image, self._plan.policy, name=sample.key)
+        except ImageError as error:
             reason = str(error).removeprefix(f"{sample.key}: ")
             raise BrokenSampleError(BrokenSample(sample.key, sample.shard, reason)) from error
         except Exception as error:  # the edge of a worker: whatever it is, say which sample
@@ -204,7 +204,7 @@ class _Maker:
         return _Place(sample.key, text, text_number(bare), own_texts, is_label=not sample.captions)
 
     def _own(self, texts: Sequence[tuple[str, ...]]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Numbers (N, T) and ids (N, T, L) of all texts of N pictures."""
+        """Numbers (N, T) and ids (N, T, L) of all texts of N images."""
         is_there = np.arange(max(map(len, texts))) < np.array([[len(own)] for own in texts])
         flat = [text for own in texts for text in own]
         numbers = np.zeros(is_there.shape, np.int64)
@@ -360,7 +360,7 @@ def draw_text(sample: Sample, templates: Sequence[str], generator: np.random.Gen
     text = texts[int(generator.integers(len(texts)))]
     if not templates:
         return text, text
-    return text, templates[int(generator.integers(len(templates)))].replace(NAME_PLACE, text)
+    return text, templates[int(generator.integers(len(templates)))].replace(SLOT, text)
 
 
 def drop_words(text: str, probability: float, generator: np.random.Generator) -> str:

@@ -1,4 +1,4 @@
-"""What a folder of shards says about itself: names, hashes and counts, in `manifest.json`."""
+"""What a directory of shards says about itself: names, hashes and counts, in `manifest.json`."""
 
 from pathlib import Path
 from typing import Literal
@@ -21,7 +21,7 @@ class ManifestShard(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """A folder of shards; equal samples give equal manifests."""
+    """A directory of shards; equal samples give equal manifests."""
 
     format: Literal["wordsight-shards-1"]
     samples: int

@@ -23,17 +23,17 @@ from wordsight.data.shard_reader import ShardSet
 from wordsight.errors import ConfigError
 from wordsight.image import Augmentation
 
-NAME_PLACE = "{}"
+SLOT = "{}"
 
 
 class SourceConfig(Config, frozen=True):
     """One source of a mixture, as a recipe tells it.
 
     Attributes:
-        shards: path or address, or several, as for `open_shards`; a name may be one below a folder of data.
+        shards: path or address, or several, as for `open_shards`; a name may be one below a directory of data.
         weight: its share of the batch is weight over the sum of weights.
         templates: of texts, each with one `{}` for the caption or the label's name; empty for the bare text.
-        augmentation: how crops of its pictures are drawn; where it does not say, as the recipe does.
+        augmentation: how crops of its images are drawn; where it does not say, as the recipe does.
         word_dropout: with which probability each word of a text is left out; at least one stays.
     """
 
@@ -47,7 +47,7 @@ class SourceConfig(Config, frozen=True):
         if not (math.isfinite(self.weight) and self.weight > 0):
             raise ConfigError(f"{self.shards}: weight {self.weight}: expected a number above 0")
         for template in self.templates:
-            if template.count(NAME_PLACE) != 1:
+            if template.count(SLOT) != 1:
                 raise ConfigError(f"{self.shards}: template {template!r}: expected one {{}} where the name goes")
 
 
@@ -79,7 +79,7 @@ class Mixture:
         parts = [(s.shards.fingerprint, s.weight, s.templates, s.augmentation, s.word_dropout) for s in self.sources]
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
-    def places(self, batch_size: int) -> tuple[int, ...]:
+    def slots(self, batch_size: int) -> tuple[int, ...]:
         """How many places of every global batch belong to each source; they add up to `batch_size`.
 
         Raises:
@@ -101,7 +101,7 @@ class Mixture:
         return tuple(counts)
 
 
-class Walk:
+class SourceOrder:
     """The order in which one source of a mixture is visited, epoch after epoch.
 
     Args:

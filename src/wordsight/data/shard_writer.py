@@ -18,7 +18,7 @@ from wordsight.data.manifest import MANIFEST_NAME, Manifest, ManifestShard, read
 from wordsight.data.sample import BrokenSample, Sample
 from wordsight.data.tar import END_OF_ARCHIVE, header_of, padding_of
 from wordsight.errors import DataError, OutputError
-from wordsight.files import folder_whole, open_whole, write_whole
+from wordsight.files import atomic_directory, open_atomic, write_atomic
 
 SKIPPED_NAME = "skipped.jsonl"
 MAX_SAMPLES = 10_000
@@ -36,13 +36,13 @@ _SIGNATURES = {
 class _OpenShard:
     """A shard while it is written."""
 
-    def __init__(self, folder: Path, number: int) -> None:
+    def __init__(self, directory: Path, number: int) -> None:
         self.name = f"{number:06d}.tar"
         self.samples = 0
         self.bytes = 0
         self._digest = hashlib.sha256()
         self._stack = contextlib.ExitStack()
-        self._file: BinaryIO = self._stack.enter_context(open_whole(folder / self.name))
+        self._file: BinaryIO = self._stack.enter_context(open_atomic(directory / self.name))
 
     def add(self, block: bytes) -> None:
         self._file.write(block)
@@ -59,18 +59,18 @@ class _OpenShard:
 
 
 class ShardWriter:
-    """Writes samples into a folder that exists already; see `writing_shards` for one that appears whole.
+    """Writes samples into a directory that exists already; see `writing_shards` for one that appears whole.
 
     Args:
-        folder: where the shards go.
+        directory: where the shards go.
         max_samples: a shard holds no more samples.
         max_bytes: a shard holds no more bytes, unless a single sample has more.
     """
 
-    def __init__(self, folder: Path, max_samples: int = MAX_SAMPLES, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, directory: Path, max_samples: int = MAX_SAMPLES, max_bytes: int = MAX_BYTES) -> None:
         if max_samples < 1 or max_bytes < 1:
             raise DataError(f"a shard of at most {max_samples} samples and {max_bytes} bytes holds nothing; raise them")
-        self._folder = folder
+        self._directory = directory
         self._max_samples = max_samples
         self._max_bytes = max_bytes
         self._open: _OpenShard | None = None
@@ -89,7 +89,7 @@ class ShardWriter:
         if sample.key in self._keys:
             raise DataError(f"{sample.key}: the key is used twice; rename one of the two")
         parts = [
-            (f"{sample.key}.{suffix_of(sample.picture)}", sample.picture),
+            (f"{sample.key}.{suffix_of(sample.image)}", sample.image),
             (f"{sample.key}.json", _to_json(sample)),
         ]
         block = b"".join(header_of(name, len(part)) + part + padding_of(len(part)) for name, part in parts)
@@ -116,14 +116,14 @@ class ShardWriter:
             reason = f"; the first: {self._skipped[0].key}: {self._skipped[0].reason}" if self._skipped else ""
             raise DataError(f"no sample could be packed, {len(self._skipped)} were skipped{reason}")
         lines = [msgspec.json.encode(broken) + b"\n" for broken in self._skipped]
-        write_whole(self._folder / SKIPPED_NAME, b"".join(lines))
+        write_atomic(self._directory / SKIPPED_NAME, b"".join(lines))
         manifest = Manifest(
             format="wordsight-shards-1",
             samples=len(self._keys),
             skipped=len(self._skipped),
             shards=tuple(self._done),
         )
-        write_whole(self._folder / MANIFEST_NAME, manifest.to_bytes())
+        write_atomic(self._directory / MANIFEST_NAME, manifest.to_bytes())
         return manifest
 
     def __enter__(self) -> Self:
@@ -146,26 +146,26 @@ class ShardWriter:
             self._done.append(shard.close())
             shard = self._open = None
         if shard is None:
-            shard = self._open = _OpenShard(self._folder, len(self._done))
+            shard = self._open = _OpenShard(self._directory, len(self._done))
         return shard
 
 
 @contextlib.contextmanager
 def writing_shards(out: Path, max_samples: int = MAX_SAMPLES, max_bytes: int = MAX_BYTES) -> Iterator[ShardWriter]:
-    """A writer whose folder appears, whole, when the block ends well; call `finish` in the block.
+    """A writer whose directory appears, whole, when the block ends well; call `finish` in the block.
 
-    Shards that we wrote there earlier are replaced; anything else in the folder is refused.
+    Shards that we wrote there earlier are replaced; anything else in the directory is refused.
 
     Raises:
-        OutputError: `out` is not a folder of our shards, or cannot be written.
+        OutputError: `out` is not a directory of our shards, or cannot be written.
     """
     refuse_foreign(out)
-    with folder_whole(out) as folder, ShardWriter(folder, max_samples, max_bytes) as writer:
+    with atomic_directory(out) as directory, ShardWriter(directory, max_samples, max_bytes) as writer:
         yield writer
 
 
 def refuse_foreign(out: Path) -> None:
-    """Check that a folder is absent, empty, or holds nothing but shards that we wrote.
+    """Check that a directory is absent, empty, or holds nothing but shards that we wrote.
 
     Raises:
         OutputError: it is a file, cannot be read, or holds something else.
@@ -173,7 +173,7 @@ def refuse_foreign(out: Path) -> None:
     try:
         if not out.is_dir():
             if out.exists():
-                raise OutputError(f"{out}: a file, not a folder; choose another place")
+                raise OutputError(f"{out}: a file, not a directory; choose another place")
             return
         names = {path.name for path in out.iterdir()}
     except OSError as error:
@@ -184,11 +184,11 @@ def refuse_foreign(out: Path) -> None:
         ours |= {shard.name, f"{shard.name}.index"}
     foreign = sorted(names - ours) if manifest else sorted(names)
     if foreign:
-        raise OutputError(f"{out}: holds {foreign[0]!r}, which is not a shard of ours; choose an empty folder")
+        raise OutputError(f"{out}: holds {foreign[0]!r}, which is not a shard of ours; choose an empty directory")
 
 
 def check_key(key: str) -> None:
-    """Refuse a key that cannot be a member's name: empty, with a dot in its last part, or leading out of its folder.
+    """Refuse a key that cannot be a member's name: empty, with a dot in its last part, or leading out of its directory.
 
     Raises:
         DataError: as said.
@@ -196,15 +196,15 @@ def check_key(key: str) -> None:
     parts = key.split("/")
     is_clean = all(part not in ("", ".", "..") for part in parts) and key.isprintable()
     if not is_clean or "." in parts[-1] or len(key) > 1000:
-        raise DataError(f"{key[:80]!r}: not a usable key; letters, digits and '/' between folders")
+        raise DataError(f"{key[:80]!r}: not a usable key; letters, digits and '/' between directories")
 
 
-def suffix_of(picture: bytes) -> str:
-    """The suffix that a picture's first bytes ask for; `jpg` where they say nothing."""
+def suffix_of(image: bytes) -> str:
+    """The suffix that a image's first bytes ask for; `jpg` where they say nothing."""
     for signature, suffix in _SIGNATURES.items():
-        if picture.startswith(signature):
+        if image.startswith(signature):
             return suffix
-    return "webp" if picture[:4] == b"RIFF" and picture[8:12] == b"WEBP" else "jpg"
+    return "webp" if image[:4] == b"RIFF" and image[8:12] == b"WEBP" else "jpg"
 
 
 def _to_json(sample: Sample) -> bytes:

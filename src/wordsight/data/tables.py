@@ -1,4 +1,4 @@
-"""CSV, Parquet and JSONL tables as rows, and which of their columns are picture, text and label."""
+"""CSV, Parquet and JSONL tables as rows, and which of their columns are image, text and label."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True):
     """Which columns of a table mean what.
 
     Attributes:
-        image: path of the picture, or its bytes.
+        image: path of the image, or its bytes.
         texts: each a text or a list of texts.
         label: a class, by name or number; None where there are texts.
     """
@@ -154,7 +154,7 @@ def choose_columns(
     """The columns to use: those named, and guesses for the others.
 
     Raises:
-        DataError: a named column is not there, or nothing looks like a picture or a text; lists the columns.
+        DataError: a named column is not there, or nothing looks like a image or a text; lists the columns.
     """
     there = f"the columns are: {', '.join(table.columns) or 'none'}"
     for name in (*([image] if image else []), *texts, *([label] if label else [])):
@@ -162,7 +162,7 @@ def choose_columns(
             raise DataError(f"{table.path}: no column {name!r}{nearest(name, table.columns)}; {there}")
     image = image or guess_column(table.columns, IMAGE_NAMES)
     if image is None:
-        raise DataError(f"{table.path}: no column looks like a picture; name it with --image-column; {there}")
+        raise DataError(f"{table.path}: no column looks like a image; name it with --image-column; {there}")
     others = [name for name in table.columns if name != image]
     if not texts and label is None:
         text = guess_column(others, TEXT_NAMES)

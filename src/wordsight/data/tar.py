@@ -39,7 +39,7 @@ class Member(NamedTuple):
 
 
 def walk(read_at: Callable[[int, int], bytes], total: int, where: str) -> Iterator[Member]:
-    """Yield the members of a tar file in their order; folders are left out.
+    """Yield the members of a tar file in their order; directories are left out.
 
     Args:
         read_at: returns `size` bytes at `offset`, or fewer at the end of the file.

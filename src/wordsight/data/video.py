@@ -1,4 +1,4 @@
-"""Pictures out of a video (extra `video`: PyAV), some a second."""
+"""Images out of a video (extra `video`: PyAV), some a second."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from wordsight.errors import MissingExtraError, PictureError
+from wordsight.errors import ImageError, MissingExtraError
 from wordsight.image import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -35,20 +35,20 @@ def frames_of(path: Path, frames_per_s: float) -> Iterator[tuple[float, ReadFram
         Seconds after the first frame; and what gives the frame, upright, (H, W, 3) uint8.
 
     Raises:
-        PictureError: PyAV is not installed, it is no video, or it breaks off: then after the frames that there are.
+        ImageError: PyAV is not installed, it is no video, or it breaks off: then after the frames that there are.
     """
     try:
         import av
     except ImportError as error:
-        raise PictureError(f"{path}: {MissingExtraError('a video', 'video')}") from error
+        raise ImageError(f"{path}: {MissingExtraError('a video', 'video')}") from error
     end_s, last_s = 0.0, 0.0
     try:
         with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.video:
-                raise PictureError(f"{path}: no moving pictures in it; name a video")
+                raise ImageError(f"{path}: no moving images in it; name a video")
             stream = container.streams.video[0]
             if stream.codec_context is None:
-                raise PictureError(f"{path}: its pictures are coded in a way that is not known here; convert it")
+                raise ImageError(f"{path}: its images are coded in a way that is not known here; convert it")
             _check_size(stream.width, stream.height, path)
             stream.thread_type = "AUTO"
             end_s = _stated_end_s(container, stream)
@@ -59,9 +59,9 @@ def frames_of(path: Path, frames_per_s: float) -> Iterator[tuple[float, ReadFram
                     yield last_s, _reader(frame, path)
     except (av.FFmpegError, OSError, ValueError, LookupError) as error:
         reason = " ".join(str(getattr(error, "strerror", "") or error).split())
-        raise PictureError(f"{path}: cannot be read as a video beyond {last_s:.3f} s: {reason}") from error
+        raise ImageError(f"{path}: cannot be read as a video beyond {last_s:.3f} s: {reason}") from error
     if end_s - last_s > _MOST_MISSING_S:
-        raise PictureError(f"{path}: breaks off at {last_s:.3f} of {end_s:.3f} s; fetch it again")
+        raise ImageError(f"{path}: breaks off at {last_s:.3f} of {end_s:.3f} s; fetch it again")
 
 
 def _timed(
@@ -76,7 +76,7 @@ def _timed(
 
 
 def _stated_end_s(container: "av.container.InputContainer", stream: "av.video.stream.VideoStream") -> float:
-    """When the last frame ends, by what the file says; 0 where it does not say it of the pictures themselves."""
+    """When the last frame ends, by what the file says; 0 where it does not say it of the images themselves."""
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     if container.duration is not None and len(container.streams) == 1:
@@ -90,7 +90,7 @@ def _reader(frame: "av.VideoFrame", path: Path) -> ReadFrame:
         try:
             image = frame.to_ndarray(format="rgb24")
         except (OSError, ValueError) as error:  # samples of a form that cannot become colours
-            raise PictureError(f"{path}: a frame cannot be read: {error}") from error
+            raise ImageError(f"{path}: a frame cannot be read: {error}") from error
         return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))  # as the file says, counter-clockwise
 
     return read
@@ -98,4 +98,4 @@ def _reader(frame: "av.VideoFrame", path: Path) -> ReadFrame:
 
 def _check_size(width: int, height: int, path: Path) -> None:
     if not 0 < width * height <= MAX_PIXELS:
-        raise PictureError(f"{path}: frames of {width} x {height} pixels; expected 1 to {MAX_PIXELS}")
+        raise ImageError(f"{path}: frames of {width} x {height} pixels; expected 1 to {MAX_PIXELS}")

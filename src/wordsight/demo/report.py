@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from wordsight.data.openmoji import ATTRIBUTION
-from wordsight.demo.evaluation import KINDS, TEMPLATES, Exam, kind_of
+from wordsight.demo.evaluation import KINDS, TEMPLATES, Evaluation, kind_of
 from wordsight.demo.state import Side, Summary
-from wordsight.metrics import Figure
+from wordsight.metrics import Score
 from wordsight.report import (
-    Answer,
     Card,
     Commands,
     Curve,
@@ -19,6 +18,7 @@ from wordsight.report import (
     Matrix,
     Page,
     Plot,
+    RankedText,
     Section,
     Table,
     Tile,
@@ -27,11 +27,11 @@ from wordsight.report import (
 )
 
 EXAMPLE = "guide-dog_1F9AE.png"
-"""One of the held-out pictures."""
+"""One of the held-out images."""
 
 EXAMPLE_LABELS = "dog,guitar,house,flag"
 _MATRIX_SIZE = 10
-_WAYS = ("picture to its name", "name to its picture")
+_WAYS = ("image to its name", "name to its image")
 _RANKS = (1, 5, 10)
 
 
@@ -42,7 +42,7 @@ class Tour:
     Attributes:
         commands: what to try next, with what each is for.
         steps, batch_size, seconds: of the training; validation and pauses do not count.
-        pictures, concepts: to learn from.
+        images, concepts: to learn from.
         parameters: numbers in the model.
         weights: fingerprint of the model.
         rows: of the run's `metrics.jsonl`.
@@ -52,7 +52,7 @@ class Tour:
     steps: int
     batch_size: int
     seconds: float
-    pictures: int
+    images: int
     concepts: int
     parameters: int
     weights: str
@@ -64,15 +64,15 @@ def commands_of(program: str, out: Path) -> list[tuple[str, str]]:
 
     Args:
         program: how the user started wordsight.
-        out: the tour's folder.
+        out: the tour's directory.
     """
-    pictures, model, labels = (shlex.quote(str(out / name)) for name in ("pictures", "run", "kinds.json"))
-    one, vectors = (shlex.quote(str(out / name)) for name in (f"pictures/{EXAMPLE}", "pictures.parquet"))
+    images, model, labels = (shlex.quote(str(out / name)) for name in ("images", "run", "kinds.json"))
+    one, embeddings = (shlex.quote(str(out / name)) for name in (f"images/{EXAMPLE}", "images.parquet"))
     look = f"--templates {TEMPLATES} --model {model}"
     return [
-        (f"{program} classify {one} --labels {EXAMPLE_LABELS} {look} --top 4", "labels of your own for a picture"),
-        (f"{program} classify {pictures} --labels {labels} {look}", "the kind of every held-out picture"),
-        (f"{program} embed {pictures} --out {vectors} --model {model}", "pictures as vectors"),
+        (f"{program} classify {one} --labels {EXAMPLE_LABELS} {look} --top 4", "labels of your own for a image"),
+        (f"{program} classify {images} --labels {labels} {look}", "the kind of every held-out image"),
+        (f"{program} embed {images} --out {embeddings} --model {model}", "images as embeddings"),
         (
             f"{program} demo --steps 100 --out {shlex.quote(f'{out}-short')}",
             "a shorter training: how much less does it know?",
@@ -81,13 +81,13 @@ def commands_of(program: str, out: Path) -> list[tuple[str, str]]:
     ]
 
 
-def summary_of(tour: Tour, exam: Exam) -> Summary:
+def summary_of(tour: Tour, exam: Evaluation) -> Summary:
     """The tour in figures, for `--json` and for the second call."""
     return Summary(
         steps=tour.steps,
         training_seconds=round(tour.seconds, 1),
-        training=Side(pictures=tour.pictures, concepts=tour.concepts),
-        held_out=Side(pictures=len(exam.pairs), concepts=len({pair.concept for pair in exam.pairs})),
+        training=Side(images=tour.images, concepts=tour.concepts),
+        held_out=Side(images=len(exam.pairs), concepts=len({pair.concept for pair in exam.pairs})),
         figures=(*exam.retrieval, exam.kinds.accuracy),
         weights=tour.weights,
     )
@@ -98,14 +98,14 @@ def in_words(summary: Summary, out: Path, commands: Sequence[tuple[str, str]]) -
 
     Args:
         summary: from `summary_of`.
-        out: the tour's folder.
+        out: the tour's directory.
         commands: from `commands_of`.
     """
     titles = [f"{way}, {_among(rank)}" for way in _WAYS for rank in _RANKS]
     titles.append(f"kind of thing, of {len(KINDS)}")
     lines = [
         f"Learned in {_time(summary.training_seconds)}, {summary.steps:,} steps. "
-        f"On {summary.held_out.pictures} pictures of {summary.held_out.concepts} things that it has never seen:",
+        f"On {summary.held_out.images} images of {summary.held_out.concepts} things that it has never seen:",
         "",
         f"  {'':39} right    95 % interval   guessing",
     ]
@@ -114,27 +114,27 @@ def in_words(summary: Summary, out: Path, commands: Sequence[tuple[str, str]]) -
         for title, f in zip(titles, summary.figures, strict=True)
     ]
     lines += ["", f"The report, for a browser:  {out / 'report.html'}", f"The model:                  {out / 'run'}"]
-    lines.append(f"The held-out pictures:      {out / 'pictures'}")
+    lines.append(f"The held-out images:      {out / 'images'}")
     lines += ["", "Try next:"]
     for command, purpose in commands:
         lines += [f"  # {purpose}", f"  {command}"]
     return "\n".join(lines)
 
 
-def page(tour: Tour, exam: Exam) -> Page:
+def page(tour: Tour, exam: Evaluation) -> Page:
     """The whole report."""
     held_out = f"{len(exam.pairs)} drawings of {len({pair.concept for pair in exam.pairs})} things"
     return Page(
         title=f"What a small CLIP learned in {_time(tour.seconds)}",
-        lead=f"It saw {tour.pictures:,} drawings with their words, and nothing else, ever. Everything below is about "
+        lead=f"It saw {tour.images:,} drawings with their words, and nothing else, ever. Everything below is about "
         f"{held_out} that it has not seen, not even as a variant.",
         sections=[
             _in_short(tour, exam),
-            _cards(exam, "Five best", "The pictures whose right name came first with most certainty.", exam.best),
+            _cards(exam, "Five best", "The images whose right name came first with most certainty.", exam.best),
             _cards(
                 exam,
                 "Five worst",
-                "The pictures whose right name came last of all. Such a name is often a word that no caption had, so "
+                "The images whose right name came last of all. Such a name is often a word that no caption had, so "
                 "there was nothing to learn it from.",
                 exam.worst,
             ),
@@ -151,19 +151,19 @@ def page(tour: Tour, exam: Exam) -> Page:
         notes=[
             ATTRIBUTION,
             "Held out by concept: variants that differ in skin, hair, gender or direction, and flags of one country, "
-            "are one concept, and each concept is on one side alone. No held-out picture chose a step, a setting or a "
+            "are one concept, and each concept is on one side alone. No held-out image chose a step, a setting or a "
             "model.",
             f"Model: {tour.weights}",
         ],
     )
 
 
-def _in_short(tour: Tour, exam: Exam) -> Section:
-    names, pictures = exam.retrieval[2], exam.retrieval[5]
+def _in_short(tour: Tour, exam: Evaluation) -> Section:
+    names, images = exam.retrieval[2], exam.retrieval[5]
     n = len(exam.pairs)
     return Section(
         "In short",
-        f"Given a picture, the model puts {n} names in order; given a name, {n} pictures. It can also tell kinds "
+        f"Given a image, the model puts {n} names in order; given a name, {n} images. It can also tell kinds "
         "apart, such as animals from clocks, by words alone: this is zero-shot classification.\n\n"
         "Below each figure, the dot is the share that came out right, the bar around it how sure that is (an interval "
         "of 95 %), and the tick what guessing gives; of kinds, always answering the commonest.",
@@ -171,20 +171,20 @@ def _in_short(tour: Tour, exam: Exam) -> Section:
             Tiles(
                 [
                     tile(names, "The right name is among the best 10"),
-                    tile(pictures, "The right picture is among the best 10"),
+                    tile(images, "The right image is among the best 10"),
                     tile(exam.retrieval[0], "The right name is the very first"),
                     tile(exam.kinds.accuracy, f"The right kind of {len(KINDS)}"),
                 ]
             ),
             Tiles(
                 [
-                    Tile("Learned from", f"{tour.pictures:,}", f"drawings of {tour.concepts:,} things"),
+                    Tile("Learned from", f"{tour.images:,}", f"drawings of {tour.concepts:,} things"),
                     Tile(
                         "Training",
                         _time(tour.seconds).replace("minutes", "min"),
                         f"{tour.steps:,} steps of {tour.batch_size} pairs",
                     ),
-                    Tile("Speed", f"{_pairs_per_s(tour):,.0f} pairs/s", "pictures with one of their captions"),
+                    Tile("Speed", f"{_pairs_per_s(tour):,.0f} pairs/s", "images with one of their captions"),
                     Tile("Size", f"{tour.parameters / 1e6:.1f} million", "numbers in both encoders"),
                 ]
             ),
@@ -196,7 +196,7 @@ def _pairs_per_s(tour: Tour) -> float:
     return tour.steps * tour.batch_size / tour.seconds if tour.seconds else 0.0
 
 
-def _learning(tour: Tour, exam: Exam) -> Section:
+def _learning(tour: Tour, exam: Evaluation) -> Section:
     steps = [row for row in tour.rows if "loss" in row]
     scores = [row for row in tour.rows if "scores" in row]
     chance = exam.retrieval[2].chance
@@ -207,8 +207,8 @@ def _learning(tour: Tour, exam: Exam) -> Section:
     return Section(
         "How it learned",
         "The loss says how badly the pairs of a batch are told apart while it learns from them; the shares beside it "
-        "what this is worth on pictures that it has not seen. Where the shares stay level while the loss still falls, "
-        "it learns its drawings by heart: more pictures would help then, more steps would not.",
+        "what this is worth on images that it has not seen. Where the shares stay level while the loss still falls, "
+        "it learns its drawings by heart: more images would help then, more steps would not.",
         [
             Plot([Curve("training", [row["step"] for row in steps], [row["loss"] for row in steps])], "step", "loss"),
             Plot(recall, "step", "among the best 10", level=chance, is_share=True),
@@ -220,7 +220,7 @@ def _score(row: Mapping[str, Any], name: str) -> float:
     return float(row["scores"].get(f"held-out/{name}_best_10", float("nan")))
 
 
-def _all_figures(exam: Exam) -> Section:
+def _all_figures(exam: Evaluation) -> Section:
     kinds = exam.kinds
     rows: list[list[str | int | float]] = [
         [way, _among(rank), *_cells(figure)]
@@ -234,32 +234,32 @@ def _all_figures(exam: Exam) -> Section:
             Table(
                 ["question", "right is", "share", "95 % interval", "guessing"],
                 rows,
-                f"Recall at 1, 5 and 10 among {len(exam.pairs)} pictures and their names. Wilson's intervals.",
+                f"Recall at 1, 5 and 10 among {len(exam.pairs)} images and their names. Wilson's intervals.",
             ),
             Table(
-                ["kind", "pictures", "told right", "95 % interval"],
+                ["kind", "images", "told right", "95 % interval"],
                 [*of_kinds, ["all kinds", kinds.accuracy.n, *_cells(kinds.accuracy)[:2]]],
                 f"Zero-shot: {len(KINDS)} kinds, told by their words. Guessing by lot gives "
                 f"{_percent(1 / len(KINDS))}, always answering “{kinds.commonest}” {_percent(kinds.accuracy.chance)}. "
-                "Pictures that belong to no kind are left out. Few pictures, wide intervals.",
+                "Images that belong to no kind are left out. Few images, wide intervals.",
             ),
         ],
     )
 
 
-def _cells(figure: Figure) -> list[str]:
+def _cells(figure: Score) -> list[str]:
     return [_percent(figure.value), f"{100 * figure.low:.1f} to {_percent(figure.high)}", _percent(figure.chance)]
 
 
-def _matrix(exam: Exam) -> Section:
+def _matrix(exam: Evaluation) -> Section:
     chosen = exam.one_of_each_kind(_MATRIX_SIZE)
     return Section(
-        "Pictures against names",
-        f"How close {len(chosen)} pictures and their names lie for the model. One picture a kind, drawn by lot.",
+        "Images against names",
+        f"How close {len(chosen)} images and their names lie for the model. One image a kind, drawn by lot.",
         [
             Matrix(
-                [[float(exam.similarity[picture, name]) for picture in chosen] for name in chosen],
-                [exam.pairs[number].picture for number in chosen],
+                [[float(exam.similarity[image, name]) for image in chosen] for name in chosen],
+                [exam.pairs[number].image for number in chosen],
                 [exam.pairs[number].name for number in chosen],
                 range(len(chosen)),
                 "Cosine similarity. In a perfect model the frames would be the fullest of their row and column.",
@@ -268,13 +268,13 @@ def _matrix(exam: Exam) -> Section:
     )
 
 
-def _cards(exam: Exam, title: str, text: str, numbers: Sequence[int]) -> Section:
+def _cards(exam: Evaluation, title: str, text: str, numbers: Sequence[int]) -> Section:
     cards = [
         Card(
             exam.pairs[number].name,
-            exam.pairs[number].picture,
+            exam.pairs[number].image,
             [
-                Answer(exam.pairs[name].name, float(exam.probability[number, name]), name == number)
+                RankedText(exam.pairs[name].name, float(exam.probability[number, name]), name == number)
                 for name in exam.names_of(number)
             ],
             is_right=bool(exam.rank[number] == 1),
@@ -285,15 +285,15 @@ def _cards(exam: Exam, title: str, text: str, numbers: Sequence[int]) -> Section
     return Section(title, f"{text} Below each, its five likeliest names of {len(exam.pairs)}.", [Gallery(cards)])
 
 
-def _found(exam: Exam) -> Section:
+def _found(exam: Evaluation) -> Section:
     cards = []
     for kind, numbers in exam.kinds.found.items():
         pairs = [exam.pairs[number] for number in numbers]
-        answers = [Answer(pair.name, 1.0, kind_of(pair) == kind, pair.picture) for pair in pairs]
+        answers = [RankedText(pair.name, 1.0, kind_of(pair) == kind, pair.image) for pair in pairs]
         cards.append(Card(kind, answers=answers))
     return Section(
-        "Found by words",
-        f"For each of {len(KINDS)} kinds, the five of all {len(exam.pairs)} pictures that fit its words best. "
+        "Checkpoint by words",
+        f"For each of {len(KINDS)} kinds, the five of all {len(exam.pairs)} images that fit its words best. "
         "A tick marks those that Unicode counts to the kind.\n\n"
         "These words are some that captions had. A model this small makes little of phrases that no caption resembles, "
         "such as “something to eat”.",

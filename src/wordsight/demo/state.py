@@ -1,4 +1,4 @@
-"""What a tour's folder says about itself, in `demo.json`: with which recipe it was begun, and how it ended."""
+"""What a tour's directory says about itself, in `demo.json`: with which recipe it was begun, and how it ended."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -7,8 +7,8 @@ import msgspec
 
 from wordsight.config import Config, decode, differing_keys, plain
 from wordsight.errors import ConfigError, OutputError
-from wordsight.files import write_whole
-from wordsight.metrics import Figure
+from wordsight.files import write_atomic
+from wordsight.metrics import Score
 from wordsight.training import Recipe
 
 _NAME = "demo.json"
@@ -16,9 +16,9 @@ _LOCK_NAME = ".lock"
 
 
 class Side(Config, frozen=True):
-    """One side of the split: pictures, and the different things that they show."""
+    """One side of the split: images, and the different things that they show."""
 
-    pictures: int
+    images: int
     concepts: int
 
 
@@ -29,7 +29,7 @@ class Summary(Config, frozen=True):
         steps: of the training.
         training_seconds: without validation and pauses.
         training, held_out: what it learned from, and what it was asked about.
-        figures: recall at 1, 5 and 10 from picture to name and from name to picture; then the kinds.
+        figures: recall at 1, 5 and 10 from image to name and from name to image; then the kinds.
         weights: fingerprint of the model.
     """
 
@@ -37,7 +37,7 @@ class Summary(Config, frozen=True):
     training_seconds: float
     training: Side
     held_out: Side
-    figures: tuple[Figure, ...]
+    figures: tuple[Score, ...]
     weights: str
 
 
@@ -50,10 +50,10 @@ class State(Config, frozen=True):
 
 
 def read_state(out: Path, recipe: Recipe) -> State:
-    """What an earlier call left in the folder, or a new state.
+    """What an earlier call left in the directory, or a new state.
 
     Raises:
-        OutputError: the folder holds something that is no tour.
+        OutputError: the directory holds something that is no tour.
         ConfigError: it holds a tour with another recipe.
     """
     identity = plain(recipe)
@@ -65,9 +65,9 @@ def read_state(out: Path, recipe: Recipe) -> State:
         _refuse_foreign(out)
         return State(recipe=identity)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be read: {error.strerror}; choose another folder with --out") from error
+        raise OutputError(f"{path}: cannot be read: {error.strerror}; choose another directory with --out") from error
     except (msgspec.DecodeError, UnicodeDecodeError, ConfigError) as error:
-        raise OutputError(f"{path}: not of a tour; choose an empty folder with --out") from error
+        raise OutputError(f"{path}: not of a tour; choose an empty directory with --out") from error
     if not (fields := differing_keys(state.recipe, identity)):
         return state
     schedule = state.recipe.get("schedule")
@@ -83,7 +83,7 @@ def write_state(out: Path, state: State) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    write_whole(out / _NAME, msgspec.json.encode(state))
+    write_atomic(out / _NAME, msgspec.json.encode(state))
 
 
 def _refuse_foreign(out: Path) -> None:
@@ -92,6 +92,6 @@ def _refuse_foreign(out: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise OutputError(f"{out}: cannot be used: {error.strerror}; choose another folder with --out") from error
+        raise OutputError(f"{out}: cannot be used: {error.strerror}; choose another directory with --out") from error
     if others:
-        raise OutputError(f"{out}: holds {others[0]!r}, which is not of a tour; choose an empty folder with --out")
+        raise OutputError(f"{out}: holds {others[0]!r}, which is not of a tour; choose an empty directory with --out")

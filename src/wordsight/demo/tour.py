@@ -1,7 +1,7 @@
-"""What the tour does, stage by stage; each leaves something whole in the tour's folder and is not done again.
+"""What the tour does, stage by stage; each leaves something whole in the tour's directory and is not done again.
 
 shards/train, shards/held-out    the pairs
-pictures/, kinds.json            the held-out pictures as files and the kinds as labels, for the reader's own trials
+images/, kinds.json            the held-out images as files and the kinds as labels, for the reader's own trials
 run/                             the training run
 report.html                      the page
 """
@@ -15,13 +15,13 @@ from typing import Any
 import typer
 
 from wordsight.data import Sample, writing_shards
-from wordsight.data.openmoji import PicturePair, collect, split
-from wordsight.demo.evaluation import KINDS, examine, watcher
+from wordsight.data.openmoji import EmojiPair, collect, split
+from wordsight.demo.evaluation import KINDS, evaluate, watcher
 from wordsight.demo.report import Tour, page, summary_of
 from wordsight.demo.state import Summary
 from wordsight.encoder import load
 from wordsight.errors import MissingExtraError
-from wordsight.files import folder_whole, settle_folder, write_whole
+from wordsight.files import atomic_directory, recover_directory, write_atomic
 from wordsight.training import Recipe, train
 from wordsight.training.log import read_rows
 
@@ -30,7 +30,7 @@ def take_tour(out: Path, recipe: Recipe, commands: Sequence[tuple[str, str]]) ->
     """Do what is left to do, write the page and return the summary.
 
     Args:
-        out: the tour's folder, which the caller has locked.
+        out: the tour's directory, which the caller has locked.
         recipe: of the training.
         commands: what the page says to try next.
 
@@ -40,35 +40,35 @@ def take_tour(out: Path, recipe: Recipe, commands: Sequence[tuple[str, str]]) ->
         KeyboardInterrupt: interrupted; what is done is kept.
     """
     _need_report()
-    _say("1 of 4  drawing two thousand pictures and gathering their words")
+    _say("1 of 4  drawing two thousand images and gathering their words")
     seen, held_out = split(collect())
-    _say(f"2 of 4  packing: {len(seen):,} pictures to learn from, {len(held_out)} of other things held out")
+    _say(f"2 of 4  packing: {len(seen):,} images to learn from, {len(held_out)} of other things held out")
     _pack(seen, out / "shards" / "train")
     _pack(held_out, out / "shards" / "held-out")
     _write_trials(out, held_out)
     _say(f"3 of 4  training, {recipe.schedule.steps:,} steps; Ctrl-C saves, and the same command goes on")
     run = train(recipe, out / "shards", out / "run", resume=True, evaluators=[watcher(held_out)])
-    _say(f"4 of 4  asking about the {len(held_out)} pictures, writing the report")
-    clip = load(run.folder)
-    rows = read_rows(run.folder / "metrics.jsonl")
+    _say(f"4 of 4  asking about the {len(held_out)} images, writing the report")
+    clip = load(run.directory)
+    rows = read_rows(run.directory / "metrics.jsonl")
     tour = Tour(
         commands=commands,
         steps=run.steps,
         batch_size=recipe.batch_size,
         seconds=_training_seconds(rows, recipe.batch_size),
-        pictures=len(seen),
+        images=len(seen),
         concepts=len({pair.concept for pair in seen}),
         parameters=sum(parameter.numel() for parameter in clip.model.parameters()),
         weights=str(clip.fingerprint),
         rows=rows,
     )
-    exam = examine(clip, held_out)
+    exam = evaluate(clip, held_out)
     page(tour, exam).write(out / "report.html")
     return summary_of(tour, exam)
 
 
-def file_name(pair: PicturePair) -> str:
-    """A picture's file: the letters and digits of its name, and its code points, which no other has."""
+def file_name(pair: EmojiPair) -> str:
+    """A image's file: the letters and digits of its name, and its code points, which no other has."""
     words = "".join(letter if letter.isascii() and letter.isalnum() else " " for letter in pair.name.lower()).split()
     return f"{'-'.join(words)[:60]}_{pair.key}.png"
 
@@ -79,23 +79,23 @@ def _need_report() -> None:
         raise MissingExtraError("the tour's report", "report")
 
 
-def _pack(pairs: Sequence[PicturePair], folder: Path) -> None:
-    settle_folder(folder)
-    if folder.exists():
+def _pack(pairs: Sequence[EmojiPair], directory: Path) -> None:
+    recover_directory(directory)
+    if directory.exists():
         return
-    with writing_shards(folder) as writer:
+    with writing_shards(directory) as writer:
         for pair in pairs:
-            writer.add(Sample(key=pair.key, picture=pair.picture, captions=pair.captions))
+            writer.add(Sample(key=pair.key, image=pair.image, captions=pair.captions))
         writer.finish()
 
 
-def _write_trials(out: Path, held_out: Sequence[PicturePair]) -> None:
-    settle_folder(out / "pictures")
-    if not (out / "pictures").exists():
-        with folder_whole(out / "pictures") as folder:
+def _write_trials(out: Path, held_out: Sequence[EmojiPair]) -> None:
+    recover_directory(out / "images")
+    if not (out / "images").exists():
+        with atomic_directory(out / "images") as directory:
             for pair in held_out:
-                (folder / file_name(pair)).write_bytes(pair.picture)
-    write_whole(out / "kinds.json", json.dumps([list(names) for names in KINDS], indent=1).encode())
+                (directory / file_name(pair)).write_bytes(pair.image)
+    write_atomic(out / "kinds.json", json.dumps([list(names) for names in KINDS], indent=1).encode())
 
 
 def _training_seconds(rows: Sequence[dict[str, Any]], batch_size: int) -> float:

@@ -1,9 +1,9 @@
-"""Files of vectors: what was embedded, by whom, and what could not be.
+"""Files of embeddings: what was embedded, by whom, and what could not be.
 
-`OUT.parquet`: columns `path`, `sha256` of the picture's file, `vector` (null where broken) and `error`; the fingerprint
-in the schema's metadata under `wordsight.fingerprint`. `OUT.npy`: the vectors of readable pictures, (N, E) float32;
-beside it `OUT.npy.json` with the fingerprint, path and hash of each row, the broken pictures with reasons, and the hash
-of the vectors' file. Either appears whole or not at all.
+`OUT.parquet`: columns `path`, `sha256` of the image's file, `embedding` (null where broken) and `error`; the fingerprint
+in the schema's metadata under `wordsight.fingerprint`. `OUT.npy`: the embeddings of readable images, (N, E) float32;
+beside it `OUT.npy.json` with the fingerprint, path and hash of each row, the broken images with reasons, and the hash
+of the embeddings' file. Either appears whole or not at all.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,7 +22,7 @@ from wordsight.config import Config, decode
 from wordsight.data.video import FRAME_MARK
 from wordsight.encoder.fingerprint import Fingerprint
 from wordsight.errors import ConfigError, DataError
-from wordsight.files import check_place, open_whole, sha256_file
+from wordsight.files import check_writable, open_atomic, sha256_file
 
 FINGERPRINT_KEY = b"wordsight.fingerprint"
 
@@ -31,17 +31,17 @@ _MAX_SIDECAR_BYTES = 1 << 32
 
 
 class Row(NamedTuple):
-    """A picture with its vector, (E,) float32 of unit length, and whether it is new; or None, and the reason."""
+    """A image with its embedding, (E,) float32 of unit length, and whether it is new; or None, and the reason."""
 
     path: str
     sha256: str
-    vector: NDArray[np.float32] | None
+    embedding: NDArray[np.float32] | None
     error: str = ""
     is_new: bool = False
 
 
 class Broken(Config, frozen=True):
-    """A picture without a vector."""
+    """A image without a embedding."""
 
     path: str
     reason: str
@@ -51,27 +51,27 @@ class Sidecar(Config, frozen=True):
     """What stands beside a NumPy file."""
 
     fingerprint: Fingerprint
-    vectors_sha256: str
+    embeddings_sha256: str
     paths: list[str]
     sha256: list[str]
     broken: list[Broken]
-    format: str = "wordsight-vectors-2"
+    format: str = "wordsight-embeddings-2"
 
 
 class Known(NamedTuple):
-    """Vectors that were computed before: where each picture's lies, by the hash of its file and the time of a frame."""
+    """Embeddings that were computed before: where each image's lies, by the hash of its file and the time of a frame."""
 
     places: dict[str, tuple[NDArray[np.float32], int]]
 
-    def vector(self, path: str, sha256: str) -> NDArray[np.float32] | None:
+    def embedding(self, path: str, sha256: str) -> NDArray[np.float32] | None:
         """(E,) float32, or None."""
-        vectors, number = self.places.get(_key(path, sha256), (None, 0))
-        return None if vectors is None else vectors[number]
+        embeddings, number = self.places.get(_key(path, sha256), (None, 0))
+        return None if embeddings is None else embeddings[number]
 
-    def add(self, vectors: NDArray[np.float32], paths: Iterable[str], sha256: Iterable[str]) -> None:
+    def add(self, embeddings: NDArray[np.float32], paths: Iterable[str], sha256: Iterable[str]) -> None:
         """(N, E) float32, and of each row the path and the hash."""
         for number, (path, digest) in enumerate(zip(paths, sha256, strict=True)):
-            self.places[_key(path, digest)] = vectors, number
+            self.places[_key(path, digest)] = embeddings, number
 
 
 def _key(path: str, sha256: str) -> str:
@@ -83,11 +83,11 @@ def check_out(out: Path) -> None:
 
     Raises:
         ConfigError: neither .parquet nor .npy.
-        OutputError: as `check_place`.
+        OutputError: as `check_writable`.
     """
     if out.suffix not in (".parquet", ".npy"):
-        raise ConfigError(f"{out}: vectors go to a file that ends in .parquet or .npy")
-    check_place(out)
+        raise ConfigError(f"{out}: embeddings go to a file that ends in .parquet or .npy")
+    check_writable(out)
 
 
 def sidecar_of(out: Path) -> Path:
@@ -96,19 +96,19 @@ def sidecar_of(out: Path) -> Path:
 
 
 def read_known(path: Path, fingerprint: Fingerprint) -> Known:
-    """The vectors of a file, which must be of this fingerprint.
+    """The embeddings of a file, which must be of this fingerprint.
 
     Raises:
-        DataError: not a file of vectors, or of another fingerprint; both are named.
+        DataError: not a file of embeddings, or of another fingerprint; both are named.
     """
     try:
         found, known = _read_parquet(path) if path.suffix == ".parquet" else _read_numpy(path)
     except (OSError, ValueError, KeyError, ConfigError, pa.ArrowException, msgspec.DecodeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path}: is there and not a file of vectors ({reason}); choose another place") from error
+        raise DataError(f"{path}: is there and not a file of embeddings ({reason}); choose another place") from error
     if found != fingerprint:
         raise DataError(
-            f"{path}: its vectors are of {found}; this model's would be of {fingerprint}: "
+            f"{path}: its embeddings are of {found}; this model's would be of {fingerprint}: "
             "choose another file, or that model"
         )
     return known
@@ -119,10 +119,10 @@ def _read_parquet(path: Path) -> tuple[Fingerprint, Known]:
     with pq.ParquetFile(path) as file:
         told = msgspec.json.decode((file.schema_arrow.metadata or {})[FINGERPRINT_KEY])
         fingerprint = decode(told, Fingerprint, str(path))
-        for batch in file.iter_batches(_ROWS_IN_GROUP, columns=["path", "sha256", "vector"]):
-            readable = batch.filter(batch["vector"].is_valid())
-            vectors = readable["vector"].flatten().to_numpy().reshape(-1, fingerprint.model.embed_dim)
-            known.add(vectors, readable["path"].to_pylist(), readable["sha256"].to_pylist())
+        for batch in file.iter_batches(_ROWS_IN_GROUP, columns=["path", "sha256", "embedding"]):
+            readable = batch.filter(batch["embedding"].is_valid())
+            embeddings = readable["embedding"].flatten().to_numpy().reshape(-1, fingerprint.model.embed_dim)
+            known.add(embeddings, readable["path"].to_pylist(), readable["sha256"].to_pylist())
     return fingerprint, known
 
 
@@ -131,28 +131,28 @@ def _read_numpy(path: Path) -> tuple[Fingerprint, Known]:
     if beside.stat().st_size > _MAX_SIDECAR_BYTES:
         raise ValueError("its sidecar is too large")
     sidecar = decode(msgspec.json.decode(beside.read_bytes()), Sidecar, str(beside))
-    vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(sidecar.sha256):
+    embeddings = np.load(path, mmap_mode="r", allow_pickle=False)
+    if embeddings.dtype != np.float32 or embeddings.ndim != 2 or len(embeddings) != len(sidecar.sha256):
         raise ValueError("it does not fit its sidecar")
     known = Known({})
-    known.add(vectors, sidecar.paths, sidecar.sha256)
+    known.add(embeddings, sidecar.paths, sidecar.sha256)
     return sidecar.fingerprint, known
 
 
 def write_parquet(file: BinaryIO, rows: Iterator[Row], fingerprint: Fingerprint) -> None:
     """Write rows as they come, some thousands at a time.
 
-    Vectors are lists of any length: pyarrow 25 and older do not read lists of one length of which some are null.
+    Embeddings are lists of any length: pyarrow 25 and older do not read lists of one length of which some are null.
     """
     columns = [("path", pa.string()), ("sha256", pa.string())]
-    columns += [("vector", pa.list_(pa.float32())), ("error", pa.string())]
+    columns += [("embedding", pa.list_(pa.float32())), ("error", pa.string())]
     schema = pa.schema(columns, metadata={FINGERPRINT_KEY: msgspec.json.encode(fingerprint)})
     with pq.ParquetWriter(file, schema) as writer:
         while group := list(islice(rows, _ROWS_IN_GROUP)):
             arrays = [
                 pa.array([row.path for row in group], pa.string()),
                 pa.array([row.sha256 or None for row in group], pa.string()),
-                pa.array([row.vector for row in group], schema.field("vector").type),
+                pa.array([row.embedding for row in group], schema.field("embedding").type),
                 pa.array([row.error or None for row in group], pa.string()),
             ]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
@@ -160,17 +160,17 @@ def write_parquet(file: BinaryIO, rows: Iterator[Row], fingerprint: Fingerprint)
 
 @contextmanager
 def writing_numpy(out: Path, fingerprint: Fingerprint) -> Iterator[tuple[BinaryIO, "NumpyRows"]]:
-    """The file for the vectors, and what collects the rest; the sidecar is written when the block ends well."""
-    with open_whole(sidecar_of(out)) as beside:
+    """The file for the embeddings, and what collects the rest; the sidecar is written when the block ends well."""
+    with open_atomic(sidecar_of(out)) as beside:
         rows = NumpyRows()
-        with open_whole(out) as file:
+        with open_atomic(out) as file:
             yield file, rows
         sidecar = Sidecar(fingerprint, sha256_file(out), rows.paths, rows.sha256, rows.broken)
         beside.write(msgspec.json.format(msgspec.json.encode(sidecar), indent=2) + b"\n")
 
 
 class NumpyRows:
-    """Writes vectors, and collects what goes into the sidecar."""
+    """Writes embeddings, and collects what goes into the sidecar."""
 
     def __init__(self) -> None:
         self.paths: list[str] = []
@@ -182,10 +182,10 @@ class NumpyRows:
         self._write_header(file, width)
         start = file.tell()
         for row in rows:
-            if row.vector is None:
+            if row.embedding is None:
                 self.broken.append(Broken(row.path, row.error))
                 continue
-            file.write(row.vector.astype("<f4").tobytes())
+            file.write(row.embedding.astype("<f4").tobytes())
             self.paths.append(row.path)
             self.sha256.append(row.sha256)
         file.seek(0)

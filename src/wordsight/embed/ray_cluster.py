@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wordsight.data.inputs import Item
+from wordsight.data.inputs import ImageRef
 from wordsight.embed.embedding_files import Known, Row
 from wordsight.embed.job import AT_ONCE, look_up, prepare, rows_here
 from wordsight.encoder.fingerprint import Fingerprint
 from wordsight.errors import ConfigError, MissingExtraError, WeightsError, WordsightError
-from wordsight.parallel import in_order
+from wordsight.parallel import ordered_map
 
 if TYPE_CHECKING:
     from wordsight.encoder.dual_encoder import DualEncoder
@@ -55,9 +55,9 @@ class OnRay:
     address: str
     load: Callable[[], "DualEncoder"]
 
-    def __call__(self, clip: "DualEncoder", items: Iterable[Item], known: Known) -> Iterator[Row]:
+    def __call__(self, clip: "DualEncoder", items: Iterable[ImageRef], known: Known) -> Iterator[Row]:
         """Each item's row, in order."""
-        entries = in_order(partial(_entry, clip, known), items, ahead=AT_ONCE)
+        entries = ordered_map(partial(_entry, clip, known), items, ahead=AT_ONCE)
         groups = iter(lambda: list(islice(entries, AT_ONCE)), [])
         with _cluster(self.address) as daft:
             encoder = _encoder(daft, self.load, clip.fingerprint)
@@ -65,16 +65,16 @@ class OnRay:
                 yield from _rows(daft, encoder, chunk)
 
 
-Group = list[Row | Item]
+Group = list[Row | ImageRef]
 
 
 class Worker:
     """What a worker keeps: the model."""
 
-    def __init__(self, load: Callable[[], "DualEncoder"], fingerprint: Fingerprint, folder: str) -> None:
+    def __init__(self, load: Callable[[], "DualEncoder"], fingerprint: Fingerprint, directory: str) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is a worker for each processor
         with contextlib.suppress(OSError):
-            os.chdir(folder)  # paths may be relative to it
+            os.chdir(directory)  # paths may be relative to it
         self._load = load
         self._fingerprint = fingerprint
         self._clip: DualEncoder | None = None
@@ -95,15 +95,15 @@ class Worker:
         return self._clip
 
 
-def _entry(clip: "DualEncoder", known: Known, item: Item) -> Row | Item:
+def _entry(clip: "DualEncoder", known: Known, item: ImageRef) -> Row | ImageRef:
     """What is known or cannot be read as its row; else an item that can be sent."""
     if item.sha256:  # a frame, whose pixels are here alone
         row, square = prepare(clip, item, known)
         return row if square is None else item._replace(read=partial(_given, square))
     if not known.places:
         return item
-    row, picture = look_up(item, known)
-    return row if picture is None else item
+    row, image = look_up(item, known)
+    return row if image is None else item
 
 
 def _given(square: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -162,7 +162,7 @@ def _chunks(groups: Iterator[Group]) -> Iterator[list[tuple[Group, bytes]]]:
     chunk: list[tuple[Group, bytes]] = []
     num_bytes = 0
     for group in groups:
-        items = [entry for entry in group if isinstance(entry, Item)]
+        items = [entry for entry in group if isinstance(entry, ImageRef)]
         chunk.append((group, pickle.dumps(items) if items else b""))
         num_bytes += len(chunk[-1][1])
         if len(chunk) == _GROUPS_AT_ONCE or num_bytes > _BYTES_AT_ONCE:
@@ -182,7 +182,7 @@ def _rows(daft: Any, encoder: Any, chunk: Sequence[tuple[Group, bytes]]) -> Iter
             done[found] = rows
         new = iter(done.pop(number, ()))
         for entry in group:
-            yield next(new) if isinstance(entry, Item) else entry
+            yield next(new) if isinstance(entry, ImageRef) else entry
 
 
 def _results(daft: Any, encoder: Any, to_do: dict[int, bytes]) -> Iterator[tuple[int, list[Row]]]:

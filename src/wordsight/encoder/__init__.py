@@ -1,14 +1,14 @@
-"""Models to vectors.
+"""Models to embeddings.
 
 dual_encoder.py   a model with its tokenizer and preprocessing: the waist on which everything above stands
 loading.py        a name or a place to a dual encoder
-runtime.py        what computes vectors: on_torch.py (texts as a tree of their beginnings: prefix_tree.py), on_onnx.py
-choose.py         which runtime computes, and which of them is quicker here
-fingerprint.py    what decides the value of a vector
-pictures.py       finding pictures, and embedding many of which some may be broken
-items.py          what can be embedded: folders, tables, shards, videos (video.py)
+runtime.py        what computes embeddings: on_torch.py (texts as a tree of their beginnings: prefix_tree.py), on_onnx.py
+choose.py         which runtime computes, and which of them is select_runtime here
+fingerprint.py    what decides the value of a embedding
+images.py       finding images, and embedding many of which some may be broken
+items.py          what can be embedded: directories, tables, shards, videos (video.py)
 on_ray.py         the same work by many machines
-embed_files.py    items to a file of vectors (vector_files.py), and what was done is not done again
+embed_files.py    items to a file of embeddings (embedding_files.py), and what was done is not done again
 
 torch comes with the first name that is asked for: those who stand above import this room at no cost.
 """

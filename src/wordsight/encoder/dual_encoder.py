@@ -1,6 +1,6 @@
 """A model with its tokenizer and preprocessing: the waist on which everything above stands.
 
-Its public methods are frozen by a test. What makes inference quicker lies behind them.
+Its public methods are frozen by a test. What makes inference select_runtime lies behind them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordsight.encoder.fingerprint import Fingerprint
-from wordsight.encoder.pipeline import as_pictures, embed_each
-from wordsight.encoder.runtime import Runtime, Vectors
-from wordsight.errors import ConfigError, DataError, PictureError, nearest
-from wordsight.image import PictureSource, Policy, Preprocessing, preprocess
+from wordsight.encoder.pipeline import as_images, embed_each
+from wordsight.encoder.runtime import Embeddings, Runtime
+from wordsight.errors import ConfigError, DataError, ImageError, nearest
+from wordsight.image import ImageSource, Policy, Preprocessing, preprocess
 from wordsight.text import TextTokenizer, build_tokenizer
 from wordsight.weights import Card
 
@@ -29,7 +29,7 @@ _TEXTS_AT_ONCE = 8192  # tokenised together; texts that begin alike share work a
 
 
 class DualEncoder:
-    """Pictures and texts to unit vectors in one space.
+    """Images and texts to unit embeddings in one space.
 
     Args:
         model: used where it is (device, precision), not copied; its mode of training or evaluation is left alone. Or
@@ -47,7 +47,7 @@ class DualEncoder:
     ) -> None:
         if policy not in get_args(Policy):
             known = get_args(Policy)
-            raise ConfigError(f"picture policy {policy!r}: expected {' or '.join(known)}{nearest(policy, known)}")
+            raise ConfigError(f"image policy {policy!r}: expected {' or '.join(known)}{nearest(policy, known)}")
         self.runtime = model if isinstance(model, Runtime) else _on_torch(model, card.preprocessing)
         self.card = card
         self.policy = policy
@@ -55,8 +55,8 @@ class DualEncoder:
         if card.tokenizer.file:
             _ = self.tokenizer  # a broken file is told now; the published one takes 40 ms, when it is needed
 
-    def embed_images(self, sources: PictureSource | Iterable[PictureSource]) -> Vectors:
-        """Embed pictures.
+    def embed_images(self, sources: ImageSource | Iterable[ImageSource]) -> Embeddings:
+        """Embed images.
 
         Args:
             sources: N paths, bytes of files, Pillow images or uint8 arrays, mixed as you like, or one of these.
@@ -65,17 +65,17 @@ class DualEncoder:
             (N, E) float32, unit length; a row does not depend on the others.
 
         Raises:
-            PictureError: a picture cannot be read.
+            ImageError: a image cannot be read.
             WeightsError: the model's answer is not finite.
         """
         rows = []
-        for embedded in embed_each(self, as_pictures(sources)):
-            if embedded.vector is None:
-                raise PictureError(embedded.error)
-            rows.append(embedded.vector[None])
+        for embedded in embed_each(self, as_images(sources)):
+            if embedded.embedding is None:
+                raise ImageError(embedded.error)
+            rows.append(embedded.embedding[None])
         return self._joined(rows)
 
-    def embed_texts(self, texts: str | Sequence[str]) -> Vectors:
+    def embed_texts(self, texts: str | Sequence[str]) -> Embeddings:
         """Embed texts; one that is longer than the context is cut, as published.
 
         Args:
@@ -93,8 +93,8 @@ class DualEncoder:
         groups = _groups(given, _TEXTS_AT_ONCE) if isinstance(given, Sequence) else [given]
         return self._joined([self.runtime.encode_ids(self.tokenize(group)) for group in groups])
 
-    def similarity(self, images: Vectors, texts: Vectors) -> Vectors:
-        """Cosines of vectors, which need not have unit length.
+    def similarity(self, images: Embeddings, texts: Embeddings) -> Embeddings:
+        """Cosines of embeddings, which need not have unit length.
 
         Args:
             images: (N, E).
@@ -111,7 +111,7 @@ class DualEncoder:
             raise DataError(f"images {images.shape} and texts {texts.shape}: expected (N, E) and (M, E), equally wide")
         return _unit(images) @ _unit(texts).T
 
-    def logits(self, images: Vectors, texts: Vectors) -> Vectors:
+    def logits(self, images: Embeddings, texts: Embeddings) -> Embeddings:
         """Scaled cosines plus the bias, if any, as the model was trained; arguments and errors as `similarity`."""
         return np.asarray(np.float32(self.scale) * self.similarity(images, texts) + np.float32(self.bias), np.float32)
 
@@ -123,24 +123,24 @@ class DualEncoder:
         """
         return self.tokenizer(texts)
 
-    def preprocess(self, source: PictureSource) -> NDArray[np.float32]:
-        """What the model sees of one picture: (3, S, S) float32, mean and deviation applied.
+    def preprocess(self, source: ImageSource) -> NDArray[np.float32]:
+        """What the model sees of one image: (3, S, S) float32, mean and deviation applied.
 
         Raises:
-            PictureError: it cannot be read.
+            ImageError: it cannot be read.
         """
-        name = None if isinstance(source, str | Path) else "picture 0"
+        name = None if isinstance(source, str | Path) else "image 0"
         return preprocess(source, self.card.preprocessing, self.policy, name=name)
 
-    def save(self, folder: str | Path) -> None:
-        """Write weights and card as a folder that `wordsight.load` opens; it appears whole.
+    def save(self, directory: str | Path) -> None:
+        """Write weights and card as a directory that `wordsight.load` opens; it appears whole.
 
         Raises:
             OutputError: the place cannot be written, or holds files that are not a model's.
         """
-        from wordsight.weights.formats.wordsight import save_folder
+        from wordsight.weights.formats.wordsight import save_directory
 
-        save_folder(folder, self.model.state_dict(), self.card, self.files)
+        save_directory(directory, self.model.state_dict(), self.card, self.files)
 
     @property
     def model(self) -> "CLIP":
@@ -174,7 +174,7 @@ class DualEncoder:
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """What decides the value of this encoder's vectors, taken when it is first asked for."""
+        """What decides the value of this encoder's embeddings, taken when it is first asked for."""
         return Fingerprint(
             weights=self.runtime.weights_hash,
             model=self.card.model,
@@ -184,7 +184,7 @@ class DualEncoder:
             precision=self.runtime.precision,
         )
 
-    def _joined(self, rows: list[Vectors]) -> Vectors:
+    def _joined(self, rows: list[Embeddings]) -> Embeddings:
         return np.concatenate(rows) if rows else np.empty((0, self.card.model.embed_dim), np.float32)
 
 
@@ -200,6 +200,6 @@ def _groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield group
 
 
-def _unit(vectors: Vectors) -> Vectors:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)
+def _unit(embeddings: Embeddings) -> Embeddings:
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return np.asarray(embeddings / np.where(lengths > 0, lengths, 1), np.float32)

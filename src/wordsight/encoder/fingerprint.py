@@ -1,4 +1,4 @@
-"""What decides the value of a vector; whoever stores vectors stores it, and does not mix two (design rule 5)."""
+"""What decides the value of a embedding; whoever stores embeddings stores it, and does not mix two (design rule 5)."""
 
 import hashlib
 
@@ -13,7 +13,7 @@ _SHOWN_DIGITS = 12
 
 
 class Fingerprint(Config, frozen=True):
-    """Everything on which an embedding depends, beside the picture or the text.
+    """Everything on which an embedding depends, beside the image or the text.
 
     Attributes:
         weights: SHA-256 of names, shapes, types and values, whatever file they came from.

@@ -8,7 +8,7 @@ import msgspec
 from wordsight.encoder.dual_encoder import DualEncoder
 from wordsight.encoder.runtime import check_runtime
 from wordsight.errors import ConfigError, WeightsError, nearest
-from wordsight.files import newest_whole
+from wordsight.files import newest_complete
 from wordsight.image import Decoding
 from wordsight.web import Progress
 from wordsight.weights.formats.onnx_directory import is_exported
@@ -18,7 +18,7 @@ from wordsight.weights.hub.download import HUB_PREFIX, resolve
 if TYPE_CHECKING:
     import torch
 
-    from wordsight.weights.checkpoint import Found
+    from wordsight.weights.checkpoint import Checkpoint
 
 _BEST_NAME = "best"
 _RUN_FILES = ("metrics.jsonl", "recipe.toml")
@@ -37,7 +37,7 @@ def load(
     """Load a model.
 
     Args:
-        name_or_path: a name of `wordsight models`, `hf-hub:owner/name`, a file of weights, the folder of a model (ours,
+        name_or_path: a name of `wordsight models`, `hf-hub:owner/name`, a file of weights, the directory of a model (ours,
             open_clip's or Hugging Face's), or that of a training run, whose best is taken.
         device: such as `cpu` or `cuda:1`; by default the first accelerator, or else the CPU.
         architecture: of weights that do not say theirs: `ViT-B-32` (GELU), `ViT-B-32-quickgelu`, a preset.
@@ -45,10 +45,10 @@ def load(
         mirror: a server that takes the place of the one from which published weights are fetched.
         progress: is told, of a download, how many bytes are here and how many there are.
         runtime: `torch`; `half`, the same in float16, for accelerators; `onnx`, for which the model is exported into
-            the cache once; `int8`, the same with 8-bit products, quicker and with vectors a little apart
+            the cache once; `int8`, the same with 8-bit products, select_runtime and with embeddings a little apart
             (docs/performance.md), for vision transformers; or `auto`, on a CPU the one of `torch` and `onnx` that took
-            less time for a picture when it was tried. A folder of ONNX graphs runs on `onnx`, or as `int8`.
-        decoding: of pictures: `exact`, or quicker and a little apart `cropped` or `scaled`, see `Preprocessing`; by
+            less time for a image when it was tried. A directory of ONNX graphs runs on `onnx`, or as `int8`.
+        decoding: of images: `exact`, or select_runtime and a little apart `cropped` or `scaled`, see `Preprocessing`; by
             default as the card says, which is `exact` but for a model that was saved otherwise.
 
     Raises:
@@ -58,7 +58,7 @@ def load(
         MissingExtraError: `onnx` or `int8` without their packages.
     """
     check_runtime(runtime)
-    place = newest_whole(Path(name_or_path))
+    place = newest_complete(Path(name_or_path))
     if is_exported(place):
         clip = _load_exported(place, device, runtime)
     else:
@@ -70,17 +70,17 @@ def load(
     return clip
 
 
-def _on_runtime(found: "Found", where: "torch.device", runtime: str, name: str | Path) -> DualEncoder:
+def _on_runtime(found: "Checkpoint", where: "torch.device", runtime: str, name: str | Path) -> DualEncoder:
     """A model that was read, on a device or another runtime."""
     if runtime not in ("torch", "half"):
-        from wordsight.encoder.runtime_selection import on_int8, on_onnx, quicker
+        from wordsight.encoder.runtime_selection import on_int8, on_onnx, select_runtime
 
         if runtime == "onnx":
             return on_onnx(found)
         if runtime == "int8":
             return on_int8(found)
         if where.type == "cpu":
-            return quicker(DualEncoder(found.build(str(name)), found.card, files=found.files), found)
+            return select_runtime(DualEncoder(found.build(str(name)), found.card, files=found.files), found)
     model = found.build(str(name)).to(where)
     if runtime == "half":
         scalars = [parameter for parameter in model.parameters() if not parameter.ndim]
@@ -91,16 +91,16 @@ def _on_runtime(found: "Found", where: "torch.device", runtime: str, name: str |
     return DualEncoder(model, found.card, files=found.files)
 
 
-def _load_exported(folder: Path, device: "str | torch.device | None", runtime: str) -> DualEncoder:
-    """A folder of ONNX graphs; torch is not imported."""
-    from wordsight.encoder.onnx_runtime import on_exported
-    from wordsight.weights.formats.int8 import int8_folder
+def _load_exported(directory: Path, device: "str | torch.device | None", runtime: str) -> DualEncoder:
+    """A directory of ONNX graphs; torch is not imported."""
+    from wordsight.encoder.onnx_runtime import load_onnx_directory
+    from wordsight.weights.formats.int8 import int8_directory
 
     if runtime == "half":
-        raise ConfigError(f"runtime half: {folder} was exported to ONNX, in float32; leave it out, or take int8")
+        raise ConfigError(f"runtime half: {directory} was exported to ONNX, in float32; leave it out, or take int8")
     if device is not None and str(device) != "cpu":
-        raise ConfigError(f"device {str(device)!r}: {folder} was exported to ONNX, which runs here on 'cpu' alone")
-    return on_exported(int8_folder(folder) if runtime == "int8" else folder)
+        raise ConfigError(f"device {str(device)!r}: {directory} was exported to ONNX, which runs here on 'cpu' alone")
+    return load_onnx_directory(int8_directory(directory) if runtime == "int8" else directory)
 
 
 def find(
@@ -109,12 +109,12 @@ def find(
     averaged: bool | None = None,
     mirror: str | None = None,
     progress: Progress | None = None,
-) -> "Found":
+) -> "Checkpoint":
     """The parts of a model, not built; arguments and errors as `load`."""
     from wordsight.weights.read import described, read, stated_architecture
 
     name = str(name_or_path)
-    path = newest_whole(Path(name_or_path))
+    path = newest_complete(Path(name_or_path))
     if path.exists():
         return read(_place_of_model(path), architecture, averaged)
     if name.startswith(HUB_PREFIX):
@@ -125,7 +125,7 @@ def find(
         return described(read(file, architecture or stated_architecture(known), averaged), known)
     raise WeightsError(
         f"{name}: no such model{_nearest(path)}; give a name that 'wordsight models' lists, a file of weights, or the "
-        "folder of a model or of a training run"
+        "directory of a model or of a training run"
     )
 
 
@@ -135,7 +135,7 @@ def _place_of_model(path: Path) -> Path:
 
     if path.is_file() or describes_model(path):
         return path
-    best = newest_whole(path / _BEST_NAME)
+    best = newest_complete(path / _BEST_NAME)
     if best.is_dir():
         return best
     if any((path / file).exists() for file in _RUN_FILES):
@@ -144,7 +144,7 @@ def _place_of_model(path: Path) -> Path:
 
 
 def _nearest(path: Path) -> str:
-    """The nearest name of published weights, or of a folder beside."""
+    """The nearest name of published weights, or of a directory beside."""
     beside = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
     return nearest(str(path), published_cards()) or nearest(path.name, beside)
 

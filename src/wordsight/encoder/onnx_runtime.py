@@ -1,4 +1,4 @@
-"""The runtime of ONNX Runtime: a folder that `wordsight convert --to onnx` wrote, on the CPU, without torch."""
+"""The runtime of ONNX Runtime: a directory that `wordsight convert --to onnx` wrote, on the CPU, without torch."""
 
 from functools import cached_property
 from pathlib import Path
@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordsight.encoder.dual_encoder import DualEncoder
-from wordsight.encoder.runtime import Vectors, require_finite
+from wordsight.encoder.runtime import Embeddings, require_finite
 from wordsight.errors import MissingExtraError, WeightsError
 from wordsight.image import normalise
-from wordsight.weights.formats.onnx_directory import IMAGE_NAME, TEXT_NAME, ExportedFolder, read_exported
+from wordsight.weights.formats.onnx_directory import IMAGE_NAME, TEXT_NAME, ExportedDirectory, read_exported
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
 _TEXTS_AT_ONCE = 64
 
 
-def on_exported(folder: Path, threads: int = 0) -> DualEncoder:
-    """The model of an exported folder; `threads` as below.
+def load_onnx_directory(directory: Path, threads: int = 0) -> DualEncoder:
+    """The model of an exported directory; `threads` as below.
 
     Raises:
         WeightsError: a file is missing or broken.
     """
-    content = read_exported(folder)
-    return DualEncoder(OnnxRuntime(folder, content, threads), content.card, files=content.files)
+    content = read_exported(directory)
+    return DualEncoder(OnnxRuntime(directory, content, threads), content.card, files=content.files)
 
 
 class OnnxRuntime:
     """Two graphs; see `Runtime`. Each is opened when it is first needed.
 
     Args:
-        folder: with `image.onnx` and `text.onnx`.
+        directory: with `image.onnx` and `text.onnx`.
         content: what was read of it.
         threads: of the sessions; 0 leaves it to ONNX Runtime, which takes one a core.
     """
 
-    def __init__(self, folder: Path, content: ExportedFolder, threads: int = 0) -> None:
-        self._folder = folder
+    def __init__(self, directory: Path, content: ExportedDirectory, threads: int = 0) -> None:
+        self._directory = directory
         self._card = content.card
         self._threads = threads
         self.precision: str = content.exported.precision
@@ -48,20 +48,20 @@ class OnnxRuntime:
         self.bias = content.exported.bias
         self.weights_hash = content.exported.weights
 
-    def encode_squares(self, squares: NDArray[np.uint8]) -> Vectors:
+    def encode_pixels(self, squares: NDArray[np.uint8]) -> Embeddings:
         """(N, S, S, 3) uint8 -> (N, E) float32."""
         return _run(self._images, normalise(squares, self._card.preprocessing))
 
-    def encode_ids(self, ids: NDArray[np.int32]) -> Vectors:
+    def encode_ids(self, ids: NDArray[np.int32]) -> Embeddings:
         """(M, L) int32 -> (M, E) float32; a causal tower is given texts of one length without their padding."""
         text = self._card.model.text
-        vectors = np.empty((len(ids), self._card.model.embed_dim), np.float32)
+        embeddings = np.empty((len(ids), self._card.model.embed_dim), np.float32)
         lengths = self._lengths(ids) if text.is_trimmed else np.full(len(ids), ids.shape[1])
         for length in np.unique(lengths):
             rows = np.flatnonzero(lengths == length)
             for group in np.split(rows, range(_TEXTS_AT_ONCE, len(rows), _TEXTS_AT_ONCE)):
-                vectors[group] = _run(self._texts, np.ascontiguousarray(ids[group, :length]))
-        return vectors
+                embeddings[group] = _run(self._texts, np.ascontiguousarray(ids[group, :length]))
+        return embeddings
 
     def _lengths(self, ids: NDArray[np.int32]) -> NDArray[np.int64]:
         """How many tokens of each text count; the graph takes two at least."""
@@ -71,11 +71,11 @@ class OnnxRuntime:
 
     @cached_property
     def _images(self) -> "InferenceSession":
-        return _open(self._folder / IMAGE_NAME, self._threads)
+        return _open(self._directory / IMAGE_NAME, self._threads)
 
     @cached_property
     def _texts(self) -> "InferenceSession":
-        return _open(self._folder / TEXT_NAME, self._threads)
+        return _open(self._directory / TEXT_NAME, self._threads)
 
 
 def _open(path: Path, threads: int) -> "InferenceSession":
@@ -93,6 +93,6 @@ def _open(path: Path, threads: int) -> "InferenceSession":
         raise WeightsError(f"{path}: ONNX Runtime cannot open it: {reason}; export it again") from error
 
 
-def _run(session: "InferenceSession", value: NDArray[np.float32] | NDArray[np.int32]) -> Vectors:
-    (vectors,) = session.run(None, {session.get_inputs()[0].name: value})
-    return require_finite(np.asarray(vectors, np.float32))
+def _run(session: "InferenceSession", value: NDArray[np.float32] | NDArray[np.int32]) -> Embeddings:
+    (embeddings,) = session.run(None, {session.get_inputs()[0].name: value})
+    return require_finite(np.asarray(embeddings, np.float32))

@@ -56,7 +56,7 @@ def sort_texts(ids_NL: NDArray[np.int32], ends_N: NDArray[np.int64]) -> tuple[ND
     return order_N, np.concatenate([[0], shared_N])
 
 
-def trees_of(
+def build_trees(
     ids_NL: Tensor, ends_N: Tensor, shares: bool = True, most_nodes: int = NODES_AT_ONCE
 ) -> Iterator[PrefixTree]:
     """Texts in trees of at most `most_nodes` nodes, or one text; `shares` False gives each text nodes of its own."""
@@ -95,7 +95,7 @@ def encode_texts(model: CLIP, ids_NL: Tensor, shares: bool = True) -> Tensor:
     device = model.positional_embedding.device
     ends_N = text_position(ids_NL, model.config.text)
     x_ND = torch.empty(len(ids_NL), model.config.text.width, device=device, dtype=model.positional_embedding.dtype)
-    for tree in trees_of(ids_NL, ends_N, shares):
+    for tree in build_trees(ids_NL, ends_N, shares):
         x_ND[tree.rows.to(device)] = _read_ends(model, tree)
     return model.project_text(x_ND)
 

@@ -1,7 +1,7 @@
 """A float32 model on a CPU whose weights lie in the order in which oneDNN reads them.
 
 torch hands a weight to the matrix product as it is, and the product arranges it anew in each call; for the fifty tokens
-of one picture that is a third of the time. Here it is arranged once, by the operators that torch's own compiler uses.
+of one image that is a third of the time. Here it is arranged once, by the operators that torch's own compiler uses.
 Patches go through such a product too: their convolution neither overlaps nor pads. Other convolutions are arranged with
 the batch normalisation after them inside. The arranged weights take as much memory again as those they were made from,
 which stay as they are.
@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from wordsight.model import CLIP
 from wordsight.model.siglip import SigLIPVisionTransformer
-from wordsight.model.transformer import QUICK_GELU_SLOPE, Attention, Block, Perceptron, Transformer
+from wordsight.model.transformer import MLP, QUICK_GELU_SLOPE, Attention, Block, Transformer
 from wordsight.model.vit import VisionTransformer
 
 M = TypeVar("M", bound=nn.Module)
@@ -25,7 +25,7 @@ M = TypeVar("M", bound=nn.Module)
 _FUSED = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "quick_gelu": ("swish", "")}
 
 
-def can_pack(model: CLIP) -> bool:
+def can_prepack(model: CLIP) -> bool:
     """Whether there is something to gain: float32, on a CPU for which torch has oneDNN."""
     first = next(model.parameters())
     return (
@@ -38,19 +38,19 @@ def can_pack(model: CLIP) -> bool:
 
 
 @torch.no_grad()
-def pack_images(model: CLIP) -> CLIP:
+def prepack_image_tower(model: CLIP) -> CLIP:
     """The same model with arranged weights in its image tower; what is not arranged it shares with the one given."""
     visual, parts = _convolutions(model.visual), dict[str, nn.Module]()
     if isinstance(visual, VisionTransformer | SigLIPVisionTransformer):
         is_read = isinstance(visual, VisionTransformer) and visual.config.pool == "class_token"
         parts["transformer"] = _transformer(visual.transformer, is_read)
         if isinstance(model.visual.conv1, nn.Conv2d):
-            parts["conv1"] = PackedPatches(model.visual.conv1)
+            parts["conv1"] = PrepackedPatches(model.visual.conv1)
     return _with(model, visual=_with(visual, **parts))
 
 
 @torch.no_grad()
-def pack_texts(model: CLIP) -> CLIP:
+def prepack_text_tower(model: CLIP) -> CLIP:
     """The same model with arranged weights in its text tower."""
     return _with(model, transformer=_transformer(model.transformer, is_read=True))
 
@@ -63,7 +63,7 @@ def state_of(model: nn.Module) -> tuple[tuple[int, int], ...] | None:
     return tuple((one.data_ptr(), one._version) for one in tensors)
 
 
-class PackedLinear(nn.Module):
+class PrepackedLinear(nn.Module):
     """x W^T + b, and an activation after it."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, activation: tuple[str, str] = ("none", "")) -> None:
@@ -77,13 +77,13 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.activation, [], self.form)
 
 
-class PackedPatches(nn.Module):
+class PrepackedPatches(nn.Module):
     """A convolution whose stride is its kernel, as a product."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.patch_size_px = conv.kernel_size[0]
-        self.linear = PackedLinear(conv.weight.flatten(1), conv.bias)
+        self.linear = PrepackedLinear(conv.weight.flatten(1), conv.bias)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, D, H / patch, W / patch), channels last."""
@@ -94,10 +94,10 @@ class PackedPatches(nn.Module):
         return self.linear(patches.reshape(n * rows * columns, -1)).view(n, rows, columns, -1).permute(0, 3, 1, 2)
 
 
-class PackedConvolution(nn.Module):
+class PrepackedConvolution(nn.Module):
     """A convolution, and the batch normalisation after it if there is one, in evaluation.
 
-    oneDNN wants weights in another order for another number or size of pictures; those of the last call are kept.
+    oneDNN wants weights in another order for another number or size of images; those of the last call are kept.
     """
 
     def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> None:
@@ -124,7 +124,7 @@ class PackedConvolution(nn.Module):
         return torch.ops.mkldnn._reorder_convolution_weight(weight, *self.shape, size), bias
 
 
-class PackedAttention(Attention):
+class PrepackedAttention(Attention):
     """`Attention`; where one token of a block is read, its query has a product apart from that of all pairs."""
 
     def __init__(self, attention: Attention, is_read: bool) -> None:
@@ -132,11 +132,11 @@ class PackedAttention(Attention):
         weight, bias, width = attention.in_proj_weight, attention.in_proj_bias, attention.out_proj.in_features
         self.heads = attention.heads
         if is_read:
-            self.query = PackedLinear(weight[:width], bias[:width])
-            self.pairs = PackedLinear(weight[width:], bias[width:])
+            self.query = PrepackedLinear(weight[:width], bias[:width])
+            self.pairs = PrepackedLinear(weight[width:], bias[width:])
         else:
-            self.all = PackedLinear(weight, bias)
-        self.out_proj: Any = PackedLinear(attention.out_proj.weight, attention.out_proj.bias)
+            self.all = PrepackedLinear(weight, bias)
+        self.out_proj: Any = PrepackedLinear(attention.out_proj.weight, attention.out_proj.bias)
 
     def project(self, x: Tensor) -> Tensor:
         """As `Attention`; and so the other two."""
@@ -151,14 +151,14 @@ class PackedAttention(Attention):
         return self.pairs(x)
 
 
-class PackedPerceptron(nn.Module):
-    """`Perceptron` with the activation inside the first product, the factors of quick_gelu in the weights."""
+class PrepackedMLP(nn.Module):
+    """`MLP` with the activation inside the first product, the factors of quick_gelu in the weights."""
 
-    def __init__(self, mlp: Perceptron) -> None:
+    def __init__(self, mlp: MLP) -> None:
         super().__init__()
         slope = QUICK_GELU_SLOPE if mlp.activation == "quick_gelu" else 1
-        self.c_fc = PackedLinear(slope * mlp.c_fc.weight, slope * mlp.c_fc.bias, _FUSED[mlp.activation])
-        self.c_proj = PackedLinear(mlp.c_proj.weight / slope, mlp.c_proj.bias)
+        self.c_fc = PrepackedLinear(slope * mlp.c_fc.weight, slope * mlp.c_fc.bias, _FUSED[mlp.activation])
+        self.c_proj = PrepackedLinear(mlp.c_proj.weight / slope, mlp.c_proj.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
@@ -172,7 +172,7 @@ def _convolutions(module: M) -> M:
     for (name, child), (after, norm) in pairwise(children):
         followed_by = norm if isinstance(norm, nn.BatchNorm2d) else None
         if isinstance(child, nn.Conv2d):
-            parts[name] = PackedConvolution(child, followed_by)
+            parts[name] = PrepackedConvolution(child, followed_by)
             if followed_by is not None:
                 parts[after] = nn.Identity()
         elif child is not None and name not in parts:
@@ -189,7 +189,7 @@ def _transformer(transformer: Transformer, is_read: bool) -> Transformer:
 
 
 def _block(block: Block, is_read: bool) -> Block:
-    return _with(block, attn=PackedAttention(block.attn, is_read), mlp=PackedPerceptron(block.mlp))
+    return _with(block, attn=PrepackedAttention(block.attn, is_read), mlp=PrepackedMLP(block.mlp))
 
 
 def _with(module: M, **parts: nn.Module) -> M:

@@ -1,4 +1,4 @@
-"""What computes vectors: two functions from pixels and ids, behind which torch or another runtime may lie.
+"""What computes embeddings: two functions from pixels and ids, behind which torch or another runtime may lie.
 
 A `DualEncoder` is given one. `TorchRuntime` (`on_torch.py`) is the default; `OnnxRuntime` (`on_onnx.py`) runs a model
 that was exported, without torch, in float32 or, as `int8`, with 8-bit products.
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from wordsight.errors import ConfigError, WeightsError, nearest
 
-Vectors = NDArray[np.float32]
+Embeddings = NDArray[np.float32]
 RuntimeName = Literal["torch", "half", "onnx", "int8", "auto"]
 
 
 @runtime_checkable
 class Runtime(Protocol):
-    """Pixels and ids to unit vectors. A vector does not depend on the others that are asked for with it.
+    """Pixels and ids to unit embeddings. A embedding does not depend on the others that are asked for with it.
 
     Attributes:
         name: as `--runtime` has it.
@@ -38,14 +38,14 @@ class Runtime(Protocol):
     @property
     def weights_hash(self) -> str: ...  # noqa: D102
 
-    def encode_squares(self, squares: NDArray[np.uint8]) -> Vectors:
-        """Pictures of the model's size, (N, S, S, 3) uint8 -> (N, E) float32, unit length.
+    def encode_pixels(self, squares: NDArray[np.uint8]) -> Embeddings:
+        """Images of the model's size, (N, S, S, 3) uint8 -> (N, E) float32, unit length.
 
         Raises:
             WeightsError: the model answers with numbers that are not finite.
         """
 
-    def encode_ids(self, ids: NDArray[np.int32]) -> Vectors:
+    def encode_ids(self, ids: NDArray[np.int32]) -> Embeddings:
         """Texts as the model's tokenizer gives them, (M, L) int32 -> (M, E) float32, unit length; errors as above."""
 
 
@@ -60,12 +60,12 @@ def check_runtime(name: str) -> None:
         raise ConfigError(f"runtime {name!r}: expected {', '.join(known)}{nearest(name, known)}")
 
 
-def require_finite(vectors: Vectors) -> Vectors:
-    """The vectors themselves.
+def require_finite(embeddings: Embeddings) -> Embeddings:
+    """The embeddings themselves.
 
     Raises:
         WeightsError: some are not finite.
     """
-    if not np.isfinite(vectors).all():
+    if not np.isfinite(embeddings).all():
         raise WeightsError("the model's embeddings are not finite numbers; its weights are damaged or diverged")
-    return vectors
+    return embeddings

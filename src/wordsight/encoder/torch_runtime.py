@@ -1,6 +1,6 @@
 """The runtime of torch: the one place where inference meets it.
 
-A model is put into evaluation for the moment, so that a vector does not depend on its neighbours in the batch
+A model is put into evaluation for the moment, so that a embedding does not depend on its neighbours in the batch
 (batch normalisation in training does), and left as it was found.
 """
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wordsight.encoder.prefix_tree import encode_texts
-from wordsight.encoder.prepacked import can_pack, pack_images, pack_texts, state_of
-from wordsight.encoder.runtime import Vectors, require_finite
+from wordsight.encoder.prepacked import can_prepack, prepack_image_tower, prepack_text_tower, state_of
+from wordsight.encoder.runtime import Embeddings, require_finite
 from wordsight.image import Preprocessing
 from wordsight.model import CLIP, to_float
 from wordsight.weights.formats.wordsight import hash_weights
@@ -56,18 +56,18 @@ class TorchRuntime:
         """Of the weights as they are now."""
         return hash_weights(self.model.state_dict())
 
-    def encode_squares(self, squares: NDArray[np.uint8]) -> Vectors:
+    def encode_pixels(self, squares: NDArray[np.uint8]) -> Embeddings:
         """(N, S, S, 3) uint8 -> (N, E) float32; pixels travel to the device as bytes."""
         first = next(self.model.parameters())
-        model = self._quickest(pack_images)
+        model = self._quickest(prepack_image_tower)
         with _evaluating(self.model):
             bytes_on_device = torch.from_numpy(squares).to(first.device)
             pixels = to_float(bytes_on_device, self.preprocessing.mean, self.preprocessing.std)
             return _unit(model.encode_image(pixels.to(first.dtype)))
 
-    def encode_ids(self, ids: NDArray[np.int32]) -> Vectors:
+    def encode_ids(self, ids: NDArray[np.int32]) -> Embeddings:
         """(M, L) int32 -> (M, E) float32; beginnings are shared where the tower is causal."""
-        model = self._quickest(pack_texts)
+        model = self._quickest(prepack_text_tower)
         with _evaluating(self.model):
             if model.config.text.is_trimmed:
                 return _unit(encode_texts(model, torch.from_numpy(ids)))
@@ -76,7 +76,7 @@ class TorchRuntime:
 
     def _quickest(self, pack: Callable[[CLIP], CLIP]) -> CLIP:
         """The model to compute with: arranged once, and again when its weights have changed."""
-        if not can_pack(self.model) or (state := state_of(self.model)) is None:
+        if not can_prepack(self.model) or (state := state_of(self.model)) is None:
             return self.model
         if state != self._state:
             self._state, self._packed = state, {}
@@ -97,5 +97,5 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _unit(embeddings: Tensor) -> Vectors:
+def _unit(embeddings: Tensor) -> Embeddings:
     return require_finite(np.asarray(nn.functional.normalize(embeddings.float(), dim=-1).cpu().numpy(), np.float32))

@@ -1,16 +1,16 @@
 """Bytes to pixels: decoding, the published preprocessing, and training crops. Pillow and NumPy alone, no torch."""
 
 from wordsight.image.augment import Augmentation, augment
-from wordsight.image.decode import MAX_PIXELS, PictureSource, Policy, decode, read_picture
+from wordsight.image.decode import MAX_PIXELS, ImageSource, Policy, decode, read_image
 from wordsight.image.preprocess import (
     CLIP_MEAN,
     CLIP_STD,
     Decoding,
     Preprocessing,
+    load_pixels,
     normalise,
     preprocess,
-    square_of,
-    to_square,
+    resize_and_crop,
 )
 
 __all__ = [
@@ -19,14 +19,14 @@ __all__ = [
     "MAX_PIXELS",
     "Augmentation",
     "Decoding",
-    "PictureSource",
+    "ImageSource",
     "Policy",
     "Preprocessing",
     "augment",
     "decode",
+    "load_pixels",
     "normalise",
     "preprocess",
-    "read_picture",
-    "square_of",
-    "to_square",
+    "read_image",
+    "resize_and_crop",
 ]

@@ -1,7 +1,7 @@
 """The training view of an image: a random crop, resized to a square, perhaps mirrored.
 
 Randomness is an argument. One call takes the same number of draws whatever the image and the settings, so that
-what is drawn afterwards from the same generator does not depend on the size of a picture.
+what is drawn afterwards from the same generator does not depend on the size of a image.
 """
 
 import math
@@ -24,7 +24,7 @@ class Augmentation(Config, frozen=True, kw_only=True):
         ratio: least and greatest width over height of the crop, before it is resized to a square.
         flip: mirror left and right with probability 1/2; off, because captions say left and right.
         detail: least and greatest share of the square's side to which the crop is first reduced before it is enlarged
-            again, so that the model also learns from pictures smaller than its own size; (1, 1) leaves it out.
+            again, so that the model also learns from images smaller than its own size; (1, 1) leaves it out.
     """
 
     scale: tuple[float, float] = (0.9, 1.0)

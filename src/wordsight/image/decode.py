@@ -1,7 +1,7 @@
-"""A picture from anywhere becomes an RGB array, safely, and looked at in one of two named ways.
+"""A image from anywhere becomes an RGB array, safely, and looked at in one of two named ways.
 
-Pictures come from strangers. Only eight formats are opened (`formats.py`); the size that the header claims is
-compared with a bound before pixels are decoded; whatever goes wrong is one `PictureError`. Pillow decodes; HEIF alone
+Images come from strangers. Only eight formats are opened (`formats.py`); the size that the header claims is
+compared with a bound before pixels are decoded; whatever goes wrong is one `ImageError`. Pillow decodes; HEIF alone
 is decoded by pillow-heif (extra `heif`).
 
 The two ways to look (`Policy`):
@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from wordsight.errors import ConfigError, MissingExtraError, PictureError, nearest
+from wordsight.errors import ConfigError, ImageError, MissingExtraError, nearest
 from wordsight.image.formats import claimed_size, kind_of, open_header, open_heif, without_warnings
 
 try:
@@ -35,11 +35,11 @@ except ImportError:  # the extra `fast`
     simplejpeg = None
 
 Policy: TypeAlias = Literal["published", "viewer"]
-PictureSource: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[Any]
+ImageSource: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[Any]
 """A path, the bytes of a file, a Pillow image, or an array: (H, W, 3), (H, W) or (H, W, 4) uint8."""
 
 MAX_PIXELS = 178_956_970
-"""The number of pixels at which Pillow itself refuses a picture: half a gigabyte as RGB."""
+"""The number of pixels at which Pillow itself refuses a image: half a gigabyte as RGB."""
 
 _MAX_FILE_BYTES = 1 << 30
 _QUICKEST = {"fastdct": True, "fastupsample": True}
@@ -60,7 +60,7 @@ _BROKEN = (
     zlib.error,
     Image.DecompressionBombError,
 )
-_TURNS = {  # EXIF orientation -> what brings the picture upright (EXIF 2.32, section 4.6.4, tag 0x0112)
+_TURNS = {  # EXIF orientation -> what brings the image upright (EXIF 2.32, section 4.6.4, tag 0x0112)
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -73,36 +73,36 @@ _ORIENTATION_TAG, _SHORT = 0x0112, 3
 
 
 def decode(
-    source: PictureSource,
+    source: ImageSource,
     policy: Policy = "viewer",
     max_pixels: int = MAX_PIXELS,
     name: str | None = None,
     least_px: int | None = None,
     padded: bool = False,
 ) -> npt.NDArray[np.uint8]:
-    """Decode a picture to RGB.
+    """Decode a image to RGB.
 
     Args:
         source: path, bytes of a file, Pillow image, or array ((H, W, 3), (H, W) gray or (H, W, 4) RGBA, uint8).
         policy: `viewer`, as a person sees it, or `published`, as the published pipelines see it (module docstring).
         max_pixels: bound on width times height, compared with the header before anything is decoded.
-        name: what errors call the picture; by default `name_of(source)`.
+        name: what errors call the image; by default `name_of(source)`.
         least_px: a JPEG file may be decoded at an eighth or more of its size, as small as leaves both sides this
-            long: quicker, and not the same pixels (extra `fast`).
+            long: select_runtime, and not the same pixels (extra `fast`).
         padded: a JPEG file may come as a view of (H, W, 4), which is how Pillow holds pixels: see `as_pillow`.
 
     Returns:
         (H, W, 3) uint8, contiguous but for `padded`. An RGB array comes back as it is, sharing memory; all else is new.
 
     Raises:
-        PictureError: missing, not a picture, broken, cut short, or above a bound.
+        ImageError: missing, not a image, broken, cut short, or above a bound.
         ConfigError: no such policy.
         MissingExtraError: `least_px` without simplejpeg.
     """
     if least_px is not None and simplejpeg is None:
         raise MissingExtraError("scaled decoding", "fast")
     if policy not in get_args(Policy):
-        raise ConfigError(f"picture policy {policy!r}: expected published or viewer{nearest(policy, get_args(Policy))}")
+        raise ConfigError(f"image policy {policy!r}: expected published or viewer{nearest(policy, get_args(Policy))}")
     name = name_of(source, name)
     if isinstance(source, np.ndarray):
         return _from_array(source, policy, max_pixels, name)
@@ -111,12 +111,12 @@ def decode(
     if isinstance(source, bytes):
         return _from_bytes(source, policy, max_pixels, name, least_px, padded)
     if isinstance(source, str | Path):
-        return _from_bytes(read_picture(Path(source), name), policy, max_pixels, name, least_px, padded)
-    raise PictureError(f"{name}: a picture is a path, bytes, a Pillow image or a uint8 array, not {_type_name(source)}")
+        return _from_bytes(read_image(Path(source), name), policy, max_pixels, name, least_px, padded)
+    raise ImageError(f"{name}: a image is a path, bytes, a Pillow image or a uint8 array, not {_type_name(source)}")
 
 
-def name_of(source: PictureSource, name: str | None = None) -> str:
-    """What errors call a picture: the name given, its path, or else `<bytes>`, `<image>` or `<array>`."""
+def name_of(source: ImageSource, name: str | None = None) -> str:
+    """What errors call a image: the name given, its path, or else `<bytes>`, `<image>` or `<array>`."""
     if name:
         return name
     if isinstance(source, np.ndarray):
@@ -133,7 +133,7 @@ def _type_name(source: object) -> str:
 def _from_array(array: npt.NDArray[Any], policy: Policy, max_pixels: int, name: str) -> npt.NDArray[np.uint8]:
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and channels not in (3, 4)):
-        raise PictureError(
+        raise ImageError(
             f"{name}: array of shape {array.shape} and type {array.dtype}; "
             "expected (H, W, 3), (H, W) or (H, W, 4) uint8"
         )
@@ -179,7 +179,7 @@ def _from_bytes(
 
 
 def _from_heif(content: bytes, max_pixels: int, name: str) -> Image.Image:
-    """Upright: the file itself turns its picture, and the orientation in its EXIF block, which repeats it, is void."""
+    """Upright: the file itself turns its image, and the orientation in its EXIF block, which repeats it, is void."""
     file = open_heif(content, name)
     _check_size(file.size[0], file.size[1], max_pixels, name)
     image: Image.Image = file.to_pillow()
@@ -190,7 +190,7 @@ def _from_heif(content: bytes, max_pixels: int, name: str) -> Image.Image:
 def _quick_jpeg(
     content: bytes, image: Image.Image, least_px: int | None = None, padded: bool = False
 ) -> npt.NDArray[np.uint8] | None:
-    """The samples that Pillow would give, by simplejpeg (extra `fast`), which is quicker; None: ask Pillow.
+    """The samples that Pillow would give, by simplejpeg (extra `fast`), which is select_runtime; None: ask Pillow.
 
     Both are libjpeg-turbo with its defaults. Where simplejpeg finds anything wrong Pillow is asked too, so that errors
     are the same whether it is installed or not. With `least_px` the inverse transform gives fewer samples.
@@ -215,44 +215,44 @@ def as_pillow(image: npt.NDArray[np.uint8]) -> Image.Image:
     return Image.fromarrow(pixels, "RGB", (image.shape[1], image.shape[0]))
 
 
-def read_picture(path: Path, name: str | None = None) -> bytes:
-    """The bytes of a regular file that is not too large to be a picture.
+def read_image(path: Path, name: str | None = None) -> bytes:
+    """The bytes of a regular file that is not too large to be a image.
 
     Raises:
-        PictureError: missing, something else than a file, or too large.
+        ImageError: missing, something else than a file, or too large.
     """
     name = name or str(path)
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             os.scandir(path).close()  # of one that cannot be listed that is the error
-            raise PictureError(f"{name}: a folder, not a picture; name the pictures in it")
+            raise ImageError(f"{name}: a directory, not a image; name the images in it")
         if not stat.S_ISREG(status.st_mode):  # a pipe could keep us waiting, a device never end
-            raise PictureError(f"{name}: not an ordinary file; save the picture first")
+            raise ImageError(f"{name}: not an ordinary file; save the image first")
         if status.st_size > _MAX_FILE_BYTES:
-            raise PictureError(f"{name}: {status.st_size} bytes, a picture may have {_MAX_FILE_BYTES}; make it smaller")
+            raise ImageError(f"{name}: {status.st_size} bytes, a image may have {_MAX_FILE_BYTES}; make it smaller")
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise PictureError(f"{name}: no such file; look at the path") from error
+        raise ImageError(f"{name}: no such file; look at the path") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise PictureError(f"{name!r}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise ImageError(f"{name!r}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _check_size(width: int, height: int, max_pixels: int, name: str) -> None:
     if width < 1 or height < 1:
-        raise PictureError(f"{name}: {width} x {height} pixels, an empty picture; leave it out")
+        raise ImageError(f"{name}: {width} x {height} pixels, an empty image; leave it out")
     if width * height > max_pixels:
-        raise PictureError(
+        raise ImageError(
             f"{name}: {width} x {height} pixels, more than the bound of {max_pixels}; "
             "make it smaller, or raise max_pixels if you trust it"
         )
 
 
-def _broken(name: str, kind: str, error: BaseException) -> PictureError:
+def _broken(name: str, kind: str, error: BaseException) -> ImageError:
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, Image.DecompressionBombError):
-        return PictureError(f"{name}: more pixels than Pillow reads of {kind} ({reason}); make it smaller")
-    return PictureError(f"{name}: cannot be decoded as {kind}: {reason}; fetch it again or save it anew")
+        return ImageError(f"{name}: more pixels than Pillow reads of {kind} ({reason}); make it smaller")
+    return ImageError(f"{name}: cannot be decoded as {kind}: {reason}; fetch it again or save it anew")
 
 
 def _rgb(image: Image.Image, policy: Policy, name: str) -> npt.NDArray[np.uint8]:
@@ -272,7 +272,7 @@ def _as_published(image: Image.Image) -> Image.Image:
 
 def _as_seen(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "F":
-        raise PictureError(f"{name}: floating-point samples have no agreed range; save it with 8-bit samples")
+        raise ImageError(f"{name}: floating-point samples have no agreed range; save it with 8-bit samples")
     if image.mode.startswith("I"):
         rgb = _from_16_bits(image, name).convert("RGB")
     elif image.has_transparency_data:
@@ -286,7 +286,7 @@ def _as_seen(image: Image.Image, name: str) -> Image.Image:
 
 
 def _turn_of(image: Image.Image) -> Image.Transpose | None:
-    """What brings a picture upright by its EXIF block."""
+    """What brings a image upright by its EXIF block."""
     return _TURNS.get(_orientation(image.info.get("exif", b"")))
 
 
@@ -294,7 +294,7 @@ def _from_16_bits(image: Image.Image, name: str) -> Image.Image:
     """Gray samples of 0 to 65535 as 0 to 255, rounded; the transparent sample, if there is one, as white."""
     samples = np.asarray(image)
     if image.mode == "I" and (samples.min() < 0 or samples.max() > 65535):
-        raise PictureError(f"{name}: 32-bit samples have no agreed range; save it with 8-bit or 16-bit samples")
+        raise ImageError(f"{name}: 32-bit samples have no agreed range; save it with 8-bit or 16-bit samples")
     gray = ((samples.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
     if "transparency" in image.info:
         gray[samples == image.info["transparency"]] = 255

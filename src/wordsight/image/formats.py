@@ -1,6 +1,6 @@
 """Which format a file has, by its first bytes and never by its name, and who reads its header.
 
-Pillow's format classes are called directly, because `Image.open` answers large pictures with a warning of its own and
+Pillow's format classes are called directly, because `Image.open` answers large images with a warning of its own and
 `warnings` cannot be silenced for one thread alone; no global of Pillow is touched. HEIF is read by pillow-heif.
 """
 
@@ -25,7 +25,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from wordsight.errors import MissingExtraError, PictureError
+from wordsight.errors import ImageError, MissingExtraError
 
 _SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
@@ -59,12 +59,12 @@ def kind_of(content: bytes, name: str) -> str:
         if brands & _HEIF_BRANDS:
             return "HEIF"
     if not content:
-        raise PictureError(f"{name}: empty, not a picture; fetch or save it again")
-    raise PictureError(f"{name}: not a picture (JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or HEIF by its first bytes)")
+        raise ImageError(f"{name}: empty, not a image; fetch or save it again")
+    raise ImageError(f"{name}: not a image (JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or HEIF by its first bytes)")
 
 
 def _brands(content: bytes) -> set[bytes]:
-    """What a file of boxes says that it is: ISO/IEC 14496-12, section 4.3; those of pictures: 23008-12, annex B."""
+    """What a file of boxes says that it is: ISO/IEC 14496-12, section 4.3; those of images: 23008-12, annex B."""
     end = min(int.from_bytes(content[:4], "big"), len(content), _MAX_BRANDS_BYTES)
     return {content[8:12], *(content[place : place + 4] for place in range(16, end, 4))}
 
@@ -72,7 +72,7 @@ def _brands(content: bytes) -> set[bytes]:
 def claimed_size(content: bytes, kind: str) -> tuple[int, int] | None:
     """Width and height of a WebP or GIF canvas, for which Pillow takes memory as it opens the file; else None.
 
-    Of AVIF and HEIF the largest item's, of which the picture may be a part that says nothing of the memory; libheif
+    Of AVIF and HEIF the largest item's, of which the image may be a part that says nothing of the memory; libheif
     itself decodes no more than these claim.
 
     Source: RFC 9649 (WebP container), RFC 6386 (VP8), WebP Lossless section 3, GIF89a section 18, ISO/IEC 23008-12
@@ -128,12 +128,12 @@ def open_heif(content: bytes, name: str) -> Any:
     """A `pillow_heif.HeifFile`: its `size` is known, nothing is decoded yet.
 
     Raises:
-        PictureError: pillow-heif (extra `heif`) is not installed.
+        ImageError: pillow-heif (extra `heif`) is not installed.
     """
     try:
         import pillow_heif
     except ImportError as error:
-        raise PictureError(f"{name}: {MissingExtraError('a HEIC or HEIF picture', 'heif')}") from error
+        raise ImageError(f"{name}: {MissingExtraError('a HEIC or HEIF image', 'heif')}") from error
     return pillow_heif.open_heif(content)
 
 

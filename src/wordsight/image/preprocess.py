@@ -5,8 +5,8 @@ are applied. Both halves keep the behaviour of the published pipelines to the bi
 `Resize` (the longer side truncated), `CenterCrop` (the offset rounded half to even), `ToTensor` and `Normalize`.
 
 Order: OpenAI's and open_clip's own transforms resize and crop before they convert to RGB; here, as in torchvision's
-and WebDataset's loaders with which the published evaluations ran, the picture is RGB before it is resized. For
-RGB files there is no difference; for palette pictures the former would resize palette indices.
+and WebDataset's loaders with which the published evaluations ran, the image is RGB before it is resized. For
+RGB files there is no difference; for palette images the former would resize palette indices.
 """
 
 from typing import Literal, TypeAlias
@@ -16,8 +16,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from wordsight.config import Config
-from wordsight.errors import ConfigError, PictureError
-from wordsight.image.decode import MAX_PIXELS, PictureSource, Policy, as_pillow, decode, name_of
+from wordsight.errors import ConfigError, ImageError
+from wordsight.image.decode import MAX_PIXELS, ImageSource, Policy, as_pillow, decode, name_of
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 """Mean of red, green, blue in OpenAI's CLIP (`clip/clip.py: _transform`), samples in 0 to 1."""
@@ -33,14 +33,14 @@ Decoding: TypeAlias = Literal["exact", "cropped", "scaled"]
 
 
 class Preprocessing(Config, frozen=True, kw_only=True):
-    """What a model expects of its pictures; part of its card.
+    """What a model expects of its images; part of its card.
 
     Attributes:
         size_px: side of the square.
         mean, std: of red, green, blue, for samples in 0 to 1.
         resize: `shortest`, the shorter side to `size_px` and the centre cropped out; `squash`, both sides to it.
         interpolation: Pillow's filter.
-        decoding: `exact`; `cropped`: of a wide picture only the part that is kept is resized, a sample in some ten
+        decoding: `exact`; `cropped`: of a wide image only the part that is kept is resized, a sample in some ten
             thousand then is one level off, or two where noise is enlarged; or `scaled`: cropped, and JPEG files are
             decoded at a part of their size, which moves the vectors a little (docs/performance.md).
         crop: what becomes of the half pixel of an odd margin: `round`, half to even, as OpenAI and open_clip do by
@@ -62,7 +62,7 @@ class Preprocessing(Config, frozen=True, kw_only=True):
             raise ConfigError(f"preprocessing std {self.std}: expected three numbers above 0")
 
 
-def to_square(
+def resize_and_crop(
     image: npt.NDArray[np.uint8], preprocessing: Preprocessing, name: str = "<array>"
 ) -> npt.NDArray[np.uint8]:
     """Resize and crop an image as published.
@@ -75,7 +75,7 @@ def to_square(
         (size_px, size_px, 3) uint8, a new array.
 
     Raises:
-        PictureError: so long and thin that its resized form would exceed 67 million pixels.
+        ImageError: so long and thin that its resized form would exceed 67 million pixels.
 
     Source: torchvision's `Resize` and `CenterCrop` on Pillow images, as in OpenAI's `clip/clip.py: _transform`.
     """
@@ -88,7 +88,7 @@ def to_square(
         else:
             resized_width = int(size_px * width / height)
     if resized_width * resized_height > _MAX_RESIZED_PIXELS:
-        raise PictureError(
+        raise ImageError(
             f"{name}: {width} x {height} pixels would be {resized_width} x {resized_height} before the centre is "
             f"cropped, more than {_MAX_RESIZED_PIXELS} pixels; cut it to a less thin shape"
         )
@@ -96,7 +96,7 @@ def to_square(
     left, top = (m // 2 if preprocessing.crop == "floor" else round(m / 2) for m in margins)
     whole, form = as_pillow(image), _FILTERS[preprocessing.interpolation]
     if left and preprocessing.decoding != "exact":
-        # one axis at a time, as Pillow does it for wide pictures: first the columns that are kept, then all rows
+        # one axis at a time, as Pillow does it for wide images: first the columns that are kept, then all rows
         box = (left * width / resized_width, 0, (left + size_px) * width / resized_width, height)
         return np.array(whole.resize((size_px, height), form, box).resize((size_px, size_px), form))
     resized = whole.resize((resized_width, resized_height), form)
@@ -121,25 +121,25 @@ def normalise(square: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> np
     return values
 
 
-def square_of(
-    source: PictureSource,
+def load_pixels(
+    source: ImageSource,
     preprocessing: Preprocessing,
     policy: Policy = "viewer",
     max_pixels: int = MAX_PIXELS,
     name: str | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """Decode one picture, resize and crop it: (size_px, size_px, 3) uint8; arguments and errors as `decode`."""
+    """Decode one image, resize and crop it: (size_px, size_px, 3) uint8; arguments and errors as `decode`."""
     least_px = preprocessing.size_px if preprocessing.decoding == "scaled" else None
     image = decode(source, policy, max_pixels, name, least_px, padded=True)
-    return to_square(image, preprocessing, name_of(source, name))
+    return resize_and_crop(image, preprocessing, name_of(source, name))
 
 
 def preprocess(
-    source: PictureSource,
+    source: ImageSource,
     preprocessing: Preprocessing,
     policy: Policy = "viewer",
     max_pixels: int = MAX_PIXELS,
     name: str | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Decode, square and normalise one picture: (3, size_px, size_px) float32; arguments and errors as `decode`."""
-    return normalise(square_of(source, preprocessing, policy, max_pixels, name), preprocessing)
+    """Decode, square and normalise one image: (3, size_px, size_px) float32; arguments and errors as `decode`."""
+    return normalise(load_pixels(source, preprocessing, policy, max_pixels, name), preprocessing)

@@ -1,4 +1,4 @@
-"""CLIP: a picture and a text into one space. The whole forward pass is on this screen.
+"""CLIP: a image and a text into one space. The whole forward pass is on this screen.
 
 Names of parameters are those of the published checkpoints, in which the text tower lies at the top, beside `visual`;
 open_clip's `CLIP` class has the same, so weights pass by `load_state_dict`.
@@ -53,7 +53,7 @@ class CLIP(nn.Module):
             self.logit_bias = nn.Parameter(torch.empty(()))
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """Pictures to embeddings, not normalised: (N, 3, H, W) float, as `to_float` gives them -> (N, E)."""
+        """Images to embeddings, not normalised: (N, 3, H, W) float, as `to_float` gives them -> (N, E)."""
         return self.visual(pixels)
 
     def encode_text(self, ids_NL: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class CLIP(nn.Module):
         return self.transformer.read(x_NLD, last_N, visible_NLL=class_token_mask(ids_NL, text))
 
     def forward(self, pixels: Tensor, ids_NL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit embeddings of pictures and of texts, (N, E) both, and the scale of their cosine, ()."""
+        """Unit embeddings of images and of texts, (N, E) both, and the scale of their cosine, ()."""
         image_NE = F.normalize(self.encode_image(pixels), dim=1)
         text_NE = F.normalize(self.encode_text(ids_NL), dim=1)
         return image_NE, text_NE, self.scale

@@ -55,7 +55,7 @@ class VisionTransformerConfig(Config, frozen=True, tag_field="kind", tag="vit"):
 
     `stem` says how pixels become patches: `patch`, one convolution as published, or `conv`, strided 3x3
     convolutions (Xiao et al. 2021, arXiv 2106.14881), for which the patch size is a power of two. `norm_before` is the
-    normalisation before the first block. `pool` says what stands for the picture: the class token, or the mean of the
+    normalisation before the first block. `pool` says what stands for the image: the class token, or the mean of the
     patches, which is normalised before or, with `norm_after_pool`, after it is taken.
     """
 
@@ -86,7 +86,7 @@ class VisionTransformerConfig(Config, frozen=True, tag_field="kind", tag="vit"):
             halvings = self.patch_size_px.bit_length() - 1
             _require(
                 self.patch_size_px == 2**halvings >= 2,
-                f"{owner}: the conv stem halves the picture; patch_size_px {self.patch_size_px} is not a power of two",
+                f"{owner}: the conv stem halves the image; patch_size_px {self.patch_size_px} is not a power of two",
             )
             _require(
                 self.width % 2 ** (halvings - 1) == 0,
@@ -154,7 +154,7 @@ class ModifiedResNetConfig(Config, frozen=True, tag_field="kind", tag="modified_
 class ResidualConfig(Config, frozen=True, tag_field="kind", tag="residual"):
     """A dense 3x3 residual net with basic blocks and average pooling, for CPUs; it takes any resolution.
 
-    `image_size_px` is what pictures are prepared to. The stem divides the resolution by `stem_stride` (4: patches that
+    `image_size_px` is what images are prepared to. The stem divides the resolution by `stem_stride` (4: patches that
     do not overlap, a third of the work), each stage after the first halves it.
     """
 

@@ -51,7 +51,7 @@ def _pool(x_NCHW: Tensor, stride: int) -> Tensor:
     return F.avg_pool2d(x_NCHW, stride) if stride > 1 else x_NCHW
 
 
-class AttentionPool(nn.Module):
+class AttentionPool2d(nn.Module):
     """One query, the mean of all places, attends to itself and to every place."""
 
     def __init__(self, grid: int, width: int, heads: int, embed_dim: int) -> None:
@@ -99,7 +99,7 @@ class ModifiedResNet(nn.Module):
         self.layer2 = _stage(width * 4, width * 2, config.layers[1], stride=2)
         self.layer3 = _stage(width * 8, width * 4, config.layers[2], stride=2)
         self.layer4 = _stage(width * 16, width * 8, config.layers[3], stride=2)
-        self.attnpool = AttentionPool(config.image_size_px // 32, width * 32, config.heads, embed_dim)
+        self.attnpool = AttentionPool2d(config.image_size_px // 32, width * 32, config.heads, embed_dim)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, E)."""

@@ -1,4 +1,4 @@
-"""SigLIP's image tower (Zhai et al. 2023, arXiv 2303.15343): a learnt probe asks all patches what the picture is.
+"""SigLIP's image tower (Zhai et al. 2023, arXiv 2303.15343): a learnt probe asks all patches what the image is.
 
 The names inside the transformer are those of CLIP's; `weights` translates timm's and Hugging Face's.
 """
@@ -8,10 +8,10 @@ from torch import Generator, Tensor, nn
 
 from wordsight.model.config import SigLIPConfig
 from wordsight.model.initialise import fill_normal
-from wordsight.model.transformer import Attention, Perceptron, Transformer
+from wordsight.model.transformer import MLP, Attention, Transformer
 
 
-class ProbePooling(nn.Module):
+class AttentionPool(nn.Module):
     """One learnt query over all tokens, then a perceptron beside its shortcut (Lee et al. 2019, arXiv 1810.00825)."""
 
     def __init__(self, config: SigLIPConfig) -> None:
@@ -19,7 +19,7 @@ class ProbePooling(nn.Module):
         self.probe = nn.Parameter(torch.empty(config.width))
         self.attn = Attention(config.width, config.heads)
         self.ln = nn.LayerNorm(config.width, config.epsilon)
-        self.mlp = Perceptron(config.width, config.mlp_width, config.activation)
+        self.mlp = MLP(config.width, config.mlp_width, config.activation)
 
     def initialise(self, generator: Generator) -> None:
         """The probe's published deviation."""
@@ -40,7 +40,7 @@ class SigLIPVisionTransformer(nn.Module):
         self.positional_embedding = nn.Parameter(torch.empty(config.grid**2, config.width))
         self.transformer = Transformer(config)
         self.ln_post = nn.LayerNorm(config.width, config.epsilon)
-        self.attn_pool = ProbePooling(config)
+        self.attn_pool = AttentionPool(config)
 
     def initialise(self, generator: Generator) -> None:
         """The published deviation of positions."""

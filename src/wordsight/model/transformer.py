@@ -70,7 +70,7 @@ class Attention(nn.Module):
         return self.out_proj(mixed.reshape(n, width))
 
 
-class Perceptron(nn.Module):
+class MLP(nn.Module):
     """Two layers, by default four times as wide between, where the activation is."""
 
     def __init__(self, width: int, inner_width: int | None, activation: Activation) -> None:
@@ -118,7 +118,7 @@ class Block(nn.Module):
         self.attn = Attention(shape.width, shape.heads)
         self.ls_1 = LayerScale(shape.width) if shape.layer_scale else nn.Identity()
         self.ln_2 = nn.LayerNorm(shape.width, shape.epsilon)
-        self.mlp = Perceptron(shape.width, shape.mlp_width, shape.activation)
+        self.mlp = MLP(shape.width, shape.mlp_width, shape.activation)
         self.ls_2 = LayerScale(shape.width) if shape.layer_scale else nn.Identity()
 
     def forward(self, x_NLD: Tensor, is_causal: bool = False, visible: Tensor | None = None) -> Tensor:

@@ -9,7 +9,7 @@ from wordsight.model.transformer import Transformer
 
 
 class VisionTransformer(nn.Module):
-    """Patches, a class token and positions through a transformer; the token, or the mean of patches, is the picture."""
+    """Patches, a class token and positions through a transformer; the token, or the mean of patches, is the image."""
 
     def __init__(self, config: VisionTransformerConfig, embed_dim: int) -> None:
         super().__init__()

@@ -1,13 +1,12 @@
-"""Figures, tables, curves and pictures become one HTML page that a person enjoys and anybody can keep.
+"""Figures, tables, curves and images become one HTML page that a person enjoys and anybody can keep.
 
-The page is one file: styles, plots and pictures are inside, nothing is fetched, no script runs, and every text is
+The page is one file: styles, plots and images are inside, nothing is fetched, no script runs, and every text is
 escaped. It follows the reader's light or dark setting and fits a telephone. This room knows nothing of models;
-it takes numbers, texts and encoded pictures. `blocks.py` has what a page can hold, `page.py` puts it together,
+it takes numbers, texts and encoded images. `blocks.py` has what a page can hold, `page.py` puts it together,
 `plots.py` draws curves, `page.html` and `page.css` are the looks.
 """
 
 from wordsight.report.blocks import (
-    Answer,
     Block,
     Card,
     Commands,
@@ -15,7 +14,8 @@ from wordsight.report.blocks import (
     Gallery,
     Matrix,
     Plot,
-    Score,
+    RankedText,
+    ScoreLike,
     Table,
     Tile,
     Tiles,
@@ -24,7 +24,6 @@ from wordsight.report.blocks import (
 from wordsight.report.page import Page, Section
 
 __all__ = [
-    "Answer",
     "Block",
     "Card",
     "Commands",
@@ -33,7 +32,8 @@ __all__ = [
     "Matrix",
     "Page",
     "Plot",
-    "Score",
+    "RankedText",
+    "ScoreLike",
     "Section",
     "Table",
     "Tile",

@@ -1,4 +1,4 @@
-"""What a page can hold: frozen structures of numbers, texts and encoded pictures, checked when they are made."""
+"""What a page can hold: frozen structures of numbers, texts and encoded images, checked when they are made."""
 
 import dataclasses
 import math
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 
-class Score(Protocol):
-    """A share with its interval; `wordsight.metrics.Figure` is one."""
+class ScoreLike(Protocol):
+    """A share with its interval; `wordsight.metrics.Score` is one."""
 
     @property
     def name(self) -> str:
@@ -52,10 +52,10 @@ class Tile:
     title: str
     value: str
     detail: str = ""
-    score: Score | None = None
+    score: ScoreLike | None = None
 
 
-def tile(score: Score, title: str = "") -> Tile:
+def tile(score: ScoreLike, title: str = "") -> Tile:
     """A share as a tile: per cent, interval, number of items and chance; the score's name where no title is given."""
     detail = f"{100 * score.low:.1f} to {100 * score.high:.1f} % ({score.method}), {score.n:,} items"
     return Tile(title or score.name, f"{100 * score.value:.1f} %", detail, score)
@@ -139,13 +139,13 @@ class Plot:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Matrix:
-    """Pictures along the top, texts along the side, a colour where they meet.
+    """Images along the top, texts along the side, a colour where they meet.
 
     Attributes:
         values: (M, N), M rows for the texts; what is not a finite number is left blank.
-        pictures: N encoded pictures.
+        images: N encoded images.
         texts: M texts.
-        partners: for each text the number of its picture, marked with a frame.
+        partners: for each text the number of its image, marked with a frame.
         caption: a line below.
 
     Raises:
@@ -153,17 +153,17 @@ class Matrix:
     """
 
     values: Sequence[Sequence[float]]
-    pictures: Sequence[bytes]
+    images: Sequence[bytes]
     texts: Sequence[str]
     partners: Sequence[int] = ()
     caption: str = ""
 
     def __post_init__(self) -> None:
         widths = {len(row) for row in self.values}
-        if len(self.values) != len(self.texts) or widths - {len(self.pictures)}:
+        if len(self.values) != len(self.texts) or widths - {len(self.images)}:
             raise ValueError(
                 f"Matrix: {len(self.values)} rows of {sorted(widths)} values, "
-                f"{len(self.texts)} texts, {len(self.pictures)} pictures"
+                f"{len(self.texts)} texts, {len(self.images)} images"
             )
         if self.partners and len(self.partners) != len(self.texts):
             raise ValueError(f"Matrix: {len(self.partners)} partners for {len(self.texts)} texts")
@@ -183,20 +183,20 @@ class Matrix:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Answer:
-    """One of the ranked answers to a picture, or pictures to a text.
+class RankedText:
+    """One of the ranked answers to a image, or images to a text.
 
     Attributes:
-        text: what is answered; may be empty where there is a picture.
+        text: what is answered; may be empty where there is a image.
         share: length of its bar, in [0, 1], as its probability.
         is_right: whether it is a right one.
-        picture: an encoded picture, where the answer is one.
+        image: an encoded image, where the answer is one.
     """
 
     text: str
     share: float
     is_right: bool = False
-    picture: bytes | None = None
+    image: bytes | None = None
 
     @property
     def width(self) -> float:
@@ -206,26 +206,26 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Card:
-    """A picture, or a text alone, with its ranked answers.
+    """A image, or a text alone, with its ranked answers.
 
     Attributes:
-        title: what the picture is of, or the text that was asked.
-        picture: encoded; None where the question is a text.
+        title: what the image is of, or the text that was asked.
+        image: encoded; None where the question is a text.
         answers: best first.
         is_right: whether it was answered right; None where that is not the question.
         note: a line such as `rank 3 of 262`.
     """
 
     title: str
-    picture: bytes | None = None
-    answers: Sequence[Answer] = ()
+    image: bytes | None = None
+    answers: Sequence[RankedText] = ()
     is_right: bool | None = None
     note: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Gallery:
-    """Cards side by side, as many as fit; `is_large` lets each picture fill its card."""
+    """Cards side by side, as many as fit; `is_large` lets each image fill its card."""
 
     cards: Sequence[Card]
     caption: str = ""

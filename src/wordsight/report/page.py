@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wordsight.errors import MissingExtraError, PictureError
-from wordsight.files import write_whole
+from wordsight.errors import ImageError, MissingExtraError
+from wordsight.files import write_atomic
 from wordsight.report import plots
 from wordsight.report.blocks import Block, Plot
 
@@ -44,7 +44,7 @@ class Page:
         title: of the page and of its window.
         lead: one or two sentences below the title.
         sections: in this order.
-        notes: small print at the end, such as where pictures come from and under which licence.
+        notes: small print at the end, such as where images come from and under which licence.
     """
 
     title: str
@@ -57,20 +57,20 @@ class Page:
 
         Raises:
             MissingExtraError: Jinja2 or, where there are plots, Matplotlib is not installed.
-            PictureError: a picture is not PNG, JPEG, GIF or WebP.
+            ImageError: a image is not PNG, JPEG, GIF or WebP.
         """
         try:
             import jinja2
         except ImportError as error:
             raise MissingExtraError("the report", "report") from error
-        folder = importlib.resources.files("wordsight.report")
+        directory = importlib.resources.files("wordsight.report")
         environment = jinja2.Environment(
             autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
-        environment.filters |= {"number": _number, "picture": _data_uri, "paragraphs": _paragraphs}
+        environment.filters |= {"number": _number, "image": _data_uri, "paragraphs": _paragraphs}
         environment.tests["finite"] = math.isfinite
-        template = environment.from_string((folder / "page.html").read_text("utf-8"))
-        html: str = template.render(page=self, style=(folder / "page.css").read_text("utf-8"), draw=_plotter())
+        template = environment.from_string((directory / "page.html").read_text("utf-8"))
+        html: str = template.render(page=self, style=(directory / "page.css").read_text("utf-8"), draw=_plotter())
         return html
 
     def write(self, path: Path) -> None:
@@ -78,9 +78,9 @@ class Page:
 
         Raises:
             OutputError: the file cannot be written.
-            MissingExtraError, PictureError: as `render`.
+            MissingExtraError, ImageError: as `render`.
         """
-        write_whole(path, self.render().encode("utf-8", "replace"))
+        write_atomic(path, self.render().encode("utf-8", "replace"))
 
 
 def _plotter() -> Any:
@@ -108,8 +108,8 @@ def _number(value: str | int | float) -> str:
     return f"{value:,.4g}" if math.isfinite(value) else "\u2013"
 
 
-def _data_uri(picture: bytes) -> str:
+def _data_uri(image: bytes) -> str:
     for signature, kind in _SIGNATURES:
-        if picture.startswith(signature) and (kind != "webp" or picture[8:12] == b"WEBP"):
-            return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"
-    raise PictureError("a picture of the report is not PNG, JPEG, GIF or WebP; encode it as one of them")
+        if image.startswith(signature) and (kind != "webp" or image[8:12] == b"WEBP"):
+            return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
+    raise ImageError("a picture of the report is not PNG, JPEG, GIF or WebP; encode it as one of them")

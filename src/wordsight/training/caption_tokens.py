@@ -1,7 +1,7 @@
-"""The second task: name the words of a picture's texts from the picture alone (after SuperCLIP, arXiv 2512.14480).
+"""The second task: name the words of a image's texts from the image alone (after SuperCLIP, arXiv 2512.14480).
 
-A small batch holds few negatives, and contrast alone learns slowly from it; words teach the picture tower directly:
-those of all captions or names of a picture, not only of the one that was drawn for the contrast. Rare words say more
+A small batch holds few negatives, and contrast alone learns slowly from it; words teach the image tower directly:
+those of all captions or names of a image, not only of the one that was drawn for the contrast. Rare words say more
 than frequent ones, so each word counts by its inverse document frequency. The layer that names them is used in training
 only.
 """
@@ -22,7 +22,7 @@ _SAMPLES_A_SOURCE = 50_000
 
 
 @dataclass(frozen=True)
-class CaptionWords:
+class CaptionTokens:
     """The words that are asked for: V token ids with their weights.
 
     Attributes:
@@ -34,7 +34,7 @@ class CaptionWords:
     weight: Tensor
 
     @classmethod
-    def count(cls, mixture: Mixture, tokenizer: TextTokenizer) -> "CaptionWords":
+    def count(cls, mixture: Mixture, tokenizer: TextTokenizer) -> "CaptionTokens":
         """Count in how many samples each token occurs, in an even sample of each source of at most 50,000.
 
         Kept are the 5,000 most frequent tokens that occur in at least 6 samples; sources count by their weight.
@@ -74,6 +74,6 @@ class CaptionWords:
         weighted_NV = present_NV * self.weight
         return weighted_NV / weighted_NV.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
 
-    def to(self, device: torch.device) -> "CaptionWords":
+    def to(self, device: torch.device) -> "CaptionTokens":
         """The same on a device."""
-        return CaptionWords(self.column.to(device), self.weight.to(device))
+        return CaptionTokens(self.column.to(device), self.weight.to(device))

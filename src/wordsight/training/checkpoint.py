@@ -7,7 +7,7 @@ import torch
 
 from wordsight.config import differing_keys
 from wordsight.errors import ConfigError, TrainingError
-from wordsight.files import open_whole
+from wordsight.files import open_atomic
 from wordsight.training.state import State
 
 # what torch raises for a file that is cut short, is none of its own, or would have to run code
@@ -20,7 +20,7 @@ def save_checkpoint(path: Path, state: State) -> None:
     Raises:
         OutputError: the place cannot be written, or the disk is full.
     """
-    with open_whole(path) as file:
+    with open_atomic(path) as file:
         torch.save(state.parts(), file)
 
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from wordsight.errors import MissingExtraError
-from wordsight.files import as_output_error, write_whole
-from wordsight.training.step import StepFigures
+from wordsight.files import as_output_error, write_atomic
+from wordsight.training.step import StepMetrics
 
 _LINE_EVERY_S = 10.0
 
@@ -35,12 +35,12 @@ class RunLog:
     "pairs_per_s", "data_wait_share"}`, or `{"step", "scores"}` for a validation.
     """
 
-    def __init__(self, folder: Path, first_step: int, steps: int, tensorboard: bool, every: int = 10) -> None:
-        self._path = folder / "metrics.jsonl"
+    def __init__(self, directory: Path, first_step: int, steps: int, tensorboard: bool, every: int = 10) -> None:
+        self._path = directory / "metrics.jsonl"
         self._steps = steps
         self._every = every
         self._forget_after(first_step)
-        self._board = _open_board(folder) if tensorboard else None
+        self._board = _open_board(directory) if tensorboard else None
         self._bar = _Bar(steps, first_step)
         self._start()
 
@@ -49,15 +49,15 @@ class RunLog:
         if not self._path.exists():
             return
         rows = [row for row in read_rows(self._path) if row["step"] <= step]
-        write_whole(self._path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        write_atomic(self._path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def _start(self) -> None:
         self._since = time.perf_counter()
         self._waited_s = 0.0
         self._pairs = 0
-        self._figures: list[StepFigures] = []
+        self._figures: list[StepMetrics] = []
 
-    def step(self, steps: int, figures: StepFigures, pairs: int, waited_s: float) -> None:
+    def step(self, steps: int, figures: StepMetrics, pairs: int, waited_s: float) -> None:
         """Take note of one step: its figures, its pairs and the seconds it waited for its batch."""
         self._figures.append(figures)
         self._pairs += pairs
@@ -106,12 +106,12 @@ class RunLog:
             self._board.close()
 
 
-def _open_board(folder: Path) -> Any:
+def _open_board(directory: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise MissingExtraError("TensorBoard", "log") from error
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter(str(directory / "tensorboard"))
 
 
 class _Bar:

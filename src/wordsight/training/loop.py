@@ -1,6 +1,6 @@
 """The loop: batches in, a trained run out. `train` opens everything, `_go_on` is the loop itself.
 
-A run's folder holds
+A run's directory holds
 
     recipe.toml     the recipe, with its changes applied
     metrics.jsonl   figures of steps and validations
@@ -26,17 +26,17 @@ from wordsight.config import plain, to_toml
 from wordsight.data import BatchPlan, Loader, Mixture
 from wordsight.encoder import DualEncoder, load
 from wordsight.errors import OutputError
-from wordsight.evaluate.tasks import Evaluator, headline
-from wordsight.files import clear_partial, lock, make_folder, settle_folder, write_whole
+from wordsight.evaluate.tasks import Evaluator, selection_score
+from wordsight.files import lock, make_directory, recover_directory, remove_partial, write_atomic
 from wordsight.model import build, build_empty
 from wordsight.text import build_tokenizer
-from wordsight.training.caption_tokens import CaptionWords
+from wordsight.training.caption_tokens import CaptionTokens
 from wordsight.training.checkpoint import load_checkpoint, save_checkpoint
 from wordsight.training.log import RunLog
 from wordsight.training.optimizer import build_optimizer
 from wordsight.training.recipe import Recipe, load_recipe
 from wordsight.training.sources import open_evaluators, open_sources
-from wordsight.training.state import Average, Learner, State, Tokens
+from wordsight.training.state import EMA, Learner, State, Tokens
 from wordsight.training.step import train_step
 from wordsight.weights import Card, TokenizerConfig
 
@@ -48,12 +48,12 @@ class Run:
     """A finished run.
 
     Attributes:
-        folder: what `wordsight.load` opens.
+        directory: what `wordsight.load` opens.
         steps: how many were taken.
         best_step: where the validation score was highest; `best_scores` are the scores there.
     """
 
-    folder: Path
+    directory: Path
     steps: int
     best_step: int
     best_scores: dict[str, float]
@@ -73,8 +73,8 @@ def train(
 
     Args:
         recipe: a file, a name of `wordsight recipes`, or a `Recipe`.
-        data: folders of shards, or a folder of such folders.
-        out: the run's folder.
+        data: directories of shards, or a directory of such directories.
+        out: the run's directory.
         start: a model to start from, as for `wordsight.load`; it brings its architecture, preprocessing and tokenizer.
         resume: go on from the checkpoint in `out`, exactly; without one there, start.
         workers: threads that prepare batches; they change nothing but speed.
@@ -95,23 +95,29 @@ def train(
     places = [data] if isinstance(data, str | Path) else list(data)
     mixture = open_sources(recipe, places)
     judges = [*open_evaluators(recipe, places), *evaluators]
-    folder = make_folder(Path(out))
-    with lock(folder / ".lock"):
-        state = _prepare(recipe, mixture, first, folder, resume, _best_device())
-        log = RunLog(folder, state.steps, recipe.schedule.steps, tensorboard)
+    directory = make_directory(Path(out))
+    with lock(directory / ".lock"):
+        state = _prepare(recipe, mixture, first, directory, resume, _best_device())
+        log = RunLog(directory, state.steps, recipe.schedule.steps, tensorboard)
         try:
             with _stop_requests() as stop, _loader(recipe, mixture, state, workers) as loader:
                 try:
-                    _go_on(state, recipe, loader, judges, folder, log, stop)
+                    _go_on(state, recipe, loader, judges, directory, log, stop)
                 finally:
-                    _list_broken(loader, folder, log)
+                    _list_broken(loader, directory, log)
         finally:
             log.close()
-    return Run(folder, state.steps, state.best_step, state.best_scores)
+    return Run(directory, state.steps, state.best_step, state.best_scores)
 
 
 def _go_on(
-    state: State, recipe: Recipe, loader: Loader, judges: Sequence[Evaluator], folder: Path, log: RunLog, stop: "_Stop"
+    state: State,
+    recipe: Recipe,
+    loader: Loader,
+    judges: Sequence[Evaluator],
+    directory: Path,
+    log: RunLog,
+    stop: "_Stop",
 ) -> None:
     """Take the steps that are left, validating and saving as the recipe says."""
     while state.steps < recipe.schedule.steps:
@@ -122,25 +128,25 @@ def _go_on(
         log.step(state.steps, figures, recipe.batch_size, waited_s)
         done = state.steps == recipe.schedule.steps
         if done or state.steps % recipe.validation.every_steps == 0:
-            _validate(state, recipe, judges, folder, log)
+            _validate(state, recipe, judges, directory, log)
         if done or stop.requested or state.steps % recipe.checkpoint_every_steps == 0:
-            save_checkpoint(folder / CHECKPOINT, state)
+            save_checkpoint(directory / CHECKPOINT, state)
         if stop.requested and not done:
             log.say(f"stopped after step {state.steps}; everything is saved, and a resumed run goes on from here")
             raise KeyboardInterrupt
 
 
-def _list_broken(loader: Loader, folder: Path, log: RunLog) -> None:
+def _list_broken(loader: Loader, directory: Path, log: RunLog) -> None:
     """Add the broken samples that were met to `broken.jsonl`, and say how many there are."""
-    path = folder / "broken.jsonl"
+    path = directory / "broken.jsonl"
     former = path.read_bytes().splitlines() if path.exists() else []
     rows = dict.fromkeys([*former, *(msgspec.json.encode(broken) for broken in loader.broken)])
     if rows:
-        write_whole(path, b"".join(row + b"\n" for row in rows))
+        write_atomic(path, b"".join(row + b"\n" for row in rows))
         log.say(f"{len(rows)} broken samples were replaced by others; {path} lists them with their reasons")
 
 
-def _validate(state: State, recipe: Recipe, judges: Sequence[Evaluator], folder: Path, log: RunLog) -> None:
+def _validate(state: State, recipe: Recipe, judges: Sequence[Evaluator], directory: Path, log: RunLog) -> None:
     """Measure the model, save it as `last`, and as `best` too if it is."""
     model = build_empty(recipe.architecture)
     model.load_state_dict(state.weights(), assign=True)
@@ -149,11 +155,11 @@ def _validate(state: State, recipe: Recipe, judges: Sequence[Evaluator], folder:
     scores = {name: value for judge in judges for name, value in judge(encoder, state.steps).items()}
     log.scores(state.steps, scores)
     names = ["last"]
-    if headline(scores) >= state.best_score:
-        state.best_score, state.best_step, state.best_scores = headline(scores), state.steps, scores
+    if selection_score(scores) >= state.best_score:
+        state.best_score, state.best_step, state.best_scores = selection_score(scores), state.steps, scores
         names.append("best")
     for name in names:
-        DualEncoder(model, _card(state, recipe, scores), files=state.tokens.files).save(folder / name)
+        DualEncoder(model, _card(state, recipe, scores), files=state.tokens.files).save(directory / name)
     for line in _score_lines(scores):
         log.say(f"step {state.steps}: {line}")
 
@@ -166,15 +172,15 @@ def _score_lines(scores: dict[str, float]) -> Iterator[str]:
 
 
 def _prepare(
-    recipe: Recipe, mixture: Mixture, first: DualEncoder | None, folder: Path, resume: bool, device: torch.device
+    recipe: Recipe, mixture: Mixture, first: DualEncoder | None, directory: Path, resume: bool, device: torch.device
 ) -> State:
     """The state to start from: new, or that of the checkpoint."""
-    checkpoint = folder / CHECKPOINT
-    if not resume and (checkpoint.exists() or (folder / "recipe.toml").exists()):
-        raise OutputError(f"{folder}: holds a run already; go on with --resume, or choose another --out")
+    checkpoint = directory / CHECKPOINT
+    if not resume and (checkpoint.exists() or (directory / "recipe.toml").exists()):
+        raise OutputError(f"{directory}: holds a run already; go on with --resume, or choose another --out")
     tokens, words = _tokens(recipe, first), None
-    if recipe.loss.caption_words:
-        words = CaptionWords.count(mixture, tokens.tokenizer)
+    if recipe.loss.caption_token_weight:
+        words = CaptionTokens.count(mixture, tokens.tokenizer)
     generator = torch.Generator().manual_seed(recipe.seed)
     clip = build(recipe.architecture, generator)
     if first is not None:
@@ -188,19 +194,19 @@ def _prepare(
     state = State(
         learner=learner,
         optimizer=build_optimizer(learner, recipe.optimizer),
-        average=Average(learner, recipe.averaging) if recipe.averaging else None,
+        average=EMA(learner, recipe.ema_decay) if recipe.ema_decay else None,
         words=words.to(device) if words else None,
         tokens=tokens,
         identity=identity,
         device=device,
     )
-    clear_partial(folder)
+    remove_partial(directory)
     if resume:
         for name in ("best", "last"):
-            settle_folder(folder / name)
+            recover_directory(directory / name)
         if checkpoint.exists():
             load_checkpoint(checkpoint, state)
-    write_whole(folder / "recipe.toml", to_toml(recipe).encode())
+    write_atomic(directory / "recipe.toml", to_toml(recipe).encode())
     return state
 
 

@@ -1,7 +1,7 @@
 """A recipe: everything that decides what a run learns, in one TOML file.
 
 What step s sees depends on data, recipe, seed and s alone (design rule 1), so a recipe names steps, never minutes.
-What changes only how a run is watched (workers, output folder, TensorBoard) is not in it.
+What changes only how a run is watched (workers, output directory, TensorBoard) is not in it.
 """
 
 from importlib import resources
@@ -42,16 +42,16 @@ class ScheduleConfig(Config, frozen=True):
 
 
 class LossConfig(Config, frozen=True):
-    """Figure 3, and what may be added to it.
+    """Score 3, and what may be added to it.
 
-    `mask_equal_texts`: a text of the batch that is one of a picture's own (a caption, or a name of its label) is no
+    `mask_equal_texts`: a text of the batch that is one of a image's own (a caption, or a name of its label) is no
     negative of it; `auto` does so where a source has labels for captions, in which equal texts are common.
-    `caption_words`: weight of the second task, in which a linear layer names the words of the picture's texts (after
+    `caption_token_weight`: weight of the second task, in which a linear layer names the words of the image's texts (after
     SuperCLIP, arXiv 2512.14480), or 0.
     """
 
     mask_equal_texts: bool | Literal["auto"] = "auto"
-    caption_words: Annotated[float, Meta(ge=0)] = 0.0
+    caption_token_weight: Annotated[float, Meta(ge=0)] = 0.0
 
 
 class RetrievalSet(Config, frozen=True):
@@ -61,14 +61,14 @@ class RetrievalSet(Config, frozen=True):
 
 
 class LabelSet(Config, frozen=True):
-    """Labelled pictures on which the zero-shot classifier is measured."""
+    """Labelled images on which the zero-shot classifier is measured."""
 
     shards: str
     templates: tuple[str, ...] = ("a photo of a {}.",)
 
 
 class ValidationConfig(Config, frozen=True):
-    """What is measured while a run goes on; the mean of the sets' headline figures chooses the best model."""
+    """What is measured while a run goes on; the mean of the sets' selection_score figures chooses the best model."""
 
     every_steps: Positive = 500
     retrieval: tuple[RetrievalSet, ...] = ()
@@ -87,7 +87,7 @@ class Recipe(Config, frozen=True):
     accumulation: Positive = 1
     seed: Annotated[int, Meta(ge=0)] = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    averaging: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    ema_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     augmentation: Augmentation = Augmentation()
     preprocessing: Preprocessing | None = None
     loss: LossConfig = LossConfig()
@@ -113,7 +113,7 @@ class Recipe(Config, frozen=True):
 
     @property
     def form(self) -> Preprocessing:
-        """How pictures reach the trained model; where the recipe does not say, CLIP's own at the model's size."""
+        """How images reach the trained model; where the recipe does not say, CLIP's own at the model's size."""
         return self.preprocessing or Preprocessing(size_px=self.architecture.image.image_size_px)
 
     @property
@@ -133,10 +133,10 @@ def recipe_path(name: str | Path) -> Path:
     path = Path(name)
     if path.suffix == ".toml" or path.is_file():
         return path
-    folder = Path(str(resources.files("wordsight") / "recipes"))
-    known = sorted(file.stem for file in folder.glob("*.toml"))
+    directory = Path(str(resources.files("wordsight") / "recipes"))
+    known = sorted(file.stem for file in directory.glob("*.toml"))
     if str(name) in known:
-        return folder / f"{name}.toml"
+        return directory / f"{name}.toml"
     raise ConfigError(f"{name}: no such recipe{nearest(str(name), known)}; 'wordsight recipes' lists {len(known)}")
 
 

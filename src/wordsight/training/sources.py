@@ -1,4 +1,4 @@
-"""Where a recipe's data lie: names in the recipe, folders on the command line."""
+"""Where a recipe's data lie: names in the recipe, directories on the command line."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from wordsight.data import Mixture, MixtureSource, ShardSet, open_shards
 from wordsight.data.remote import is_remote
 from wordsight.errors import ConfigError, DataError
-from wordsight.evaluate.tasks import Evaluator, LabelAccuracy, Retrieval, set_name
+from wordsight.evaluate.tasks import Classification, Evaluator, Retrieval, set_name
 from wordsight.training.recipe import Recipe
 
 
@@ -45,7 +45,7 @@ def open_sources(recipe: Recipe, data: Sequence[str | Path]) -> Mixture:
         DataError: shards are missing, empty or cut short.
     """
     if not data:
-        raise ConfigError("no data: name shards with --data FOLDER; 'wordsight shards' makes them")
+        raise ConfigError("no data: name shards with --data DIRECTORY; 'wordsight shards' makes them")
     if not recipe.sources:
         opened = [open_shards(str(place)) for place in data]
         return Mixture([MixtureSource(shards, float(len(shards))) for shards in opened])
@@ -64,7 +64,7 @@ def open_evaluators(recipe: Recipe, data: Sequence[str | Path]) -> list[Evaluato
         for one in recipe.validation.retrieval
     ]
     labels: list[Evaluator] = [
-        LabelAccuracy(find_shards(one.shards, data), set_name(one.shards), one.templates, recipe.form)
+        Classification(find_shards(one.shards, data), set_name(one.shards), one.templates, recipe.form)
         for one in recipe.validation.labels
     ]
     return retrieval + labels

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from wordsight.model import CLIP
 from wordsight.text import TextTokenizer, TokenizerConfig
-from wordsight.training.caption_tokens import CaptionWords
+from wordsight.training.caption_tokens import CaptionTokens
 
 
 class Learner(nn.Module):
-    """A CLIP with what only its training needs: the layer that names a caption's words from the picture's embedding.
+    """A CLIP with what only its training needs: the layer that names a caption's words from the image's embedding.
 
     Attributes:
         clip: the model.
@@ -30,7 +30,7 @@ class Learner(nn.Module):
         self.words = words
 
 
-class Average:
+class EMA:
     """A running mean of a learner's weights and statistics, on which it is judged and saved.
 
     After n steps the decay is min(decay, n / (n + 10)), so that the first steps do not weigh on the mean.
@@ -66,7 +66,7 @@ class State:
     """A run between two steps.
 
     Attributes:
-        average: the averaged weights, or None where the recipe has no averaging.
+        average: the averaged weights, or None where the recipe has no ema_decay.
         words: what the second task asks for, or None where the recipe has no such task.
         tokens: the tokenizer, which no step changes.
         identity: recipe and data as plain data; a checkpoint of another identity is refused.
@@ -77,8 +77,8 @@ class State:
 
     learner: Learner
     optimizer: torch.optim.Optimizer
-    average: Average | None
-    words: CaptionWords | None
+    average: EMA | None
+    words: CaptionTokens | None
     tokens: Tokens
     identity: dict[str, Any]
     device: torch.device

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from wordsight.data import Batch
 from wordsight.errors import TrainingError
-from wordsight.loss import caption_words_loss, masked_softmax_loss, softmax_loss
+from wordsight.loss import caption_token_loss, masked_softmax_loss, softmax_loss
 from wordsight.model import to_float
 from wordsight.training.recipe import Recipe, ScheduleConfig
 from wordsight.training.state import Learner, State
@@ -23,7 +23,7 @@ _KEYS_IN_ERROR = 5
 
 
 @dataclass(frozen=True)
-class StepFigures:
+class StepMetrics:
     """What one step reports: loss, the words' loss, logit scale, gradient norm and rate."""
 
     loss: float
@@ -41,7 +41,7 @@ def rate_at(step: int, schedule: ScheduleConfig) -> float:
     return schedule.final_share + (1 - schedule.final_share) * (1 + math.cos(math.pi * through)) / 2
 
 
-def train_step(state: State, batch: Batch, recipe: Recipe) -> StepFigures:
+def train_step(state: State, batch: Batch, recipe: Recipe) -> StepMetrics:
     """Take one optimiser step on one batch.
 
     Raises:
@@ -55,7 +55,7 @@ def train_step(state: State, batch: Batch, recipe: Recipe) -> StepFigures:
     loss, words_loss = _backward(state, batch, recipe)
     clip_at = recipe.optimizer.gradient_clip
     norm = nn.utils.clip_grad_norm_(state.learner.parameters(), math.inf if clip_at is None else clip_at)
-    figures = StepFigures(loss.item(), words_loss.item(), state.learner.clip.scale.item(), norm.item(), rate)
+    figures = StepMetrics(loss.item(), words_loss.item(), state.learner.clip.scale.item(), norm.item(), rate)
     if not (math.isfinite(figures.loss + figures.words_loss) and math.isfinite(figures.gradient_norm)):
         keys = ", ".join(batch.keys[:_KEYS_IN_ERROR])
         raise TrainingError(
@@ -84,14 +84,14 @@ def _backward(state: State, batch: Batch, recipe: Recipe) -> tuple[Tensor, Tenso
         with _precision(recipe, batch):
             image_NE, text_NE = _embed(state.learner, batch.pixels, batch.ids, recipe)
         loss, words_loss = _losses(state, image_NE, text_NE, batch, recipe)
-        (loss + recipe.loss.caption_words * words_loss).backward()
+        (loss + recipe.loss.caption_token_weight * words_loss).backward()
         return loss.detach(), words_loss.detach()
     parts = list(_parts(batch, recipe.accumulation))
     with torch.no_grad(), _precision(recipe, batch):
         embedded = [_embed(state.learner, pixels, ids, recipe) for pixels, ids in parts]
     image_NE, text_NE = (torch.cat(tower).requires_grad_() for tower in zip(*embedded, strict=True))
     loss, words_loss = _losses(state, image_NE, text_NE, batch, recipe)
-    (loss + recipe.loss.caption_words * words_loss).backward()
+    (loss + recipe.loss.caption_token_weight * words_loss).backward()
     size = len(parts[0][1])
     for (pixels, ids), image_grad, text_grad in zip(
         parts, _gradient(image_NE).split(size), _gradient(text_NE).split(size), strict=True
@@ -127,7 +127,7 @@ def _losses(state: State, image_NE: Tensor, text_NE: Tensor, batch: Batch, recip
         loss = softmax_loss(image_unit_NE, text_unit_NE, scale)
     if state.words is None or state.learner.words is None:
         return loss, loss.new_zeros(())
-    return loss, caption_words_loss(state.learner.words(image_NE), state.words.targets(batch.own_ids.flatten(1)))
+    return loss, caption_token_loss(state.learner.words(image_NE), state.words.targets(batch.own_ids.flatten(1)))
 
 
 def _precision(recipe: Recipe, batch: Batch) -> AbstractContextManager[object]:

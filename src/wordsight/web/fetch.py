@@ -17,7 +17,7 @@ import msgspec
 
 from wordsight.config import Config
 from wordsight.errors import DownloadError, OutputError
-from wordsight.files import as_output_error, lock, make_folder, sha256_file, sync_folder, write_whole
+from wordsight.files import as_output_error, lock, make_directory, sha256_file, sync_directory, write_atomic
 from wordsight.web.connection import AgainError, OutOfRangeError, Patience, opened
 
 Progress = Callable[[int, int | None], None]
@@ -59,7 +59,7 @@ def fetch_file(
     """
     if is_there(destination, size_bytes):
         return destination
-    make_folder(destination.parent)
+    make_directory(destination.parent)
     with _waiting_lock(destination.with_name(f".{destination.name}.lock")):
         if not is_there(destination, size_bytes):
             _Fetch(url, destination, sha256, size_bytes, patience or Patience(), progress, max_bytes).run()
@@ -157,7 +157,7 @@ class _Fetch:
             if start == 0:
                 self._forget()
                 notes = _Notes(url=self.url, validator=_validator(answer), total_bytes=total)
-                write_whole(self.notes_path, msgspec.json.encode(notes))
+                write_atomic(self.notes_path, msgspec.json.encode(notes))
             self._check_room((total or 0) - start)
             self._receive(answer, start, total)
 
@@ -176,7 +176,7 @@ class _Fetch:
         if total is not None and done < total:
             raise AgainError("the connection ended early")
         if total is None:  # the end of the connection is all that tells the end of the file
-            write_whole(self.notes_path, msgspec.json.encode(_Notes(url=self.url, total_bytes=done)))
+            write_atomic(self.notes_path, msgspec.json.encode(_Notes(url=self.url, total_bytes=done)))
 
     @contextlib.contextmanager
     def _open(self, have: int, notes: _Notes) -> Iterator[http.client.HTTPResponse]:
@@ -227,7 +227,7 @@ class _Fetch:
             with self.partial.open("rb") as file:
                 os.fsync(file.fileno())
             self.partial.replace(self.destination)
-            sync_folder(self.destination.parent)
+            sync_directory(self.destination.parent)
         except OSError as error:
             raise as_output_error(error, self.destination) from error
         self.notes_path.unlink(missing_ok=True)

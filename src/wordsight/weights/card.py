@@ -30,7 +30,7 @@ class Card(Config, frozen=True):
     Attributes:
         name: what people call the model.
         model: the architecture, activation included.
-        preprocessing: what the image tower expects of pictures.
+        preprocessing: what the image tower expects of images.
         tokenizer: what the text tower expects of texts.
         source: where the weights come from, an address or a sentence.
         licence: under which they may be used.
@@ -85,7 +85,7 @@ def read_card(path: Path) -> Card:
     """
     try:
         if path.stat().st_size > _MAX_CARD_BYTES:
-            raise WeightsError(f"{path}: larger than {_MAX_CARD_BYTES} bytes, not a card; fetch the folder again")
+            raise WeightsError(f"{path}: larger than {_MAX_CARD_BYTES} bytes, not a card; fetch the directory again")
         return decode(msgspec.json.decode(path.read_bytes()), Card, str(path))
     except FileNotFoundError as error:
         raise WeightsError(
@@ -93,14 +93,14 @@ def read_card(path: Path) -> Card:
             f"put the {CARD_NAME} that was saved with them beside them"
         ) from error
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}; check the folder") from error
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}; check the directory") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise WeightsError(f"{path}: not JSON: {error}; fetch the folder again") from error
+        raise WeightsError(f"{path}: not JSON: {error}; fetch the directory again") from error
     except ConfigError as error:
         raise WeightsError(str(error)) from error
 
 
-def read_tokenizer(folder: Path, card: Card) -> dict[str, bytes]:
+def read_tokenizer(directory: Path, card: Card) -> dict[str, bytes]:
     """The tokenizer's file that a card names, by its name; empty where it names none.
 
     Raises:
@@ -110,8 +110,8 @@ def read_tokenizer(folder: Path, card: Card) -> dict[str, bytes]:
     if not name:
         return {}
     try:
-        if (folder / name).stat().st_size > _MAX_TOKENIZER_BYTES:
-            raise WeightsError(f"{folder / name}: larger than {_MAX_TOKENIZER_BYTES} bytes, no tokenizer")
-        return {name: (folder / name).read_bytes()}
+        if (directory / name).stat().st_size > _MAX_TOKENIZER_BYTES:
+            raise WeightsError(f"{directory / name}: larger than {_MAX_TOKENIZER_BYTES} bytes, no tokenizer")
+        return {name: (directory / name).read_bytes()}
     except OSError as error:
-        raise WeightsError(f"{folder / name}: the card wants this tokenizer: {error.strerror or error}") from error
+        raise WeightsError(f"{directory / name}: the card wants this tokenizer: {error.strerror or error}") from error

@@ -1,7 +1,7 @@
 """The proof that a written model is the one that was read: numbers on fixed inputs, kept beside the files.
 
 Two things are compared. The towers, on fixed pixels and ids (`probes.py`). And what stands before them, on a fixed
-picture and fixed sentences: the written files' own preprocessing and tokenizer against the source's.
+image and fixed sentences: the written files' own preprocessing and tokenizer against the source's.
 """
 
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from torch import Tensor
 
 from wordsight.config import Config
 from wordsight.errors import WeightsError
-from wordsight.image import Preprocessing, normalise, to_square
+from wordsight.image import Preprocessing, normalise, resize_and_crop
 from wordsight.model import CLIP
 from wordsight.text import build_tokenizer
-from wordsight.weights.checkpoint import Found
+from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.probes import probe_ids, probe_pixels
 
 NAME = "certificate.json"
@@ -40,7 +40,7 @@ class Certificate(Config, frozen=True):
         target: the form that was written.
         images, texts: of a component of the unit embeddings, on fixed pixels and ids.
         scale: of the logit scale and bias.
-        pixels: of the preprocessed pixels of a fixed picture, by the written files and by the source.
+        pixels: of the preprocessed pixels of a fixed image, by the written files and by the source.
         ids: how many token ids of fixed sentences differ.
         crop: where the format puts the half pixel of an odd margin, if not where the source does: `round to floor`.
             The pixels are compared apart from it.
@@ -80,7 +80,7 @@ class Certificate(Config, frozen=True):
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
 
-def compare(target: str, before: Found, model: CLIP, after: Found, written: CLIP) -> Certificate:
+def compare(target: str, before: Checkpoint, model: CLIP, after: Checkpoint, written: CLIP) -> Certificate:
     """Compare the model that was read with the one that its written files give.
 
     Args:
@@ -89,7 +89,7 @@ def compare(target: str, before: Found, model: CLIP, after: Found, written: CLIP
     """
     pixels, ids = probe_pixels(model.config.image.image_size_px), probe_ids(model.config.text)
     one, other = answers(model, pixels, ids), answers(written, pixels, ids)
-    square, forms = fixed_picture(), (before.card.preprocessing, after.card.preprocessing)
+    square, forms = fixed_image(), (before.card.preprocessing, after.card.preprocessing)
     crops = [form.crop for form in forms]
     return Certificate(
         target=target,
@@ -115,12 +115,12 @@ def difference(one: NDArray[Any], other: NDArray[Any]) -> float:
     return float(np.abs(one - other).max()) if one.shape == other.shape else float("inf")
 
 
-def tokens(found: Found) -> NDArray[np.int32]:
+def tokens(found: Checkpoint) -> NDArray[np.int32]:
     """What a model's own tokenizer makes of the fixed sentences."""
     return build_tokenizer(found.card.tokenizer, found.files)(SENTENCES)
 
 
-def fixed_picture() -> NDArray[np.uint8]:
+def fixed_image() -> NDArray[np.uint8]:
     """(251, 334, 3) uint8: slopes and noise; odd sides, so that rounding of crops shows."""
     rows, columns = np.mgrid[0:251, 0:334]
     slopes = np.stack([rows % 256, columns % 256, (rows + columns) // 3], axis=-1)
@@ -128,5 +128,5 @@ def fixed_picture() -> NDArray[np.uint8]:
     return (slopes + noise).clip(0, 255).astype(np.uint8)
 
 
-def _pixels(picture: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    return normalise(to_square(picture, preprocessing), preprocessing)
+def _pixels(image: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
+    return normalise(resize_and_crop(image, preprocessing), preprocessing)

@@ -15,7 +15,7 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
-class Found:
+class Checkpoint:
     """One model as it lies in files, before it is built.
 
     Attributes:

@@ -6,9 +6,9 @@
     onnx         image.onnx, text.onnx, wordsight.json
     wordsight    wordsight.json, model.safetensors
 
-Every target but ONNX is read again by its own reader before the folder appears: a card that comes back changed is one
+Every target but ONNX is read again by its own reader before the directory appears: a card that comes back changed is one
 that the format cannot say, and the conversion is refused with the keys that would be lost. Then numbers are compared
-(`certificate.py`). The folder appears whole, with `certificate.json`, or not at all.
+(`certificate.py`). The directory appears whole, with `certificate.json`, or not at all.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,12 +22,12 @@ from torch import Tensor
 
 from wordsight.config import differing_keys, plain
 from wordsight.errors import OutputError, WeightsError, nearest
-from wordsight.files import folder_whole, write_whole
+from wordsight.files import atomic_directory, write_atomic
 from wordsight.model import CLIP
 from wordsight.weights.card import CARD_NAME, Card, read_card, read_tokenizer
 from wordsight.weights.certificate import NAME as CERTIFICATE_NAME
 from wordsight.weights.certificate import Certificate, compare
-from wordsight.weights.checkpoint import Found
+from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.formats.hugging_face import CONFIG_NAME as HUGGING_FACE_NAME
 from wordsight.weights.formats.hugging_face import PREPROCESSOR_NAMES, hugging_face_files_of, read_hugging_face
 from wordsight.weights.formats.hugging_face import WEIGHTS_NAMES as HUGGING_FACE_WEIGHTS
@@ -38,7 +38,7 @@ from wordsight.weights.formats.open_clip import WEIGHTS_NAMES as OPEN_CLIP_WEIGH
 from wordsight.weights.formats.open_clip import layout_for_writing, open_clip_config_of, read_open_clip
 from wordsight.weights.formats.openai import METADATA, read_openai
 from wordsight.weights.formats.tokenizer_files import tokenizer_settings
-from wordsight.weights.formats.wordsight import hash_weights, read_own, save_folder
+from wordsight.weights.formats.wordsight import hash_weights, read_wordsight, save_directory
 
 Target = Literal["openai", "open_clip", "hf", "onnx", "wordsight"]
 
@@ -52,39 +52,41 @@ _FORM = {"name", "source", "licence", "weights_sha256", "training", "format"}
 
 
 class _Format(NamedTuple):
-    """How a target is written into a folder, and read again."""
+    """How a target is written into a directory, and read again."""
 
-    write: Callable[[Found, CLIP, Path], None]
-    read: Callable[[Path], Found]
+    write: Callable[[Checkpoint, CLIP, Path], None]
+    read: Callable[[Path], Checkpoint]
 
 
-def convert(found: Found, out: Path, target: str) -> Certificate:
+def convert(found: Checkpoint, out: Path, target: str) -> Certificate:
     """Write a model in another format and prove that it is the same.
 
     Args:
         found: what was read; half precision is written as float32.
-        out: a folder that is not there yet.
+        out: a directory that is not there yet.
         target: see the top of this file.
 
     Returns:
-        The certificate, which lies in the folder too.
+        The certificate, which lies in the directory too.
 
     Raises:
         WeightsError: the format cannot say this model, or the written files answer otherwise; nothing is left behind.
-        OutputError: the folder is there already, or cannot be written.
+        OutputError: the directory is there already, or cannot be written.
         MissingExtraError: ONNX needs packages that are not installed.
     """
     if target not in get_args(Target):
         known = get_args(Target)
         raise WeightsError(f"--to {target}: expected one of {', '.join(known)}{nearest(target, known)}")
     if out.exists():
-        raise OutputError(f"{out}: is there already; choose a folder that is not")
-    found = Found({name: _whole(tensor) for name, tensor in found.tensors.items()}, found.card, found.files)
+        raise OutputError(f"{out}: is there already; choose a directory that is not")
+    found = Checkpoint({name: _whole(tensor) for name, tensor in found.tensors.items()}, found.card, found.files)
     model = found.build(found.card.name)
-    with folder_whole(out.absolute()) as folder:
-        certificate = _write_onnx(found, model, folder) if target == "onnx" else _write(found, model, folder, target)
+    with atomic_directory(out.absolute()) as directory:
+        certificate = (
+            _write_onnx(found, model, directory) if target == "onnx" else _write(found, model, directory, target)
+        )
         certificate.require(out)
-        write_whole(folder / CERTIFICATE_NAME, certificate.as_json())
+        write_atomic(directory / CERTIFICATE_NAME, certificate.as_json())
     return certificate
 
 
@@ -92,15 +94,15 @@ def _whole(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def _write(found: Found, model: CLIP, folder: Path, target: str) -> Certificate:
+def _write(found: Checkpoint, model: CLIP, directory: Path, target: str) -> Certificate:
     form = _FORMATS[target]
-    form.write(found, model, folder)
+    form.write(found, model, directory)
     try:
-        again = form.read(folder)
+        again = form.read(directory)
     except WeightsError as error:
-        raise WeightsError(f"{target} cannot say this model: {str(error).replace(str(folder), target)}") from error
+        raise WeightsError(f"{target} cannot say this model: {str(error).replace(str(directory), target)}") from error
     _require_same(found.card, again.card, target)
-    return compare(target, found, model, again, again.build(str(folder)))
+    return compare(target, found, model, again, again.build(str(directory)))
 
 
 def _require_same(card: Card, again: Card, target: str) -> None:
@@ -125,49 +127,49 @@ def _value(tree: Any, key: str) -> Any:
     return tree
 
 
-def _write_openai(found: Found, model: CLIP, folder: Path) -> None:
+def _write_openai(found: Checkpoint, model: CLIP, directory: Path) -> None:
     """The flat state dict, with the three numbers by which OpenAI's files are known."""
     text = found.card.model.text
     numbers = (found.card.model.image.image_size_px, text.context_length, text.vocabulary_size)
     metadata = {name: torch.tensor(number) for name, number in zip(METADATA, numbers, strict=True)}
-    _saved(folder / OPENAI_NAME, lambda path: torch.save(dict(model.state_dict()) | metadata, path))
+    _saved(directory / OPENAI_NAME, lambda path: torch.save(dict(model.state_dict()) | metadata, path))
 
 
-def _write_open_clip(found: Found, model: CLIP, folder: Path) -> None:
+def _write_open_clip(found: Checkpoint, model: CLIP, directory: Path) -> None:
     config = open_clip_config_of(found.card)
     tensors = to_theirs(model.state_dict(), layout_for_writing(found.card.model))
-    _write_json(folder / OPEN_CLIP_NAME, config)
-    _saved(folder / OPEN_CLIP_WEIGHTS[0], lambda path: save_file(tensors, path, {"format": "pt"}))
+    _write_json(directory / OPEN_CLIP_NAME, config)
+    _saved(directory / OPEN_CLIP_WEIGHTS[0], lambda path: save_file(tensors, path, {"format": "pt"}))
     if found.card.tokenizer.family != "clip":
-        _write_tokenizer(found, folder)
+        _write_tokenizer(found, directory)
 
 
-def _write_hugging_face(found: Found, model: CLIP, folder: Path) -> None:
+def _write_hugging_face(found: Checkpoint, model: CLIP, directory: Path) -> None:
     files = hugging_face_files_of(found.card, model.state_dict())
-    _write_json(folder / HUGGING_FACE_NAME, files.config)
-    _write_json(folder / PREPROCESSOR_NAMES[0], files.preprocessor)
-    _saved(folder / HUGGING_FACE_WEIGHTS[0], lambda path: save_file(files.tensors, path, {"format": "pt"}))
-    _write_tokenizer(found, folder)
+    _write_json(directory / HUGGING_FACE_NAME, files.config)
+    _write_json(directory / PREPROCESSOR_NAMES[0], files.preprocessor)
+    _saved(directory / HUGGING_FACE_WEIGHTS[0], lambda path: save_file(files.tensors, path, {"format": "pt"}))
+    _write_tokenizer(found, directory)
 
 
-def _write_tokenizer(found: Found, folder: Path) -> None:
+def _write_tokenizer(found: Checkpoint, directory: Path) -> None:
     for name, content in {**found.files, **tokenizer_settings(found.card.tokenizer, found.files)}.items():
-        write_whole(folder / name, content)
+        write_atomic(directory / name, content)
 
 
-def _write_own(found: Found, model: CLIP, folder: Path) -> None:
-    save_folder(folder, model.state_dict(), found.card, found.files)
+def _write_own(found: Checkpoint, model: CLIP, directory: Path) -> None:
+    save_directory(directory, model.state_dict(), found.card, found.files)
 
 
-def _write_onnx(found: Found, model: CLIP, folder: Path) -> Certificate:
+def _write_onnx(found: Checkpoint, model: CLIP, directory: Path) -> Certificate:
     from wordsight.weights.formats.onnx import greatest_differences, write_graphs
 
-    write_graphs(model, folder)
+    write_graphs(model, directory)
     exported = Exported(scale=model.scale.item(), bias=_bias(model), weights=hash_weights(model.state_dict()))
-    write_beside_graphs(folder, found.card, exported, found.files)
-    card = read_card(folder / CARD_NAME)
-    again = Found(found.tensors, card, read_tokenizer(folder, card))
-    images, texts = greatest_differences(model, folder)
+    write_beside_graphs(directory, found.card, exported, found.files)
+    card = read_card(directory / CARD_NAME)
+    again = Checkpoint(found.tensors, card, read_tokenizer(directory, card))
+    images, texts = greatest_differences(model, directory)
     return msgspec.structs.replace(compare("onnx", found, model, again, model), images=images, texts=texts)
 
 
@@ -176,7 +178,7 @@ def _bias(model: CLIP) -> float:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_whole(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+    write_atomic(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
 
 
 def _saved(path: Path, save: Callable[[Path], None]) -> None:
@@ -189,8 +191,8 @@ def _saved(path: Path, save: Callable[[Path], None]) -> None:
 
 
 _FORMATS: dict[str, _Format] = {
-    "openai": _Format(_write_openai, lambda folder: read_openai(folder / OPENAI_NAME)),
+    "openai": _Format(_write_openai, lambda directory: read_openai(directory / OPENAI_NAME)),
     "open_clip": _Format(_write_open_clip, read_open_clip),
     "hf": _Format(_write_hugging_face, read_hugging_face),
-    "wordsight": _Format(_write_own, read_own),
+    "wordsight": _Format(_write_own, read_wordsight),
 }

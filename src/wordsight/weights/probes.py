@@ -1,7 +1,7 @@
 """Fixed pixels and token ids on which two forms of one model are compared: always the same, drawn by Philox.
 
-They need no pictures and no tokenizer, so a certificate can be made for any model; what a model's own tokenizer and
-preprocessing make of a fixed text and picture is compared beside them.
+They need no images and no tokenizer, so a certificate can be made for any model; what a model's own tokenizer and
+preprocessing make of a fixed text and image is compared beside them.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ _SEED = 20210226  # the day on which the paper was submitted
 
 
 def probe_pixels(size_px: int, count: int = 4) -> Tensor:
-    """(N, 3, S, S) float32, normally distributed, as normalised pictures are."""
+    """(N, 3, S, S) float32, normally distributed, as normalised images are."""
     drawn = np.random.Generator(np.random.Philox(key=_SEED)).standard_normal((count, 3, size_px, size_px), np.float32)
     return torch.from_numpy(drawn)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from wordsight.cache import weights_cache
 from wordsight.errors import OutputError
-from wordsight.files import write_whole
+from wordsight.files import write_atomic
 
 if TYPE_CHECKING:
     from wordsight.encoder import DualEncoder
@@ -44,7 +44,7 @@ def remembered(
     made, file = make(), io.BytesIO()
     np.save(file, made)
     with contextlib.suppress(OutputError):
-        write_whole(path, file.getvalue())
+        write_atomic(path, file.getvalue())
     return made
 
 

@@ -1,4 +1,4 @@
-"""What a few labelled pictures teach a classifier: how sure it may be, which labels to name, when to name none."""
+"""What a few labelled images teach a classifier: how sure it may be, which labels to name, when to name none."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,10 @@ from wordsight.errors import ConfigError
 from wordsight.metrics import conformal_quantile
 
 LEAST_LIFT = 4.0
-"""How many times better than general words labels fit a picture, at the least, that is one of them.
+"""How many times better than general words labels fit a image, at the least, that is one of them.
 
-Chosen on pictures that the recipe `flickr8k` was trained with: over label sets of 3 to 20 of their classes the cut that
-told pictures of the set from others best lay between 2.8 and 5.2 times (docs/log.md)."""
+Chosen on images that the recipe `flickr8k` was trained with: over label sets of 3 to 20 of their classes the cut that
+told images of the set from others best lay between 2.8 and 5.2 times (docs/log.md)."""
 
 _LEAST_LOG_SCALE, _MOST_LOG_SCALE = -7.0, 7.0
 _HALVINGS = 60
@@ -24,8 +24,8 @@ class Calibration:
 
     Attributes:
         temperature: logits are divided by it; below 1 the classifier is surer than the model.
-        least_log_lift: where the labels fit a picture less, it is none of them; a natural logarithm.
-        coverage: what sets of labels promise: that of new pictures this share or more has its label in its set; None
+        least_log_lift: where the labels fit a image less, it is none of them; a natural logarithm.
+        coverage: what sets of labels promise: that of new images this share or more has its label in its set; None
             where nothing is promised.
         most_doubt: a label of probability 1 - most_doubt or more belongs to the set.
     """
@@ -39,27 +39,27 @@ class Calibration:
 def calibration_of(
     logits_NK: NDArray[np.float32], label_N: NDArray[np.int64], log_lift_N: NDArray[np.float64] | None, coverage: float
 ) -> Calibration:
-    """Calibrate on labelled pictures, which are to be like those that will be asked about.
+    """Calibrate on labelled images, which are to be like those that will be asked about.
 
-    The temperature comes from every second picture (Guo et al. 2017, arXiv 1706.04599), the sets of labels from the
+    The temperature comes from every second image (Guo et al. 2017, arXiv 1706.04599), the sets of labels from the
     others (split conformal prediction with the score 1 - probability; Sadinle et al. 2019), so that what they promise
-    holds; the least lift is that which as great a share of all the pictures reaches.
+    holds; the least lift is that which as great a share of all the images reaches.
 
     Args:
-        logits_NK: of N pictures and K labels.
+        logits_NK: of N images and K labels.
         label_N: their labels, in [0, K).
         log_lift_N: how well the labels fit them; None leaves the least lift alone.
         coverage: in (0, 1).
 
     Raises:
-        ConfigError: a coverage outside, or too few pictures to promise it.
+        ConfigError: a coverage outside, or too few images to promise it.
     """
     if not 0 < coverage < 1:
         raise ConfigError(f"coverage {coverage:g}: expected a share between 0 and 1, such as 0.9")
     fit, promise = slice(0, None, 2), slice(1, None, 2)
     needed = 2 * int(np.ceil(coverage / (1 - coverage) - 1e-9))
     if len(label_N) < needed:
-        raise ConfigError(f"{len(label_N)} labelled pictures: a coverage of {coverage:g} needs {needed} or more")
+        raise ConfigError(f"{len(label_N)} labelled images: a coverage of {coverage:g} needs {needed} or more")
     temperature = fit_temperature(logits_NK[fit], label_N[fit])
     probability_NK = softmax(logits_NK[promise] / temperature)
     doubt_N = 1 - np.take_along_axis(probability_NK, label_N[promise, None], axis=1)[:, 0]
@@ -73,7 +73,7 @@ def fit_temperature(logits_NK: NDArray[np.floating], label_N: NDArray[np.integer
     """The temperature of the least cross-entropy, found in [exp(-7), exp(7)].
 
     Args:
-        logits_NK: of N pictures and K labels.
+        logits_NK: of N images and K labels.
         label_N: in [0, K).
     """
     own_N = np.take_along_axis(logits_NK, label_N[:, None], axis=1)[:, 0].astype(np.float64)

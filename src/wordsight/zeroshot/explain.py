@@ -1,6 +1,6 @@
-"""Which parts of a picture speak for a label: what the answer loses where a part is covered.
+"""Which parts of a image speak for a label: what the answer loses where a part is covered.
 
-A window slides over what the model sees of the picture and covers it with the picture's mean colour (occlusion, after
+A window slides over what the model sees of the image and covers it with the image's mean colour (occlusion, after
 Zeiler and Fergus 2013, arXiv 1311.2901). What the label's log probability loses is credited to the places that were
 covered. No gradient is needed, so every runtime can do it.
 """
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wordsight.errors import ConfigError, nearest
-from wordsight.image import PictureSource, square_of
-from wordsight.zeroshot.classifier import Labels
+from wordsight.image import ImageSource, load_pixels
+from wordsight.zeroshot.classifier import ZeroShotClassifier
 
 STEPS = 8
 """Windows start at so many places along a side."""
@@ -55,20 +55,20 @@ class Explanation:
         return file.getvalue()
 
 
-def explain(labels: Labels, picture: PictureSource, label: str | None = None) -> Explanation:
+def explain(labels: ZeroShotClassifier, image: ImageSource, label: str | None = None) -> Explanation:
     """Explain an answer.
 
     Args:
         label: one of the classifier's names; by default the most probable.
 
     Raises:
-        PictureError: the picture cannot be read.
+        ImageError: the image cannot be read.
         ConfigError: no such label.
     """
     if label is not None and label not in labels.names:
         raise ConfigError(f"label {label!r}: not one of the classifier's{nearest(label, labels.names)}")
     clip = labels.clip
-    square = square_of(picture, clip.card.preprocessing, clip.policy)
+    square = load_pixels(image, clip.card.preprocessing, clip.policy)
     whole_K = log_probabilities(labels, square[None])[0]
     number = int(whole_K.argmax()) if label is None else labels.names.index(label)
     size = square.shape[0]
@@ -86,9 +86,9 @@ def explain(labels: Labels, picture: PictureSource, label: str | None = None) ->
     return Explanation(labels.names[number], square, (lost / covered).astype(np.float32))
 
 
-def log_probabilities(labels: Labels, squares: NDArray[np.uint8]) -> NDArray[np.float64]:
+def log_probabilities(labels: ZeroShotClassifier, squares: NDArray[np.uint8]) -> NDArray[np.float64]:
     """(N, S, S, 3) uint8 -> (N, K): logarithms of the softmax over the labels; for one label its scaled cosine."""
-    logits_NK = labels.clip.logits(labels.clip.runtime.encode_squares(squares), labels.weights).astype(np.float64)
+    logits_NK = labels.clip.logits(labels.clip.runtime.encode_pixels(squares), labels.weights).astype(np.float64)
     if logits_NK.shape[1] == 1:
         return logits_NK
     logits_NK /= labels.calibration.temperature

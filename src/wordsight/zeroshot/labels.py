@@ -1,4 +1,4 @@
-"""Labels with their names, or a tree of them: as a command line or a file gives them, checked.
+"""ZeroShotClassifier with their names, or a tree of them: as a command line or a file gives them, checked.
 
 A tree is written as indented lines. The lines without deeper ones below them are the labels; the others are kinds of
 these, asked about by their labels alone:
@@ -28,14 +28,14 @@ Names: TypeAlias = str | Sequence[str]
 """What a label is called: one name, or several that mean the same, the first of which is shown."""
 
 SURE = 0.5
-"""What is said of a picture where its probability is above."""
+"""What is said of a image where its probability is above."""
 
 _MAX_LABELS_BYTES = 1 << 26
 _LABEL_SUFFIXES = (".txt", ".json")
 
 
 @dataclass(frozen=True)
-class LabelTree:
+class LabelHierarchy:
     """A tree of labels.
 
     Attributes:
@@ -61,8 +61,8 @@ class LabelTree:
         return chosen, min(of_node[chosen], 1.0)
 
 
-def read_labels(value: str) -> list[tuple[str, ...]] | LabelTree:
-    """Labels as a command line gives them.
+def read_labels(value: str) -> list[tuple[str, ...]] | LabelHierarchy:
+    """ZeroShotClassifier as a command line gives them.
 
     Args:
         value: `cat,dog`, or the path of a file: a label a line, indented below their kinds where it is a tree, or a
@@ -84,7 +84,7 @@ def read_labels(value: str) -> list[tuple[str, ...]] | LabelTree:
         if path.suffix == ".json":
             return check_labels(_json_labels(path, text))
         lines = text.splitlines()
-        return parse_tree(lines) or check_labels([line for line in lines if line.strip()])
+        return parse_hierarchy(lines) or check_labels([line for line in lines if line.strip()])
     except ConfigError as error:
         raise ConfigError(f"{path if is_file else '--labels'}: {error}") from error
 
@@ -117,7 +117,7 @@ def _json_labels(path: Path, text: str) -> list[Any]:
     return items
 
 
-def parse_tree(lines: Sequence[str]) -> LabelTree | None:
+def parse_hierarchy(lines: Sequence[str]) -> LabelHierarchy | None:
     """A tree from indented lines, or None where all are indented alike.
 
     Raises:
@@ -144,11 +144,11 @@ def parse_tree(lines: Sequence[str]) -> LabelTree | None:
             raise ConfigError(f"line {number}: {name!r} was named on line {before}; tell them apart by a word more")
         paths.append((*(paths[-1][:level] if paths else ()), name))
     leaves = [path for path, after in pairwise([*paths, ()]) if after[: len(path)] != path]
-    return LabelTree(tuple(path[-1] for path in leaves), tuple(leaves))
+    return LabelHierarchy(tuple(path[-1] for path in leaves), tuple(leaves))
 
 
 def check_labels(names: Iterable[Names]) -> list[tuple[str, ...]]:
-    """Labels as tuples of their different names, white space tidied."""
+    """ZeroShotClassifier as tuples of their different names, white space tidied."""
     if isinstance(names, str):
         raise ConfigError(f"labels {names!r}: expected a list of names, as in ['cat', 'dog']")
     labels = [_checked_names(number, label) for number, label in enumerate(names)]

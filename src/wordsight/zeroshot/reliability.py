@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PLAIN = ("a photo of a {}.", "a picture of a {}.", "a {}.", "{}")
-"""Sentences that any model of pictures and texts has met; with rarer ones learned labels change as well."""
+"""Sentences that any model of images and texts has met; with rarer ones learned labels change as well."""
 
 LEAST_RELIABILITY = 0.1
 """Below, nothing is told apart and no better temperature can be."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from wordsight.errors import ConfigError, nearest
 from wordsight.zeroshot.published_templates import PUBLISHED
 
-PLACE = "{}"
+SLOT = "{}"
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "plain": ("{}",),
@@ -114,7 +114,7 @@ def resolve_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     Raises:
         ConfigError: no such set, no templates, or one without just one place for the label.
     """
-    if isinstance(templates, str) and PLACE not in templates:
+    if isinstance(templates, str) and SLOT not in templates:
         if templates not in TEMPLATES:
             known = ", ".join(TEMPLATES)
             raise ConfigError(
@@ -126,7 +126,7 @@ def resolve_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     if not texts:
         raise ConfigError("templates: none given; name a set, or give texts with {} where the label goes")
     for text in texts:
-        places = text.count(PLACE) if isinstance(text, str) else 0
+        places = text.count(SLOT) if isinstance(text, str) else 0
         if places != 1:
             raise ConfigError(f"template {text!r}: {places} places for the label; write {{}} once, where it goes")
     return texts

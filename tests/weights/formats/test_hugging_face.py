@@ -19,7 +19,7 @@ from wordsight.weights.formats.hugging_face import hugging_face_files_of, read_h
 from wordsight.weights.formats.key_layouts import to_theirs
 
 TOWER = {"hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-PICTURES = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
+IMAGES = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
 SQUASHED = {"size": {"height": 16, "width": 16}}
 
 IMAGE = VisionTransformerConfig(image_size_px=16, patch_size_px=8, width=16, layers=2, heads=2)
@@ -56,21 +56,21 @@ def siglip_table(
     return {"model_type": "siglip", "vision_config": wide, "text_config": long} | top
 
 
-def folder_of(folder: Path, config: dict[str, Any], pictures: dict[str, Any], files: dict[str, bytes]) -> Path:
-    """A folder whose tensors are those of the tiny model of its kind."""
+def directory_of(directory: Path, config: dict[str, Any], images: dict[str, Any], files: dict[str, bytes]) -> Path:
+    """A directory whose tensors are those of the tiny model of its kind."""
     kind = "siglip" if config.get("model_type") == "siglip" else "clip"
     model = SIGLIP_MODEL if kind == "siglip" else CLIP_MODEL
     state = build(model, torch.Generator().manual_seed(0)).state_dict()
-    save_file(to_theirs(state, f"hugging_face_{kind}"), folder / "model.safetensors")  # type: ignore[arg-type]
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "preprocessor_config.json").write_text(json.dumps(pictures))
+    save_file(to_theirs(state, f"hugging_face_{kind}"), directory / "model.safetensors")  # type: ignore[arg-type]
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "preprocessor_config.json").write_text(json.dumps(images))
     for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return folder
+        (directory / name).write_bytes(content)
+    return directory
 
 
 def test_a_clip_is_read(tmp_path: Path) -> None:
-    found = read_hugging_face(folder_of(tmp_path, clip_table(), PICTURES, {}))
+    found = read_hugging_face(directory_of(tmp_path, clip_table(), IMAGES, {}))
     assert found.card.model == CLIP_MODEL
     assert found.card.preprocessing == Preprocessing(size_px=16, crop="floor")
     assert found.card.tokenizer == TokenizerConfig(context_length=12)
@@ -78,7 +78,7 @@ def test_a_clip_is_read(tmp_path: Path) -> None:
 
 
 def test_a_siglip_is_read_with_its_tokenizer(tmp_path: Path) -> None:
-    found = read_hugging_face(folder_of(tmp_path, siglip_table(), SQUASHED, siglip_files()))
+    found = read_hugging_face(directory_of(tmp_path, siglip_table(), SQUASHED, siglip_files()))
     assert found.card.model == SIGLIP_MODEL
     half = (0.5, 0.5, 0.5)
     assert found.card.preprocessing == Preprocessing(size_px=16, mean=half, std=half, resize="squash")
@@ -96,7 +96,7 @@ def test_a_siglip_is_read_with_its_tokenizer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["GemmaTokenizerFast", "Siglip2Tokenizer"])
 def test_a_siglip_2_of_one_resolution_is_a_siglip_with_another_tokenizer(tmp_path: Path, kind: str) -> None:
-    found = read_hugging_face(folder_of(tmp_path, siglip_table(), SQUASHED, gemma_files(tokenizer_class=kind)))
+    found = read_hugging_face(directory_of(tmp_path, siglip_table(), SQUASHED, gemma_files(tokenizer_class=kind)))
     read = found.card.tokenizer
     assert (read.family, read.begin_id, read.end_id, read.pad_id) == ("tokenizers", None, 1, 0)
     assert (read.lower_case, read.removes_punctuation, read.padding_side) == (True, False, "right")
@@ -111,13 +111,13 @@ def test_keys_that_change_nothing_are_passed_over(tmp_path: Path) -> None:
     }
     cosmetic |= {"_name_or_path": "a/b", "top_k": 50, "use_cache": False, "logit_scale_init_value": 2.6}
     config = clip_table(cosmetic | {"pruned_heads": {}}, cosmetic | {"projection_dim": 99}, **cosmetic)
-    pictures = PICTURES | {"image_processor_type": "CLIPImageProcessor", "do_convert_rgb": True, "do_pad": None}
-    assert read_hugging_face(folder_of(tmp_path, config, pictures, {})).card.model == CLIP_MODEL
+    images = IMAGES | {"image_processor_type": "CLIPImageProcessor", "do_convert_rgb": True, "do_pad": None}
+    assert read_hugging_face(directory_of(tmp_path, config, images, {})).card.model == CLIP_MODEL
 
 
 def test_the_legacy_end_is_the_greatest_id(tmp_path: Path) -> None:
     config = clip_table(text={"eos_token_id": 2})
-    assert read_hugging_face(folder_of(tmp_path, config, PICTURES, {})).card.model.text.end_id is None
+    assert read_hugging_face(directory_of(tmp_path, config, IMAGES, {})).card.model.text.end_id is None
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_the_legacy_end_is_the_greatest_id(tmp_path: Path) -> None:
         (clip_table(text_config_dict={"hiden_size": 3}), "unknown key 'hiden_size'; did you mean 'hidden_size'"),
         (clip_table(quantization_config={}), "unknown key 'quantization_config'"),
         (clip_table({"hidden_act": "relu"}), "vision_config.hidden_act 'relu': expected one of quick_gelu, gelu"),
-        (clip_table({"num_channels": 1}), "vision_config.num_channels 1: pictures have three"),
+        (clip_table({"num_channels": 1}), "vision_config.num_channels 1: images have three"),
         (clip_table({"image_size": [16, 24]}), "only squares are read"),
         (clip_table({"pruned_heads": {"0": [1]}}), "vision_config.pruned_heads"),
         (clip_table({"hidden_size": 15}), "width 15 is not a multiple of heads 2"),
@@ -149,8 +149,8 @@ def test_the_legacy_end_is_the_greatest_id(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_honoured_is_refused_in_one_line(tmp_path: Path, config: dict[str, Any], message: str) -> None:
-    pictures = SQUASHED if config.get("model_type") == "siglip" else PICTURES
-    folder_of(tmp_path, config, pictures, {})
+    images = SQUASHED if config.get("model_type") == "siglip" else IMAGES
+    directory_of(tmp_path, config, images, {})
     with pytest.raises(WeightsError, match=message) as caught:
         read_hugging_face(tmp_path)
     assert str(caught.value).startswith(str(tmp_path))
@@ -158,7 +158,7 @@ def test_what_cannot_be_honoured_is_refused_in_one_line(tmp_path: Path, config: 
 
 
 @pytest.mark.parametrize(
-    ("pictures", "message"),
+    ("images", "message"),
     [
         ({"do_resize": False}, "do_resize False"),
         ({"do_normalize": False}, "do_normalize False"),
@@ -171,60 +171,58 @@ def test_what_cannot_be_honoured_is_refused_in_one_line(tmp_path: Path, config: 
         ({"do_splitting": True}, "unknown key 'do_splitting'"),
     ],
 )
-def test_preprocessing_that_cannot_be_honoured_is_refused(
-    tmp_path: Path, pictures: dict[str, Any], message: str
-) -> None:
-    folder_of(tmp_path, clip_table(), PICTURES | pictures, {})
+def test_preprocessing_that_cannot_be_honoured_is_refused(tmp_path: Path, images: dict[str, Any], message: str) -> None:
+    directory_of(tmp_path, clip_table(), IMAGES | images, {})
     with pytest.raises(WeightsError, match=message) as caught:
         read_hugging_face(tmp_path)
     assert "preprocessor_config.json" in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "pictures",
+    "images",
     [
         {"size": 16, "crop_size": 16, "do_center_crop": True, "feature_extractor_type": "CLIPFeatureExtractor"},
         {"image_mean": None, "size": {"shortest_edge": 16}},
         {},
     ],
 )
-def test_settings_of_older_versions_are_read(tmp_path: Path, pictures: dict[str, Any]) -> None:
-    found = read_hugging_face(folder_of(tmp_path, clip_table(), pictures, {}))
+def test_settings_of_older_versions_are_read(tmp_path: Path, images: dict[str, Any]) -> None:
+    found = read_hugging_face(directory_of(tmp_path, clip_table(), images, {}))
     assert found.card.preprocessing == Preprocessing(size_px=16, crop="floor")
 
 
 def test_settings_of_newer_versions_lie_in_the_processors_file(tmp_path: Path) -> None:
-    folder_of(tmp_path, clip_table(), PICTURES, {})
+    directory_of(tmp_path, clip_table(), IMAGES, {})
     (tmp_path / "preprocessor_config.json").unlink()
-    with pytest.raises(WeightsError, match=r"no preprocessor_config.json, which says what is done to pictures"):
+    with pytest.raises(WeightsError, match=r"no preprocessor_config.json, which says what is done to images"):
         read_hugging_face(tmp_path)
-    inner = {"image_processor": PICTURES | {"resample": 2}, "processor_class": "CLIPProcessor"}
+    inner = {"image_processor": IMAGES | {"resample": 2}, "processor_class": "CLIPProcessor"}
     (tmp_path / "processor_config.json").write_text(json.dumps(inner))
     assert read_hugging_face(tmp_path).card.preprocessing.interpolation == "bilinear"
 
 
-def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
-    folder_of(tmp_path, clip_table(), PICTURES, {})
+def test_a_directory_without_weights_is_refused(tmp_path: Path) -> None:
+    directory_of(tmp_path, clip_table(), IMAGES, {})
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"no weights; expected model.safetensors or"):
         read_hugging_face(tmp_path)
 
 
 def test_a_broken_tokenizer_is_one_line(tmp_path: Path) -> None:
-    folder_of(tmp_path, siglip_table(), SQUASHED, siglip_files() | {"spiece.model": b"\0"})
+    directory_of(tmp_path, siglip_table(), SQUASHED, siglip_files() | {"spiece.model": b"\0"})
     with pytest.raises(WeightsError, match=r"spiece.model: not a tokenizer of the sentencepiece library") as caught:
         read_hugging_face(tmp_path)
     assert str(caught.value).startswith(str(tmp_path))
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
-    for name, config, pictures, files in [
-        ("clip", clip_table({"hidden_act": "gelu"}), PICTURES, {}),
-        ("legacy", clip_table(text={"eos_token_id": 2}), PICTURES | {"resample": 2}, {}),
+    for name, config, images, files in [
+        ("clip", clip_table({"hidden_act": "gelu"}), IMAGES, {}),
+        ("legacy", clip_table(text={"eos_token_id": 2}), IMAGES | {"resample": 2}, {}),
         ("siglip", siglip_table(), SQUASHED, siglip_files()),
     ]:
         (tmp_path / name).mkdir()
-        found = read_hugging_face(folder_of(tmp_path / name, config, pictures, files))
+        found = read_hugging_face(directory_of(tmp_path / name, config, images, files))
         written = hugging_face_files_of(found.card, found.tensors)
         (tmp_path / name / "config.json").write_text(json.dumps(written.config))
         (tmp_path / name / "preprocessor_config.json").write_text(json.dumps(written.preprocessor))

@@ -9,13 +9,14 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from tests.tiny_clip import random_image, tiny_clip
-from tests.weights.models import found_of
+from tests.weights.models import checkpoint_of
 
-from wordsight.encoder import choose, load
+from wordsight.encoder import load
+from wordsight.encoder import runtime_selection as choose
 from wordsight.errors import ConfigError, MissingExtraError
 from wordsight.weights.convert import convert
 from wordsight.weights.formats import int8
-from wordsight.weights.formats.int8 import int8_folder, quantise
+from wordsight.weights.formats.int8 import int8_directory, quantise
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -33,7 +34,7 @@ def expected(x: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.
 
 
 def session(
-    folder: Path, operator: str, weight: NDArray[np.float32], **attributes: int
+    directory: Path, operator: str, weight: NDArray[np.float32], **attributes: int
 ) -> onnxruntime.InferenceSession:
     """A graph of one product, quantised."""
     from onnx import TensorProto, helper, numpy_helper
@@ -45,9 +46,9 @@ def session(
     ]
     graph = helper.make_graph([node], "one", ends[:1], ends[1:], tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.save(model, folder / "whole.onnx")
-    assert quantise(folder / "whole.onnx", folder / "int8.onnx") == 1
-    return onnxruntime.InferenceSession(folder / "int8.onnx", providers=["CPUExecutionProvider"])
+    onnx.save(model, directory / "whole.onnx")
+    assert quantise(directory / "whole.onnx", directory / "int8.onnx") == 1
+    return onnxruntime.InferenceSession(directory / "int8.onnx", providers=["CPUExecutionProvider"])
 
 
 @pytest.fixture
@@ -125,13 +126,13 @@ def test_a_model_in_8_bits_is_near_has_its_own_fingerprint_and_is_made_once(
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("onnx") / "out"
-    convert(found_of("vit"), folder, "onnx")
-    return folder
+    directory = tmp_path_factory.mktemp("onnx") / "out"
+    convert(checkpoint_of("vit"), directory, "onnx")
+    return directory
 
 
 @pytest.mark.usefixtures("model")  # a cache of its own
-def test_an_exported_folder_needs_no_torch_for_it(whole: Path) -> None:
+def test_an_exported_directory_needs_no_torch_for_it(whole: Path) -> None:
     code = (
         "import sys, wordsight as ws\n"
         f"clip = ws.load({str(whole)!r}, runtime='int8')\n"
@@ -139,11 +140,11 @@ def test_an_exported_folder_needs_no_torch_for_it(whole: Path) -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["int8", "1", "False"]
-    assert int8_folder(int8_folder(whole)) == int8_folder(whole)
+    assert int8_directory(int8_directory(whole)) == int8_directory(whole)
 
 
 def test_convolutions_are_refused(tmp_path: Path) -> None:
-    convert(found_of("resnet"), tmp_path / "out", "onnx")
+    convert(checkpoint_of("resnet"), tmp_path / "out", "onnx")
     with pytest.raises(ConfigError, match="image tower is made of convolutions, which stay; take onnx"):
         load(tmp_path / "out", runtime="int8")
 
@@ -159,11 +160,11 @@ def test_a_processor_that_saturates_is_refused(whole: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Saturating)
     with pytest.raises(ConfigError, match="overflow; take onnx"):
-        int8_folder(whole)
+        int8_directory(whole)
 
 
 @pytest.mark.usefixtures("model")
 def test_without_its_package_it_says_what_to_install(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'wordsight\[onnx\]'"):
-        int8_folder(whole)
+        int8_directory(whole)

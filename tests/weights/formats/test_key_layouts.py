@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wordsight.errors import WeightsError
 from wordsight.model import ModelConfig, SigLIPConfig, TextConfig, VisionTransformerConfig, build
-from wordsight.weights.formats.key_layouts import Layout, place, to_ours, to_theirs
+from wordsight.weights.formats.key_layouts import Layout, mapping_of, to_ours, to_theirs
 
 TEXT = TextConfig(width=16, heads=2, layers=2, context_length=6, vocabulary_size=20)
 VIT = VisionTransformerConfig(image_size_px=16, patch_size_px=8, width=24, layers=2, heads=2)
@@ -49,7 +49,7 @@ def test_there_and_back_is_equal_in_bits(layout: Layout, dtype: torch.dtype) -> 
 
 def test_no_name_of_a_layout_stands_for_two_tensors() -> None:
     for layout, model in MODELS.items():
-        names = [name for ours in weights(model) for name in place(layout, ours).names]
+        names = [name for ours in weights(model) for name in mapping_of(layout, ours).names]
         assert len(names) == len(set(names))
 
 
@@ -150,7 +150,7 @@ def test_a_configuration_of_too_many_layers_is_refused_before_it_is_built() -> N
 def test_what_a_layout_cannot_hold_is_refused() -> None:
     scaled = msgspec.structs.replace(CLIP_MODEL, image=msgspec.structs.replace(VIT, layer_scale=True))
     for model, layout in itertools.product([scaled, SIGLIP_MODEL], ["hugging_face_clip"]):
-        with pytest.raises(WeightsError, match="the layout hugging_face_clip has no place for it"):
+        with pytest.raises(WeightsError, match="the layout hugging_face_clip has no mapping_of for it"):
             to_theirs(weights(model), layout)  # type: ignore[arg-type]
-    with pytest.raises(WeightsError, match="the layout hugging_face_siglip has no place for it"):
+    with pytest.raises(WeightsError, match="the layout hugging_face_siglip has no mapping_of for it"):
         to_theirs(weights(CLIP_MODEL), "hugging_face_siglip")

@@ -211,18 +211,18 @@ def test_what_open_clip_cannot_say_is_refused() -> None:
             open_clip_config_of(wrong)
 
 
-def folder_of(folder: Path) -> Path:
+def directory_of(directory: Path) -> Path:
     card = read_open_clip_config(table(), {})
     state = build(card.model, torch.Generator().manual_seed(0)).state_dict()
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": table(), "preprocess_cfg": {}}))
-    save_file(to_theirs(state, "open_clip"), folder / "open_clip_model.safetensors")
-    return folder
+    (directory / "open_clip_config.json").write_text(json.dumps({"model_cfg": table(), "preprocess_cfg": {}}))
+    save_file(to_theirs(state, "open_clip"), directory / "open_clip_model.safetensors")
+    return directory
 
 
-def test_a_folder_without_what_it_needs_is_refused(tmp_path: Path) -> None:
+def test_a_directory_without_what_it_needs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"open_clip_config.json: no such file"):
         read_open_clip(tmp_path)
-    folder_of(tmp_path)
+    directory_of(tmp_path)
     assert read_open_clip(tmp_path).card.name == tmp_path.name
     (tmp_path / "open_clip_model.safetensors").rename(tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match=r"no weights; expected open_clip_model.safetensors or"):
@@ -244,7 +244,7 @@ def test_a_folder_without_what_it_needs_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_hostile_configuration_is_one_line(tmp_path: Path, content: bytes, message: str) -> None:
-    folder_of(tmp_path)
+    directory_of(tmp_path)
     (tmp_path / "open_clip_config.json").write_bytes(content)
     with pytest.raises(WeightsError, match=message) as caught:
         read_open_clip(tmp_path)
@@ -252,7 +252,7 @@ def test_a_hostile_configuration_is_one_line(tmp_path: Path, content: bytes, mes
 
 
 def test_a_configuration_that_contradicts_the_shapes_is_refused(tmp_path: Path) -> None:
-    folder_of(tmp_path)
+    directory_of(tmp_path)
     for change, message in [
         ({"layers": 3}, "missing visual.transformer.resblocks.2"),
         ({"layers": 1}, "unexpected visual.transformer.resblocks.1"),

@@ -12,34 +12,34 @@ from tests.tiny_clip import tiny_card, tiny_clip
 from wordsight.errors import OutputError, WeightsError
 from wordsight.model import CLIP
 from wordsight.weights import Card
-from wordsight.weights.formats.wordsight import read_own, save_folder
+from wordsight.weights.formats.wordsight import read_wordsight, save_directory
 
 
-def load_folder(folder: Path) -> tuple[CLIP, Card]:
-    found = read_own(folder)
-    return found.build(str(folder / "model.safetensors")), found.card
+def load_directory(directory: Path) -> tuple[CLIP, Card]:
+    found = read_wordsight(directory)
+    return found.build(str(directory / "model.safetensors")), found.card
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def directory(tmp_path: Path) -> Path:
     tiny_clip().save(tmp_path / "model")
     return tmp_path / "model"
 
 
-def edit_card(folder: Path, **changes: object) -> None:
-    path = folder / "wordsight.json"
+def edit_card(directory: Path, **changes: object) -> None:
+    path = directory / "wordsight.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def edit_tensors(folder: Path, **changes: torch.Tensor | None) -> None:
-    tensors = load_file(folder / "model.safetensors") | changes
-    save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, folder / "model.safetensors")
+def edit_tensors(directory: Path, **changes: torch.Tensor | None) -> None:
+    tensors = load_file(directory / "model.safetensors") | changes
+    save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, directory / "model.safetensors")
 
 
-def refusal(folder: Path) -> str:
-    """The one line with which a folder is refused."""
+def refusal(directory: Path) -> str:
+    """The one line with which a directory is refused."""
     with pytest.raises(WeightsError) as refused:
-        load_folder(folder)
+        load_directory(directory)
     assert "\n" not in str(refused.value)
     return str(refused.value)
 
@@ -48,8 +48,8 @@ def refusal(folder: Path) -> str:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_every_bit_comes_back(tmp_path, kind, dtype):
     model = tiny_clip(kind).model.to(dtype)
-    written = save_folder(tmp_path / "model", model.state_dict(), tiny_card(kind))
-    loaded, card = load_folder(tmp_path / "model")
+    written = save_directory(tmp_path / "model", model.state_dict(), tiny_card(kind))
+    loaded, card = load_directory(tmp_path / "model")
     assert card == written
     expected, found = model.state_dict(), loaded.state_dict()
     assert list(expected) == list(found)
@@ -59,129 +59,130 @@ def test_every_bit_comes_back(tmp_path, kind, dtype):
     assert not loaded.training
 
 
-def test_the_folder_is_two_files_that_others_can_read(folder):
-    assert sorted(path.name for path in folder.iterdir()) == ["model.safetensors", "wordsight.json"]
-    card = json.loads((folder / "wordsight.json").read_text())
-    assert card["weights_sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    assert torch.equal(load_file(folder / "model.safetensors")["logit_scale"], tiny_clip().model.logit_scale)
+def test_the_directory_is_two_files_that_others_can_read(directory):
+    assert sorted(path.name for path in directory.iterdir()) == ["model.safetensors", "wordsight.json"]
+    card = json.loads((directory / "wordsight.json").read_text())
+    assert card["weights_sha256"] == hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
+    assert torch.equal(load_file(directory / "model.safetensors")["logit_scale"], tiny_clip().model.logit_scale)
 
 
 def test_views_and_other_layouts_are_saved_as_they_look(tmp_path):
     model = tiny_clip("residual").model
     straight = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.to(memory_format=torch.channels_last)
-    save_folder(tmp_path / "model", model.state_dict(), tiny_card("residual"))
+    save_directory(tmp_path / "model", model.state_dict(), tiny_card("residual"))
     assert all(
-        torch.equal(tensor, straight[name]) for name, tensor in load_folder(tmp_path / "model")[0].state_dict().items()
+        torch.equal(tensor, straight[name])
+        for name, tensor in load_directory(tmp_path / "model")[0].state_dict().items()
     )
 
 
-def test_saving_again_replaces_the_model_whole(folder):
-    tiny_clip(seed=1).save(folder)
-    assert torch.equal(load_folder(folder)[0].ln_final.bias, tiny_clip(seed=1).model.ln_final.bias)
-    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+def test_saving_again_replaces_the_model_whole(directory):
+    tiny_clip(seed=1).save(directory)
+    assert torch.equal(load_directory(directory)[0].ln_final.bias, tiny_clip(seed=1).model.ln_final.bias)
+    assert [path.name for path in directory.parent.iterdir()] == ["model"]
 
 
-def test_saving_never_replaces_a_folder_of_other_things(tmp_path):
+def test_saving_never_replaces_a_directory_of_other_things(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(OutputError, match=r"holds other files \(thesis.txt\); choose a new folder"):
+    with pytest.raises(OutputError, match=r"holds other files \(thesis.txt\); choose a new directory"):
         tiny_clip().save(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_full_disk_leaves_the_former_model(folder):
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+def test_a_full_disk_leaves_the_former_model(directory):
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         with pytest.raises(OutputError, match="cannot be written"):
-            tiny_clip(seed=1).save(folder)
+            tiny_clip(seed=1).save(directory)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
+    assert [path.name for path in directory.parent.iterdir()] == ["model"]
 
 
-def test_a_place_that_is_no_folder_is_refused(tmp_path):
+def test_a_place_that_is_no_directory_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         tiny_clip().save(tmp_path / "file" / "model")
 
 
-def test_weights_without_their_card_say_what_to_do(folder):
-    (folder / "wordsight.json").unlink()
-    assert "put the wordsight.json that was saved with them beside them" in refusal(folder)
+def test_weights_without_their_card_say_what_to_do(directory):
+    (directory / "wordsight.json").unlink()
+    assert "put the wordsight.json that was saved with them beside them" in refusal(directory)
 
 
-def test_a_card_without_its_weights_says_what_to_do(folder):
-    (folder / "model.safetensors").unlink()
-    assert "the card is there but not the weights: fetch them again" in refusal(folder)
+def test_a_card_without_its_weights_says_what_to_do(directory):
+    (directory / "model.safetensors").unlink()
+    assert "the card is there but not the weights: fetch them again" in refusal(directory)
 
 
-def test_missing_tensors_are_the_first_five_and_their_number(folder):
-    names = sorted(load_file(folder / "model.safetensors"))[:7]
-    edit_tensors(folder, **dict.fromkeys(names))
-    assert f"missing {', '.join(names[:5])}, ... (7 in all); fetch both again" in refusal(folder)
+def test_missing_tensors_are_the_first_five_and_their_number(directory):
+    names = sorted(load_file(directory / "model.safetensors"))[:7]
+    edit_tensors(directory, **dict.fromkeys(names))
+    assert f"missing {', '.join(names[:5])}, ... (7 in all); fetch both again" in refusal(directory)
 
 
-def test_unexpected_tensors_are_named(folder):
-    edit_tensors(folder, extra=torch.zeros(1), logit_scale=None)
-    assert "missing logit_scale; unexpected extra" in refusal(folder)
+def test_unexpected_tensors_are_named(directory):
+    edit_tensors(directory, extra=torch.zeros(1), logit_scale=None)
+    assert "missing logit_scale; unexpected extra" in refusal(directory)
 
 
-def test_another_shape_is_named_with_both(folder):
-    edit_tensors(folder, text_projection=torch.zeros(16, 9))
-    assert "text_projection is (16, 9), the card says (16, 8)" in refusal(folder)
+def test_another_shape_is_named_with_both(directory):
+    edit_tensors(directory, text_projection=torch.zeros(16, 9))
+    assert "text_projection is (16, 9), the card says (16, 8)" in refusal(directory)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int32])
-def test_mixed_types_are_refused(folder, dtype):
-    edit_tensors(folder, text_projection=torch.zeros(16, 8, dtype=dtype))
-    assert "expected one of float32, float16, bfloat16 throughout" in refusal(folder)
+def test_mixed_types_are_refused(directory, dtype):
+    edit_tensors(directory, text_projection=torch.zeros(16, 8, dtype=dtype))
+    assert "expected one of float32, float16, bfloat16 throughout" in refusal(directory)
 
 
-def test_a_file_cut_short_is_refused_wherever_it_is_cut(folder):
-    content = (folder / "model.safetensors").read_bytes()
+def test_a_file_cut_short_is_refused_wherever_it_is_cut(directory):
+    content = (directory / "model.safetensors").read_bytes()
     for length in (0, 4, 8, 100, len(content) // 2, len(content) - 1):
-        (folder / "model.safetensors").write_bytes(content[:length])
-        assert "not a whole safetensors file" in refusal(folder)
+        (directory / "model.safetensors").write_bytes(content[:length])
+        assert "not a whole safetensors file" in refusal(directory)
 
 
-def test_lying_headers_are_refused(folder):
+def test_lying_headers_are_refused(directory):
     header = {"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 4]}}
     outside = {"a": {"dtype": "F32", "shape": [1], "data_offsets": [1 << 40, (1 << 40) + 4]}}
     texts = [json.dumps(header), json.dumps(outside), "[" * 100_000, "{}", '{"a": 1}', "\0" * 9]
     headers = [struct.pack("<Q", len(text)) + text.encode() + b"0000" for text in texts]
     for content in [struct.pack("<Q", 1 << 62), b"\xff" * 64, b"PK\x03\x04" * 9, *headers]:
-        (folder / "model.safetensors").write_bytes(content)
-        assert str(folder / "model.safetensors") in refusal(folder)
+        (directory / "model.safetensors").write_bytes(content)
+        assert str(directory / "model.safetensors") in refusal(directory)
 
 
 @pytest.mark.parametrize(
     "content",
     [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 200_000, b'{"name": "x"}', b'{"name": "\xed\xa0\x80"}', b"NaN"],
 )
-def test_hostile_cards_are_refused(folder, content):
-    (folder / "wordsight.json").write_bytes(content)
-    assert str(folder / "wordsight.json") in refusal(folder)
+def test_hostile_cards_are_refused(directory, content):
+    (directory / "wordsight.json").write_bytes(content)
+    assert str(directory / "wordsight.json") in refusal(directory)
 
 
-def test_a_huge_card_is_not_read(folder):
-    with (folder / "wordsight.json").open("wb") as file:
+def test_a_huge_card_is_not_read(directory):
+    with (directory / "wordsight.json").open("wb") as file:
         file.truncate(1 << 40)
-    assert "not a card" in refusal(folder)
+    assert "not a card" in refusal(directory)
 
 
-def test_a_card_that_asks_for_endless_work_is_refused(folder):
-    model = json.loads((folder / "wordsight.json").read_text())["model"]
-    edit_card(folder, model=model | {"text": model["text"] | {"layers": 10**9}})
-    assert "the card says layers 1000000000" in refusal(folder)
-    edit_card(folder, model=model | {"text": model["text"] | {"layers": 10**6}})
-    assert "tensors cannot be the card's 1000002 layers" in refusal(folder)
-    edit_card(folder, model=model | {"embed_dim": 10**15})
-    assert "the card says embed_dim" in refusal(folder)
+def test_a_card_that_asks_for_endless_work_is_refused(directory):
+    model = json.loads((directory / "wordsight.json").read_text())["model"]
+    edit_card(directory, model=model | {"text": model["text"] | {"layers": 10**9}})
+    assert "the card says layers 1000000000" in refusal(directory)
+    edit_card(directory, model=model | {"text": model["text"] | {"layers": 10**6}})
+    assert "tensors cannot be the card's 1000002 layers" in refusal(directory)
+    edit_card(directory, model=model | {"embed_dim": 10**15})
+    assert "the card says embed_dim" in refusal(directory)
 
 
-def test_an_unknown_key_of_the_card_is_refused_with_the_nearest(folder):
-    edit_card(folder, licens="MIT")
-    assert refusal(folder).endswith("unknown key 'licens'; did you mean 'licence'?")
+def test_an_unknown_key_of_the_card_is_refused_with_the_nearest(directory):
+    edit_card(directory, licens="MIT")
+    assert refusal(directory).endswith("unknown key 'licens'; did you mean 'licence'?")

@@ -16,7 +16,7 @@ from wordsight.errors import ConfigError, DownloadError, WeightsError
 from wordsight.model import PUBLISHED, build_empty
 from wordsight.weights.hub import download as resolving
 from wordsight.weights.hub.catalogue import (
-    CARDS_FOLDER,
+    CARDS_DIRECTORY,
     PublishedCard,
     card_of_sha256,
     is_published,
@@ -51,7 +51,7 @@ def test_there_are_the_official_nine_and_the_well_known_others():
     assert {card.family for card in CARDS.values()} == {
         *("OpenAI", "LAION", "open_clip", "MetaCLIP", "DataComp", "DFN", "SigLIP", "SigLIP 2"),
     }
-    assert len(CARDS) == len(list(CARDS_FOLDER.iterdir())) == 66
+    assert len(CARDS) == len(list(CARDS_DIRECTORY.iterdir())) == 66
 
 
 @pytest.mark.parametrize("name", [name for name, card in CARDS.items() if card.format != "hugging_face"])
@@ -82,8 +82,8 @@ def test_a_card_agrees_with_open_clips_tables(peer, name):
 @pytest.mark.parametrize("name", [name for name, card in CARDS.items() if card.address])
 def test_the_hash_is_the_one_that_the_address_carries(name):
     card = CARDS[name]
-    *_, folder, file = card.address.split("/")
-    carried = folder if card.family == "OpenAI" else Path(file).stem.rpartition("-")[2]
+    *_, directory, file = card.address.split("/")
+    carried = directory if card.family == "OpenAI" else Path(file).stem.rpartition("-")[2]
     assert card.sha256 == carried
     assert len(carried) == (64 if card.family == "OpenAI" else 8)
     assert card_of_sha256(carried.ljust(64, "0").upper()) is card
@@ -141,8 +141,8 @@ def test_a_misspelt_name_is_answered_with_the_nearest():
     assert not is_published("openai/ViT-B-31")
 
 
-def write(folder: Path, card: PublishedCard, text: str = "") -> Path:
-    path = folder / f"{card.name.replace('/', '-')}.toml"
+def write(directory: Path, card: PublishedCard, text: str = "") -> Path:
+    path = directory / f"{card.name.replace('/', '-')}.toml"
     path.write_text(text or to_toml(card))
     return path
 
@@ -169,8 +169,8 @@ def test_a_good_card_is_read_back(tmp_path):
         ({"address": "", "repository": "a/b"}, "sha256 and size_bytes belong to an address"),
         ({"sha256": "00EFA78F"}, "is not 8 to 64 digits of lower-case hexadecimal"),
         ({"sha256": "00efa7"}, "is not 8 to 64 digits of lower-case hexadecimal"),
-        ({"scores": [{"figure": "x", "value": 101, "source": "y"}]}, "Expected `float` <= 100"),
-        ({"scores": [{"figure": "x", "value": 50}]}, "missing required field"),
+        ({"scores": [{"metric": "x", "value": 101, "source": "y"}]}, "Expected `float` <= 100"),
+        ({"scores": [{"metric": "x", "value": 50}]}, "missing required field"),
         ({"million_parameters": -1}, "Expected `float` > 0"),
         ({"format": "onnx"}, "Invalid enum value 'onnx'"),
         ({"licens": "MIT"}, "unknown key 'licens'; did you mean 'licence'?"),

@@ -111,14 +111,14 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         yield found
 
 
-def names(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+def names(directory: Path) -> list[str]:
+    return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir())
 
 
 def test_what_a_model_needs_is_fetched_and_no_code(hub):
-    folder = fetch_repository(NAME)
-    assert names(folder) == WANTED
-    assert all((folder / name).read_bytes() == FILES[name] for name in WANTED)
+    directory = fetch_repository(NAME)
+    assert names(directory) == WANTED
+    assert all((directory / name).read_bytes() == FILES[name] for name in WANTED)
     assert not any("modeling" in asked or "pytorch_model" in asked for asked in hub.asked)
 
 
@@ -143,21 +143,21 @@ def test_files_can_be_named(hub):
 
 
 def test_offline_what_was_fetched_is_found_and_nothing_is_asked(hub, monkeypatch):
-    folder = fetch_repository(NAME)
+    directory = fetch_repository(NAME)
     hub.asked.clear()
     monkeypatch.setenv("WORDSIGHT_OFFLINE", "1")
-    assert fetch_repository(NAME) == folder
+    assert fetch_repository(NAME) == directory
     with pytest.raises(DownloadError, match="someone/other: not in the cache, and offline"):
         fetch_repository("someone/other")
-    (folder / "open_clip_model.safetensors").unlink()
+    (directory / "open_clip_model.safetensors").unlink()
     with pytest.raises(DownloadError, match=r"in the cache \(offline\): not there: open_clip_model.safetensors"):
         fetch_repository(NAME)
     assert hub.asked == []
 
 
 def test_where_the_hub_is_away_what_was_fetched_is_taken(hub):
-    folder = fetch_repository(NAME)
-    assert fetch_repository(NAME, mirror="http://127.0.0.1:1") == folder
+    directory = fetch_repository(NAME)
+    assert fetch_repository(NAME, mirror="http://127.0.0.1:1") == directory
 
 
 def test_where_the_hub_is_away_and_nothing_was_fetched_one_line_says_so(hub):
@@ -222,7 +222,9 @@ def test_a_repository_without_weights_is_refused(hub):
 
 def test_a_large_file_is_hashed_once(hub, monkeypatch):
     hashed = []
-    monkeypatch.setattr("wordsight.weights.hub.digests.sha256_file", lambda path: hashed.append(path) or sha256_file(path))
+    monkeypatch.setattr(
+        "wordsight.weights.hub.digests.sha256_file", lambda path: hashed.append(path) or sha256_file(path)
+    )
     fetch_repository(NAME)
     assert len(hashed) == 1
     fetch_repository(NAME)

@@ -1,6 +1,6 @@
 """The zip files that torch writes, `torch.save`'s and TorchScript's: their tensors, in place, as data.
 
-Both hold one pickle, `data.pkl`, and beside it the bytes of each storage, `data/0`, `data/1`, under a folder of any
+Both hold one pickle, `data.pkl`, and beside it the bytes of each storage, `data/0`, `data/1`, under a directory of any
 name. The file is mapped, a tensor is a view of its bytes, and no code that lies in it is looked at. A view is made only
 when its size, strides and offset fit into the bytes that are there.
 """

@@ -1,7 +1,7 @@
-"""Hugging Face folders: CLIPModel and SiglipModel of transformers, with their processors' settings and tokenizers.
+"""Hugging Face directories: CLIPModel and SiglipModel of transformers, with their processors' settings and tokenizers.
 
-`config.json` says the architecture, `preprocessor_config.json` (or `processor_config.json`) what is done to pictures,
-the tokenizer's files what is done to texts. `hugging_face_config.py` reads the first two; here are the folder, the
+`config.json` says the architecture, `preprocessor_config.json` (or `processor_config.json`) what is done to images,
+the tokenizer's files what is done to texts. `hugging_face_config.py` reads the first two; here are the directory, the
 tokenizer, and the way back.
 """
 
@@ -17,7 +17,7 @@ from wordsight.image import Preprocessing
 from wordsight.model import ModelConfig, SigLIPConfig, TextConfig, VisionTransformerConfig
 from wordsight.text import FileTokenizer, TokenizerConfig, TokenizerFile
 from wordsight.weights.card import Card
-from wordsight.weights.checkpoint import Found
+from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.formats.hugging_face_config import ACTIVATIONS, read_model, read_preprocessing
 from wordsight.weights.formats.key_layouts import Layout, to_ours, to_theirs
 from wordsight.weights.formats.state_dict import read_state_dict
@@ -35,30 +35,30 @@ _PADS_LEFT = ("GemmaTokenizer", "GemmaTokenizerFast", "Siglip2Tokenizer")
 """Classes of transformers that pad at the left where their settings do not say."""
 
 
-def read_hugging_face(folder: str | Path) -> Found:
-    """A model in a folder that transformers' `save_pretrained` writes.
+def read_hugging_face(directory: str | Path) -> Checkpoint:
+    """A model in a directory that transformers' `save_pretrained` writes.
 
     Raises:
         WeightsError: a file is missing or broken, the configuration has a key that we do not know or a value that we
             cannot honour, or the weights contradict it.
     """
-    folder = Path(folder)
-    path = folder / CONFIG_NAME
-    config, files = read_json(path), tokenizer_files(folder)
+    directory = Path(directory)
+    path = directory / CONFIG_NAME
+    config, files = read_json(path), tokenizer_files(directory)
     try:
         model, layout = read_model(config, str(path))
         card = Card(
-            name=folder.name,
+            name=directory.name,
             model=model,
-            preprocessing=read_preprocessing(*_preprocessor(folder), layout, model.image.image_size_px),
-            tokenizer=_tokenizer(model, layout, files, str(folder)),
+            preprocessing=read_preprocessing(*_preprocessor(directory), layout, model.image.image_size_px),
+            tokenizer=_tokenizer(model, layout, files, str(directory)),
         )
     except ConfigError as error:
         message = str(error)
-        raise WeightsError(message if message.startswith(str(folder)) else f"{path}: {message}") from error
-    tensors, chosen = read_weights(folder, WEIGHTS_NAMES)
+        raise WeightsError(message if message.startswith(str(directory)) else f"{path}: {message}") from error
+    tensors, chosen = read_weights(directory, WEIGHTS_NAMES)
     used = {card.tokenizer.file: files[card.tokenizer.file]} if card.tokenizer.file else {}
-    return Found(to_ours(tensors, layout, card.model, str(chosen)), card, used)
+    return Checkpoint(to_ours(tensors, layout, card.model, str(chosen)), card, used)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -82,27 +82,27 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_weights(folder: Path, names: Sequence[str | Path]) -> tuple[dict[str, Tensor], Path]:
-    """The tensors of the first of these files that a folder has, under the file's names, and which it was.
+def read_weights(directory: Path, names: Sequence[str | Path]) -> tuple[dict[str, Tensor], Path]:
+    """The tensors of the first of these files that a directory has, under the file's names, and which it was.
 
     Raises:
         WeightsError: there is none, or it is broken.
     """
-    path = next((folder / name for name in names if (folder / name).exists()), None)
+    path = next((directory / name for name in names if (directory / name).exists()), None)
     if path is None:
-        raise WeightsError(f"{folder}: no weights; expected {' or '.join(str(name) for name in names)}")
+        raise WeightsError(f"{directory}: no weights; expected {' or '.join(str(name) for name in names)}")
     return read_state_dict(path), path
 
 
-def tokenizer_files(folder: Path) -> dict[str, bytes]:
-    """The bytes of a folder's files that tokenizers are made of, by name.
+def tokenizer_files(directory: Path) -> dict[str, bytes]:
+    """The bytes of a directory's files that tokenizers are made of, by name.
 
     Raises:
         WeightsError: one is larger than any tokenizer, or cannot be read.
     """
     files = {}
     for name in (*_TOKENIZER_FILES, *_SETTINGS):
-        path = folder / name
+        path = directory / name
         try:
             if not path.is_file():
                 continue
@@ -164,7 +164,7 @@ def read_tokenizer(
 
 
 class HuggingFaceFiles(NamedTuple):
-    """What a folder for transformers holds: two tables to be written as JSON, and the tensors under their names."""
+    """What a directory for transformers holds: two tables to be written as JSON, and the tensors under their names."""
 
     config: dict[str, Any]
     preprocessor: dict[str, Any]
@@ -216,16 +216,16 @@ def layout_for(model: ModelConfig) -> Layout:
     return layout
 
 
-def _preprocessor(folder: Path) -> tuple[dict[str, Any], str]:
+def _preprocessor(directory: Path) -> tuple[dict[str, Any], str]:
     """The settings of the image processor and the file that has them."""
     for name in PREPROCESSOR_NAMES:
-        if (folder / name).exists():
-            settings = read_json(folder / name)
+        if (directory / name).exists():
+            settings = read_json(directory / name)
             inner = settings.get("image_processor", settings)
             if isinstance(inner, dict):
-                return inner, str(folder / name)
+                return inner, str(directory / name)
     raise WeightsError(
-        f"{folder}: no {PREPROCESSOR_NAMES[0]}, which says what is done to pictures; put it beside config.json"
+        f"{directory}: no {PREPROCESSOR_NAMES[0]}, which says what is done to images; put it beside config.json"
     )
 
 
@@ -319,20 +319,20 @@ def _siglip_config(card: Card) -> dict[str, Any]:
     return {"architectures": ["SiglipModel"], "model_type": "siglip", "text_config": text, "vision_config": vision}
 
 
-def _preprocessor_of(pictures: Preprocessing, layout: Layout) -> dict[str, Any]:
-    side = {"height": pictures.size_px, "width": pictures.size_px}
-    crops = pictures.resize == "shortest"
+def _preprocessor_of(images: Preprocessing, layout: Layout) -> dict[str, Any]:
+    side = {"height": images.size_px, "width": images.size_px}
+    crops = images.resize == "shortest"
     settings = {
         "do_resize": True,
-        "size": {"shortest_edge": pictures.size_px} if crops else side,
-        "resample": {"bicubic": 3, "bilinear": 2}[pictures.interpolation],
+        "size": {"shortest_edge": images.size_px} if crops else side,
+        "resample": {"bicubic": 3, "bilinear": 2}[images.interpolation],
         "do_center_crop": crops,
         **({"crop_size": side} if crops else {}),
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(pictures.mean),
-        "image_std": list(pictures.std),
+        "image_mean": list(images.mean),
+        "image_std": list(images.std),
         "do_convert_rgb": True,
     }
     kind = "Siglip" if layout == "hugging_face_siglip" else "CLIP"

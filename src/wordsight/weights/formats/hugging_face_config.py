@@ -36,11 +36,11 @@ _COSMETIC_WORDS = """
 COSMETIC = frozenset(_COSMETIC_WORDS.split())
 """Keys of every configuration of transformers that change no embedding: first weights, generation, training, names."""
 
-_PICTURE_WORDS = """
+_IMAGE_WORDS = """
     image_processor_type feature_extractor_type processor_class data_format input_data_format default_to_square
     return_tensors device disable_grouping image_seq_length do_convert_rgb
 """
-_COSMETIC_PICTURES = frozenset(_PICTURE_WORDS.split())
+_COSMETIC_IMAGES = frozenset(_IMAGE_WORDS.split())
 _LEGACY_END_ID = 2
 _HALF = (0.5, 0.5, 0.5)
 _FILTERS: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
@@ -105,7 +105,7 @@ class _Top(Config, frozen=True):
     projection_dim: int = 512
 
 
-class _Pictures(Config, frozen=True):
+class _Images(Config, frozen=True):
     do_resize: bool = True
     size: int | dict[str, int] | None = None
     resample: int = 3
@@ -145,37 +145,33 @@ def read_model(config: Mapping[str, Any], where: str) -> tuple[ModelConfig, Layo
 
 
 def read_preprocessing(settings: Mapping[str, Any], where: str, layout: Layout, size_px: int) -> Preprocessing:
-    """What an image processor's settings do to pictures, for a tower that sees `size_px`.
+    """What an image processor's settings do to images, for a tower that sees `size_px`.
 
     Raises:
         WeightsError: steps that are not ours.
         ConfigError: an unknown key, with the nearest known one.
     """
     is_clip = layout == "hugging_face_clip"
-    kept = {key: value for key, value in settings.items() if key not in _COSMETIC_PICTURES and key[:1] != "_"}
-    pictures = decode({key: value for key, value in kept.items() if value is not None}, _Pictures, where)
+    kept = {key: value for key, value in settings.items() if key not in _COSMETIC_IMAGES and key[:1] != "_"}
+    images = decode({key: value for key, value in kept.items() if value is not None}, _Images, where)
     for key in ("do_resize", "do_rescale", "do_normalize"):
-        _require(getattr(pictures, key), where, key, False, "pictures are always resized, scaled and normalised here")
-    _require(
-        abs(pictures.rescale_factor * 255 - 1) < 1e-6, where, "rescale_factor", pictures.rescale_factor, "not 1/255"
-    )
-    _require(not pictures.do_pad, where, "do_pad", True, "pictures are not padded here")
-    _require(
-        pictures.resample in _FILTERS, where, "resample", pictures.resample, "expected 3 (bicubic) or 2 (bilinear)"
-    )
-    crops = is_clip if pictures.do_center_crop is None else pictures.do_center_crop
-    size = _sizes(pictures.size, "shortest_edge" if is_clip else "both", size_px)
+        _require(getattr(images, key), where, key, False, "images are always resized, scaled and normalised here")
+    _require(abs(images.rescale_factor * 255 - 1) < 1e-6, where, "rescale_factor", images.rescale_factor, "not 1/255")
+    _require(not images.do_pad, where, "do_pad", True, "images are not padded here")
+    _require(images.resample in _FILTERS, where, "resample", images.resample, "expected 3 (bicubic) or 2 (bilinear)")
+    crops = is_clip if images.do_center_crop is None else images.do_center_crop
+    size = _sizes(images.size, "shortest_edge" if is_clip else "both", size_px)
     expected = {"shortest_edge": size_px} if crops else {"height": size_px, "width": size_px}
     reason = f"expected {expected}, for the image tower sees {size_px} pixels{' after the crop' if crops else ''}"
-    _require(size == expected, where, "size", pictures.size, reason)
-    crop = _sizes(pictures.crop_size, "both", size_px)
-    _require(not crops or crop == {"height": size_px, "width": size_px}, where, "crop_size", pictures.crop_size, reason)
+    _require(size == expected, where, "size", images.size, reason)
+    crop = _sizes(images.crop_size, "both", size_px)
+    _require(not crops or crop == {"height": size_px, "width": size_px}, where, "crop_size", images.crop_size, reason)
     return Preprocessing(
         size_px=size_px,
-        mean=pictures.image_mean or (CLIP_MEAN if is_clip else _HALF),
-        std=pictures.image_std or (CLIP_STD if is_clip else _HALF),
+        mean=images.image_mean or (CLIP_MEAN if is_clip else _HALF),
+        std=images.image_std or (CLIP_STD if is_clip else _HALF),
         resize="shortest" if crops else "squash",
-        interpolation=_FILTERS[pictures.resample],
+        interpolation=_FILTERS[images.resample],
         crop="floor" if crops else "round",
     )
 
@@ -228,7 +224,7 @@ def _common(tower: _Tower, where: str, key: str) -> None:
         not tower.pruned_heads, where, f"{key}.pruned_heads", tower.pruned_heads, "models with fewer heads are not ours"
     )
     channels = getattr(tower, "num_channels", 3)
-    _require(channels == 3, where, f"{key}.num_channels", channels, "pictures have three")
+    _require(channels == 3, where, f"{key}.num_channels", channels, "images have three")
 
 
 def _clip(embed_dim: int, text_table: dict[str, Any], vision_table: dict[str, Any], where: str) -> ModelConfig:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from wordsight.cache import weights_cache
 from wordsight.errors import ConfigError, MissingExtraError
-from wordsight.files import folder_whole
+from wordsight.files import atomic_directory
 from wordsight.model import ModifiedResNetConfig, ResidualConfig
 from wordsight.weights.formats.onnx_directory import (
     IMAGE_NAME,
@@ -41,28 +41,28 @@ _GREATEST = 127
 _MIDDLE = 128
 
 
-def int8_folder(folder: Path) -> Path:
-    """The 8-bit form of a folder that was exported to ONNX: made once, kept in the cache.
+def int8_directory(directory: Path) -> Path:
+    """The 8-bit form of a directory that was exported to ONNX: made once, kept in the cache.
 
     Raises:
         ConfigError: the image tower is a net of convolutions, which would stay as they are; or this processor's 8-bit
             products are not exact.
         MissingExtraError: the packages of the extra `onnx` are not installed.
         OutputError: the cache cannot be written.
-        WeightsError: the folder is broken.
+        WeightsError: the directory is broken.
     """
-    content = read_exported(folder)
+    content = read_exported(directory)
     card, exported = content.card, content.exported
     if exported.precision == "int8":
-        return folder
+        return directory
     if isinstance(card.model.image, ModifiedResNetConfig | ResidualConfig):
         raise ConfigError(f"runtime int8: {card.name}'s image tower is made of convolutions, which stay; take onnx")
     _require_exact_products()  # the cache may be another machine's too
     out = weights_cache() / _CACHE / cache_name(exported.weights, card)
     if not is_exported(out):
-        with folder_whole(out.absolute()) as partial:
+        with atomic_directory(out.absolute()) as partial:
             for name in (IMAGE_NAME, TEXT_NAME):
-                quantise(folder / name, partial / name)
+                quantise(directory / name, partial / name)
             write_beside_graphs(partial, card, msgspec.structs.replace(exported, precision="int8"), content.files)
     return out
 
@@ -71,7 +71,7 @@ def quantise(graph: Path, out: Path) -> int:
     """Write a graph with 8-bit products; return how many there are.
 
     Args:
-        out: in a folder that appears whole; what is large lies beside it.
+        out: in a directory that appears whole; what is large lies beside it.
     """
     import onnx
 

@@ -32,7 +32,7 @@ _NO_WEIGHTS = re.compile(r"(.*\.)?(position_ids|attn_mask)|input_resolution|cont
 """Buffers that files of older versions have: they say nothing that the configuration does not."""
 
 
-class Place(NamedTuple):
+class KeyMapping(NamedTuple):
     """Where one tensor of ours lies in their file.
 
     Attributes:
@@ -48,21 +48,23 @@ class Place(NamedTuple):
     leading_axes: int = 0
 
 
-def place(layout: Layout, name: str) -> Place:
+def mapping_of(layout: Layout, name: str) -> KeyMapping:
     """Where a tensor of ours lies in a layout.
 
     Raises:
-        WeightsError: the layout has no place for it.
+        WeightsError: the layout has no mapping_of for it.
     """
     in_text = not name.startswith(("visual.", "logit_"))
     if layout == "open_clip":
-        return Place((name,))
+        return KeyMapping((name,))
     if layout == "open_clip_text" or (layout == "open_clip_siglip" and not name.startswith("visual.")):
-        return Place((f"text.{name}" if in_text else name,))
+        return KeyMapping((f"text.{name}" if in_text else name,))
     layer = _LAYER.search(name)
     found = _table(layout).get(_LAYER.sub("#", name))
     if found is None:
-        raise WeightsError(f"{name}: the layout {layout} has no place for it; choose a format that can hold this model")
+        raise WeightsError(
+            f"{name}: the layout {layout} has no mapping_of for it; choose a format that can hold this model"
+        )
     number = layer[0] if layer else ""
     return found._replace(names=tuple(theirs.replace("#", number) for theirs in found.names))
 
@@ -82,7 +84,7 @@ def to_ours(tensors: Mapping[str, Tensor], layout: Layout, model: ModelConfig, w
         expected = {name: tensor.shape for name, tensor in build_bounded(model, len(tensors)).state_dict().items()}
     except WeightsError as error:
         raise WeightsError(f"{where}: {error}") from error
-    places = {name: place(layout, name) for name in expected}
+    places = {name: mapping_of(layout, name) for name in expected}
     wanted = {theirs for found in places.values() for theirs in found.names}
     present = {name for name in tensors if name in wanted or not _NO_WEIGHTS.fullmatch(name)}
     differences = {"missing": wanted - present, "unexpected": present - wanted}
@@ -96,11 +98,11 @@ def to_theirs(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor
     """Our state dict under their names, in their forms, contiguous.
 
     Raises:
-        WeightsError: the layout has no place for a tensor.
+        WeightsError: the layout has no mapping_of for a tensor.
     """
     written: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        found = place(layout, name)
+        found = mapping_of(layout, name)
         form = tensor.T if found.is_transposed else tensor
         form = form.reshape((1,) * found.leading_axes + tuple(form.shape))
         unit = form.shape[0] // sum(found.shares) if form.ndim else 0
@@ -109,7 +111,7 @@ def to_theirs(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor
     return written
 
 
-def _read(tensors: Mapping[str, Tensor], found: Place, shape: torch.Size, where: str) -> Tensor:
+def _read(tensors: Mapping[str, Tensor], found: KeyMapping, shape: torch.Size, where: str) -> Tensor:
     parts = [tensors[name] for name in found.names]
     if len({part.shape[1:] for part in parts}) > 1 or any(not part.ndim for part in parts[1:]):
         raise WeightsError(f"{where}: its parts do not fit one another: {[tuple(part.shape) for part in parts]}")
@@ -128,7 +130,7 @@ def _read(tensors: Mapping[str, Tensor], found: Place, shape: torch.Size, where:
 
 
 @functools.cache
-def _table(layout: Layout) -> dict[str, Place]:
+def _table(layout: Layout) -> dict[str, KeyMapping]:
     if layout == "open_clip_siglip":
         return dict(_timm_tower())
     towers = [*_tower("visual.", "vision_model."), *_tower("", "text_model.")]
@@ -137,13 +139,13 @@ def _table(layout: Layout) -> dict[str, Place]:
     return dict([*towers, *_hugging_face_siglip()])
 
 
-Row = tuple[str, Place]
+Row = tuple[str, KeyMapping]
 
 
 def _both(ours: str, theirs: str) -> Iterator[Row]:
     """Weight and bias of a layer."""
     for kind in ("weight", "bias"):
-        yield f"{ours}.{kind}", Place((f"{theirs}.{kind}",))
+        yield f"{ours}.{kind}", KeyMapping((f"{theirs}.{kind}",))
 
 
 def _tower(ours: str, theirs: str) -> Iterator[Row]:
@@ -151,7 +153,7 @@ def _tower(ours: str, theirs: str) -> Iterator[Row]:
     block, layer = f"{ours}transformer.resblocks.#.", f"{theirs}encoder.layers.#."
     for kind in ("weight", "bias"):
         parts = tuple(f"{layer}self_attn.{part}_proj.{kind}" for part in "qkv")
-        yield f"{block}attn.in_proj_{kind}", Place(parts, shares=(1, 1, 1))
+        yield f"{block}attn.in_proj_{kind}", KeyMapping(parts, shares=(1, 1, 1))
     yield from _both(f"{block}attn.out_proj", f"{layer}self_attn.out_proj")
     yield from _both(f"{block}ln_1", f"{layer}layer_norm1")
     yield from _both(f"{block}ln_2", f"{layer}layer_norm2")
@@ -162,37 +164,37 @@ def _tower(ours: str, theirs: str) -> Iterator[Row]:
 def _hugging_face_embeddings() -> Iterator[Row]:
     """What both of transformers' models have around the blocks."""
     vision, text = "vision_model.", "text_model."
-    yield "visual.conv1.weight", Place((f"{vision}embeddings.patch_embedding.weight",))
-    yield "visual.positional_embedding", Place((f"{vision}embeddings.position_embedding.weight",))
+    yield "visual.conv1.weight", KeyMapping((f"{vision}embeddings.patch_embedding.weight",))
+    yield "visual.positional_embedding", KeyMapping((f"{vision}embeddings.position_embedding.weight",))
     yield from _both("visual.ln_post", f"{vision}post_layernorm")
-    yield "token_embedding.weight", Place((f"{text}embeddings.token_embedding.weight",))
-    yield "positional_embedding", Place((f"{text}embeddings.position_embedding.weight",))
+    yield "token_embedding.weight", KeyMapping((f"{text}embeddings.token_embedding.weight",))
+    yield "positional_embedding", KeyMapping((f"{text}embeddings.position_embedding.weight",))
     yield from _both("ln_final", f"{text}final_layer_norm")
 
 
 def _hugging_face_clip() -> Iterator[Row]:
     yield from _hugging_face_embeddings()
-    yield "visual.class_embedding", Place(("vision_model.embeddings.class_embedding",))
+    yield "visual.class_embedding", KeyMapping(("vision_model.embeddings.class_embedding",))
     yield from _both("visual.ln_pre", "vision_model.pre_layrnorm")
-    yield "visual.proj", Place(("visual_projection.weight",), is_transposed=True)
-    yield "text_projection", Place(("text_projection.weight",), is_transposed=True)
-    yield "logit_scale", Place(("logit_scale",))
+    yield "visual.proj", KeyMapping(("visual_projection.weight",), is_transposed=True)
+    yield "text_projection", KeyMapping(("text_projection.weight",), is_transposed=True)
+    yield "logit_scale", KeyMapping(("logit_scale",))
 
 
 def _hugging_face_siglip() -> Iterator[Row]:
     yield from _hugging_face_embeddings()
-    yield "visual.conv1.bias", Place(("vision_model.embeddings.patch_embedding.bias",))
+    yield "visual.conv1.bias", KeyMapping(("vision_model.embeddings.patch_embedding.bias",))
     pool, head = "visual.attn_pool.", "vision_model.head."
-    yield f"{pool}probe", Place((f"{head}probe",), leading_axes=2)
-    yield f"{pool}attn.in_proj_weight", Place((f"{head}attention.in_proj_weight",))
-    yield f"{pool}attn.in_proj_bias", Place((f"{head}attention.in_proj_bias",))
+    yield f"{pool}probe", KeyMapping((f"{head}probe",), leading_axes=2)
+    yield f"{pool}attn.in_proj_weight", KeyMapping((f"{head}attention.in_proj_weight",))
+    yield f"{pool}attn.in_proj_bias", KeyMapping((f"{head}attention.in_proj_bias",))
     yield from _both(f"{pool}attn.out_proj", f"{head}attention.out_proj")
     yield from _both(f"{pool}ln", f"{head}layernorm")
     yield from _both(f"{pool}mlp.c_fc", f"{head}mlp.fc1")
     yield from _both(f"{pool}mlp.c_proj", f"{head}mlp.fc2")
     yield from _both("text_projection", "text_model.head")
-    yield "logit_scale", Place(("logit_scale",), leading_axes=1)
-    yield "logit_bias", Place(("logit_bias",), leading_axes=1)
+    yield "logit_scale", KeyMapping(("logit_scale",), leading_axes=1)
+    yield "logit_bias", KeyMapping(("logit_bias",), leading_axes=1)
 
 
 def _timm_tower() -> Iterator[Row]:
@@ -200,19 +202,19 @@ def _timm_tower() -> Iterator[Row]:
     trunk, block = "visual.trunk.", "visual.transformer.resblocks.#."
     layer = f"{trunk}blocks.#."
     yield from _both("visual.conv1", f"{trunk}patch_embed.proj")
-    yield "visual.positional_embedding", Place((f"{trunk}pos_embed",), leading_axes=1)
+    yield "visual.positional_embedding", KeyMapping((f"{trunk}pos_embed",), leading_axes=1)
     yield from _both("visual.ln_post", f"{trunk}norm")
     for kind in ("weight", "bias"):
-        yield f"{block}attn.in_proj_{kind}", Place((f"{layer}attn.qkv.{kind}",))
+        yield f"{block}attn.in_proj_{kind}", KeyMapping((f"{layer}attn.qkv.{kind}",))
     yield from _both(f"{block}attn.out_proj", f"{layer}attn.proj")
     yield from _both(f"{block}ln_1", f"{layer}norm1")
     yield from _both(f"{block}ln_2", f"{layer}norm2")
     yield from _both(f"{block}mlp.c_fc", f"{layer}mlp.fc1")
     yield from _both(f"{block}mlp.c_proj", f"{layer}mlp.fc2")
     pool, head = "visual.attn_pool.", f"{trunk}attn_pool."
-    yield f"{pool}probe", Place((f"{head}latent",), leading_axes=2)
+    yield f"{pool}probe", KeyMapping((f"{head}latent",), leading_axes=2)
     for kind in ("weight", "bias"):
-        yield f"{pool}attn.in_proj_{kind}", Place((f"{head}q.{kind}", f"{head}kv.{kind}"), shares=(1, 2))
+        yield f"{pool}attn.in_proj_{kind}", KeyMapping((f"{head}q.{kind}", f"{head}kv.{kind}"), shares=(1, 2))
     yield from _both(f"{pool}attn.out_proj", f"{head}proj")
     yield from _both(f"{pool}ln", f"{head}norm")
     yield from _both(f"{pool}mlp.c_fc", f"{head}mlp.fc1")

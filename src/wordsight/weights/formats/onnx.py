@@ -25,7 +25,7 @@ from wordsight.weights.formats.onnx_directory import IMAGE_NAME, MOST_INLINE_BYT
 from wordsight.weights.probes import probe_ids, probe_pixels
 
 BATCHES = (1, 2, 7)
-"""Numbers of pictures and texts at which a written graph is compared with its model."""
+"""Numbers of images and texts at which a written graph is compared with its model."""
 
 _ANY_SIZE = 1 << 62
 
@@ -48,7 +48,7 @@ class _Texts(nn.Module):
         return F.normalize(self.model.encode_text(ids), dim=1)
 
 
-def write_graphs(model: CLIP, folder: Path) -> None:
+def write_graphs(model: CLIP, directory: Path) -> None:
     """Write `image.onnx` and `text.onnx` for a float32 model on the CPU.
 
     Raises:
@@ -56,11 +56,11 @@ def write_graphs(model: CLIP, folder: Path) -> None:
     """
     batch = torch.export.Dim("batch", min=1, max=1 << 16)
     pixels = torch.zeros(2, 3, *(2 * [model.config.image.image_size_px]))
-    _write(_Images(model), folder / IMAGE_NAME, pixels, {0: batch}, "pixels")
+    _write(_Images(model), directory / IMAGE_NAME, pixels, {0: batch}, "pixels")
     ids, sizes = probe_ids(model.config.text, 2), {0: batch}
     if model.config.text.is_trimmed:
         sizes[1] = torch.export.Dim("length", min=2, max=model.config.text.context_length)
-    _write(_Texts(model), folder / TEXT_NAME, ids, sizes, "ids")
+    _write(_Texts(model), directory / TEXT_NAME, ids, sizes, "ids")
 
 
 def _write(module: nn.Module, path: Path, example: Tensor, sizes: Mapping[int, Any], name: str) -> None:
@@ -102,10 +102,10 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def greatest_differences(model: CLIP, folder: Path) -> tuple[float, float]:
+def greatest_differences(model: CLIP, directory: Path) -> tuple[float, float]:
     """The greatest difference of a component between the graphs' embeddings of images and of texts and the model's.
 
-    Pictures at batches of 1, 2 and 7; texts too, and at lengths 2, 3, half and the whole of the context where the
+    Images at batches of 1, 2 and 7; texts too, and at lengths 2, 3, half and the whole of the context where the
     tower is causal.
 
     Raises:
@@ -113,9 +113,9 @@ def greatest_differences(model: CLIP, folder: Path) -> tuple[float, float]:
     """
     text, size_px = model.config.text, model.config.image.image_size_px
     lengths = {2, 3, text.context_length // 2, text.context_length} if text.is_trimmed else {text.context_length}
-    images = [_difference(folder / IMAGE_NAME, _Images(model), probe_pixels(size_px, batch)) for batch in BATCHES]
+    images = [_difference(directory / IMAGE_NAME, _Images(model), probe_pixels(size_px, batch)) for batch in BATCHES]
     texts = [
-        _difference(folder / TEXT_NAME, _Texts(model), probe_ids(text, batch, length))
+        _difference(directory / TEXT_NAME, _Texts(model), probe_ids(text, batch, length))
         for batch in BATCHES
         for length in sorted(lengths)
         if length >= 2

@@ -1,4 +1,4 @@
-"""A folder that was exported to ONNX, as far as it can be read without torch: card, tokenizer, and the learnt scale."""
+"""A directory that was exported to ONNX, as far as it can be read without torch: card, tokenizer, and the learnt scale."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import msgspec
 
 from wordsight.config import Config, decode
 from wordsight.errors import ConfigError, WeightsError
-from wordsight.files import write_whole
+from wordsight.files import write_atomic
 from wordsight.weights.card import CARD_NAME, Card, read_card, read_tokenizer
 
 EXPORTED_NAME = "exported.json"
@@ -37,7 +37,7 @@ class Exported(Config, frozen=True):
     precision: Literal["float32", "int8"] = "float32"
 
 
-class ExportedFolder(NamedTuple):
+class ExportedDirectory(NamedTuple):
     """Everything but the graphs."""
 
     card: Card
@@ -45,41 +45,41 @@ class ExportedFolder(NamedTuple):
     files: Mapping[str, bytes]
 
 
-def is_exported(folder: Path) -> bool:
-    """Whether a folder holds a model as `wordsight convert --to onnx` writes it."""
-    return (folder / EXPORTED_NAME).is_file()
+def is_exported(directory: Path) -> bool:
+    """Whether a directory holds a model as `wordsight convert --to onnx` writes it."""
+    return (directory / EXPORTED_NAME).is_file()
 
 
-def read_exported(folder: Path) -> ExportedFolder:
+def read_exported(directory: Path) -> ExportedDirectory:
     """Read the card, the tokenizer's files and what stands beside the graphs.
 
     Raises:
         WeightsError: a file is missing or broken.
     """
-    card = read_card(folder / CARD_NAME)
+    card = read_card(directory / CARD_NAME)
     for name in (IMAGE_NAME, TEXT_NAME):
-        if not (folder / name).is_file():
-            raise WeightsError(f"{folder / name}: no such file; export the model again")
-    path = folder / EXPORTED_NAME
+        if not (directory / name).is_file():
+            raise WeightsError(f"{directory / name}: no such file; export the model again")
+    path = directory / EXPORTED_NAME
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise WeightsError(f"{path}: larger than {_MAX_BYTES} bytes; export the model again")
         exported = decode(msgspec.json.decode(path.read_bytes()), Exported, str(path))
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}; check the folder") from error
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}; check the directory") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WeightsError(f"{path}: not JSON: {error}; export the model again") from error
     except ConfigError as error:
         raise WeightsError(str(error)) from error
-    return ExportedFolder(card, exported, read_tokenizer(folder, card))
+    return ExportedDirectory(card, exported, read_tokenizer(directory, card))
 
 
-def write_beside_graphs(folder: Path, card: Card, exported: Exported, files: Mapping[str, bytes]) -> None:
+def write_beside_graphs(directory: Path, card: Card, exported: Exported, files: Mapping[str, bytes]) -> None:
     """Write what `read_exported` reads."""
     for name, content in ((EXPORTED_NAME, exported), (CARD_NAME, card)):
-        write_whole(folder / name, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+        write_atomic(directory / name, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
     for name, raw in files.items():
-        write_whole(folder / name, raw)
+        write_atomic(directory / name, raw)
 
 
 def cache_name(weights_hash: str, card: Card) -> str:

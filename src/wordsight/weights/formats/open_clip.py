@@ -1,6 +1,6 @@
-"""open_clip's folders: `open_clip_config.json` beside `open_clip_model.safetensors` or `open_clip_pytorch_model.bin`.
+"""open_clip's directories: `open_clip_config.json` beside `open_clip_model.safetensors` or `open_clip_pytorch_model.bin`.
 
-`open_clip_config.py` reads the configuration; here are the folder, and the way back.
+`open_clip_config.py` reads the configuration; here are the directory, and the way back.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from wordsight.errors import WeightsError
 from wordsight.model import ModelConfig, ModifiedResNetConfig, SigLIPConfig, TextConfig, VisionTransformerConfig
 from wordsight.text import TokenizerConfig
 from wordsight.weights.card import Card
-from wordsight.weights.checkpoint import Found
+from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.formats.hugging_face import read_json, read_weights, tokenizer_files
 from wordsight.weights.formats.key_layouts import Layout, to_ours
 from wordsight.weights.formats.open_clip_config import CONFIG_NAME, SIGLIP_SIZES, read_open_clip_config, timm_image
@@ -33,19 +33,19 @@ _FIRST_BIASED_SCALE = 2.302585092994046  # log(10)
 _FIRST_BIAS = -10.0
 
 
-def read_open_clip(folder: str | Path, weights: str | Path | None = None) -> Found:
-    """A model in open_clip's folder.
+def read_open_clip(directory: str | Path, weights: str | Path | None = None) -> Checkpoint:
+    """A model in open_clip's directory.
 
     Args:
-        folder: with `open_clip_config.json`, the weights, and the tokenizer's files where the model has its own.
-        weights: another file of weights than the folder's.
+        directory: with `open_clip_config.json`, the weights, and the tokenizer's files where the model has its own.
+        weights: another file of weights than the directory's.
 
     Raises:
         WeightsError: a file is missing or broken, the configuration has a key that we do not know or a value that we
             cannot honour, or the weights contradict it.
     """
-    folder = Path(folder)
-    path = folder / CONFIG_NAME
+    directory = Path(directory)
+    path = directory / CONFIG_NAME
     config = read_json(path)
     strange = sorted(config.keys() - {"model_cfg", "preprocess_cfg"})
     preprocess = config.get("preprocess_cfg") or {}
@@ -55,11 +55,11 @@ def read_open_clip(folder: str | Path, weights: str | Path | None = None) -> Fou
         raise WeightsError(
             f"{path}: key {wrong[0]!r}: expected the tables model_cfg and preprocess_cfg; fetch it again"
         )
-    files = tokenizer_files(folder)
-    card = read_open_clip_config(config["model_cfg"], preprocess, files, str(path), folder.name)
-    tensors, chosen = read_weights(folder, WEIGHTS_NAMES if weights is None else (Path(weights).absolute(),))
+    files = tokenizer_files(directory)
+    card = read_open_clip_config(config["model_cfg"], preprocess, files, str(path), directory.name)
+    tensors, chosen = read_weights(directory, WEIGHTS_NAMES if weights is None else (Path(weights).absolute(),))
     used = {card.tokenizer.file: files[card.tokenizer.file]} if card.tokenizer.file else {}
-    return Found(to_ours(tensors, layout_of(card.model, tensors), card.model, str(chosen)), card, used)
+    return Checkpoint(to_ours(tensors, layout_of(card.model, tensors), card.model, str(chosen)), card, used)
 
 
 def layout_of(model: ModelConfig, names: Mapping[str, Any]) -> Layout:
@@ -94,14 +94,14 @@ def open_clip_config_of(card: Card) -> dict[str, Any]:
         "vision_cfg": _vision_cfg(model),
         "text_cfg": _text_cfg(text) | _tokenizer_cfg(card.tokenizer, card.name),
     }
-    pictures = card.preprocessing
+    images = card.preprocessing
     preprocess_cfg = {
-        "size": [pictures.size_px, pictures.size_px],
+        "size": [images.size_px, images.size_px],
         "mode": "RGB",
-        "mean": list(pictures.mean),
-        "std": list(pictures.std),
-        "interpolation": pictures.interpolation,
-        "resize_mode": pictures.resize,
+        "mean": list(images.mean),
+        "std": list(images.std),
+        "interpolation": images.interpolation,
+        "resize_mode": images.resize,
         "fill_color": 0,
     }
     return {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}

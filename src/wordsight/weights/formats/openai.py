@@ -17,7 +17,7 @@ from wordsight.errors import ConfigError, WeightsError
 from wordsight.image import Preprocessing
 from wordsight.model import ModelConfig
 from wordsight.weights.card import Card, TokenizerConfig
-from wordsight.weights.checkpoint import Found
+from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.containers.pickle import Record
 from wordsight.weights.containers.safetensors import as_float32
 from wordsight.weights.containers.torch_archive import read_archive
@@ -34,7 +34,7 @@ _MASK = "attn_mask"
 _GELU = "torch.gelu("
 
 
-def read_openai(path: Path) -> Found:
+def read_openai(path: Path) -> Checkpoint:
     """Read an archive of OpenAI's, or a flat state dict with its names; halves become float32.
 
     Raises:
@@ -67,7 +67,7 @@ def read_openai(path: Path) -> Found:
             f"{path}: not a model in OpenAI's layout: {error}; for another layout name the architecture with --as"
         ) from error
     _check_stated(path, stated, model)
-    return Found(as_float32(tensors, str(path), archive.release), card)
+    return Checkpoint(as_float32(tensors, str(path), archive.release), card)
 
 
 def is_openai(path: Path) -> bool:

@@ -15,7 +15,7 @@ from wordsight.errors import ConfigError, WeightsError, nearest
 from wordsight.image import Preprocessing
 from wordsight.model import PRESETS, PUBLISHED, ModelConfig, VisionTransformerConfig, build_empty
 from wordsight.weights.card import Card, TokenizerConfig
-from wordsight.weights.checkpoint import Found
+from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.containers.safetensors import as_float32, read_safetensors
 from wordsight.weights.containers.torch_archive import is_archive, read_archive
 from wordsight.weights.shapes import Shape, architecture_of, differences, first_names, shapes_of
@@ -32,7 +32,7 @@ _OPENAI = "openai/"
 _OLD_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # a number with which older files of torch begin
 
 
-def read_checkpoint(path: Path, architecture: str | None, averaged: bool | None) -> Found:
+def read_checkpoint(path: Path, architecture: str | None, averaged: bool | None) -> Checkpoint:
     """Read a training checkpoint or a bare state dict: a file of torch, safetensors, or an index of those.
 
     Args:
@@ -68,7 +68,7 @@ def read_checkpoint(path: Path, architecture: str | None, averaged: bool | None)
         )
     except ConfigError as error:
         raise WeightsError(f"{path}: {error}") from error
-    return Found(tensors, card)
+    return Checkpoint(tensors, card)
 
 
 def read_state_dict(path: Path, averaged: bool | None = None) -> dict[str, Tensor]:

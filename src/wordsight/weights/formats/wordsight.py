@@ -1,6 +1,6 @@
-"""The format that wordsight writes: a folder with `model.safetensors` and its card, `wordsight.json`.
+"""The format that wordsight writes: a directory with `model.safetensors` and its card, `wordsight.json`.
 
-Folders come from strangers: the card is read first and bounded, the file's names, shapes and types are compared with
+Directories come from strangers: the card is read first and bounded, the file's names, shapes and types are compared with
 what the card describes, and nothing in either is executed.
 """
 
@@ -17,19 +17,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wordsight.errors import OutputError, WeightsError
-from wordsight.files import folder_whole, sha256_file, write_whole
+from wordsight.files import atomic_directory, sha256_file, write_atomic
 from wordsight.weights.card import CARD_NAME, Card, read_card, read_tokenizer
-from wordsight.weights.checkpoint import Found
+from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.containers.safetensors import read_safetensors
 
 WEIGHTS_NAME = "model.safetensors"
 CERTIFICATE_NAME = "certificate.json"
 
 
-def save_folder(
-    folder: str | Path, state_dict: Mapping[str, Tensor], card: Card, files: Mapping[str, bytes] | None = None
+def save_directory(
+    directory: str | Path, state_dict: Mapping[str, Tensor], card: Card, files: Mapping[str, bytes] | None = None
 ) -> Card:
-    """Write weights and their card as a folder that appears whole; a former model folder of that name is replaced.
+    """Write weights and their card as a directory that appears whole; a former model directory of that name is replaced.
 
     Args:
         state_dict: of the model that `card.model` describes; not changed.
@@ -42,32 +42,32 @@ def save_folder(
     Raises:
         OutputError: the place cannot be written, or holds files that are not a model's.
     """
-    folder = Path(folder)
-    _refuse_to_replace(folder)
+    directory = Path(directory)
+    _refuse_to_replace(directory)
     tensors = {name: tensor.detach().contiguous() for name, tensor in state_dict.items()}
-    with folder_whole(folder.absolute()) as temporary:
+    with atomic_directory(directory.absolute()) as temporary:
         weights = temporary / WEIGHTS_NAME
         try:
             save_file(tensors, weights)
         except SafetensorError as error:  # how the library tells a full disk
-            raise OutputError(f"{folder}: cannot be written: {error}; choose another place or make room") from error
+            raise OutputError(f"{directory}: cannot be written: {error}; choose another place or make room") from error
         _sync(weights)
         written = msgspec.structs.replace(card, weights_sha256=sha256_file(weights))
-        write_whole(temporary / CARD_NAME, msgspec.json.format(msgspec.json.encode(written), indent=2) + b"\n")
+        write_atomic(temporary / CARD_NAME, msgspec.json.format(msgspec.json.encode(written), indent=2) + b"\n")
         for name, content in (files or {}).items():
-            write_whole(temporary / name, content)
+            write_atomic(temporary / name, content)
     return written
 
 
-def read_own(folder: str | Path) -> Found:
+def read_wordsight(directory: str | Path) -> Checkpoint:
     """Read tensors, card and the tokenizer's file, in the precision of the file.
 
     Raises:
         WeightsError: a file is missing or broken, or the card contradicts itself.
     """
-    folder = Path(folder)
-    card = read_card(folder / CARD_NAME)
-    return Found(_read_tensors(folder / WEIGHTS_NAME), card, read_tokenizer(folder, card))
+    directory = Path(directory)
+    card = read_card(directory / CARD_NAME)
+    return Checkpoint(_read_tensors(directory / WEIGHTS_NAME), card, read_tokenizer(directory, card))
 
 
 def hash_weights(state_dict: Mapping[str, Tensor]) -> str:
@@ -80,16 +80,16 @@ def hash_weights(state_dict: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _refuse_to_replace(folder: Path) -> None:
-    """Saving replaces a whole folder, so only a former model may be there."""
-    if not folder.is_dir():
+def _refuse_to_replace(directory: Path) -> None:
+    """Saving replaces a whole directory, so only a former model may be there."""
+    if not directory.is_dir():
         return
     ours = {WEIGHTS_NAME, CARD_NAME, CERTIFICATE_NAME}
     with suppress(WeightsError):
-        ours.add(read_card(folder / CARD_NAME).tokenizer.file)
-    strange = sorted({path.name for path in folder.iterdir()} - ours)
+        ours.add(read_card(directory / CARD_NAME).tokenizer.file)
+    strange = sorted({path.name for path in directory.iterdir()} - ours)
     if strange:
-        raise OutputError(f"{folder}: holds other files ({strange[0]}); choose a new folder for the model")
+        raise OutputError(f"{directory}: holds other files ({strange[0]}); choose a new directory for the model")
 
 
 def _sync(path: Path) -> None:

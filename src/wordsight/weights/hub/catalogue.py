@@ -20,7 +20,7 @@ from wordsight.image import Preprocessing
 from wordsight.model import ModelConfig, VisionTransformerConfig, preset
 from wordsight.model.config import Activation, Count
 
-CARDS_FOLDER = Path(__file__).parent / "cards"
+CARDS_DIRECTORY = Path(__file__).parent / "cards"
 
 Format = Literal["openai", "open_clip", "hugging_face"]
 Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
@@ -29,10 +29,10 @@ _SHA256 = re.compile(r"[0-9a-f]{8,64}")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-class Score(Config, frozen=True):
+class PublishedScore(Config, frozen=True):
     """One published figure, in per cent, and where it was published."""
 
-    figure: str
+    metric: str
     value: Percent
     source: str
 
@@ -55,7 +55,7 @@ class PublishedCard(Config, frozen=True, kw_only=True):
         million_parameters: of both towers.
         architecture: a preset; empty where the repository's own configuration says it.
         activation: of the transformers' blocks; None where the repository's own configuration says it.
-        preprocessing: what the weights expect of pictures; None where the repository's own configuration says it.
+        preprocessing: what the weights expect of images; None where the repository's own configuration says it.
         tokenizer: the family of the tokenizer.
         context_length: ids in a text.
         licence: of the weights, as published; empty where none was stated.
@@ -83,7 +83,7 @@ class PublishedCard(Config, frozen=True, kw_only=True):
     tokenizer: Literal["clip", "siglip", "siglip2"] = "clip"
     context_length: Count = 77
     licence: str = ""
-    scores: tuple[Score, ...] = ()
+    scores: tuple[PublishedScore, ...] = ()
 
     def __post_init__(self) -> None:
         _require(bool(self.address) != bool(self.repository), "expected an address or a repository, one of the two")
@@ -132,18 +132,18 @@ def _require_equal(one: str, value: int, other: str, expected: int) -> None:
 @cache
 def published_cards() -> Mapping[str, PublishedCard]:
     """The cards of the package by name, sorted."""
-    return read_cards(CARDS_FOLDER)
+    return read_cards(CARDS_DIRECTORY)
 
 
-def read_cards(folder: Path) -> dict[str, PublishedCard]:
-    """The cards in a folder by name, sorted.
+def read_cards(directory: Path) -> dict[str, PublishedCard]:
+    """The cards in a directory by name, sorted.
 
     Raises:
         ConfigError: a file is not a card, is not called as its card's name, or a name or an alias is given twice.
     """
     cards: dict[str, PublishedCard] = {}
     owners: dict[str, str] = {}
-    for path in sorted(folder.glob("*.toml")):
+    for path in sorted(directory.glob("*.toml")):
         card = load_toml(path, PublishedCard)
         expected = f"{card.name.replace('/', '-')}.toml"
         _require(path.name == expected, f"{path}: name {card.name!r} belongs into {expected}; rename one of the two")

@@ -13,7 +13,7 @@ HUB_PREFIX = "hf-hub:"
 
 
 def resolve(name: str, mirror: str | None = None, progress: Progress | None = None) -> Path:
-    """The file or the folder of published weights, downloaded if it is not there.
+    """The file or the directory of published weights, downloaded if it is not there.
 
     Args:
         name: of a card, or one of its aliases; or `hf-hub:owner/name`, with `@revision` where not the newest is meant.

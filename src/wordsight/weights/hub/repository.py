@@ -46,10 +46,10 @@ def fetch_repository(
         files: names or patterns; by default the descriptions and the one format of weights that is best to read.
         revision: a branch, a tag or a commit; by default the main branch.
         mirror: the address of a server that takes the place of the hub; by default that in `HF_ENDPOINT`.
-        cache: the folder of downloads; by default that of huggingface_hub.
+        cache: the directory of downloads; by default that of huggingface_hub.
 
     Returns:
-        The folder of that revision.
+        The directory of that revision.
 
     Raises:
         DownloadError: no such repository, closed, offline, unreachable, or what came is damaged.
@@ -60,25 +60,25 @@ def fetch_repository(
     endpoint = (mirror or os.environ.get("HF_ENDPOINT") or "").rstrip("/") or None
     places = {"repo_id": repository, "revision": revision, "endpoint": endpoint, "cache_dir": cache}
     if is_offline():
-        folder, chosen = _in_cache(repository, files, places)
+        directory, chosen = _in_cache(repository, files, places)
     else:
         try:
             chosen = _choose(repository, _names_there(repository, revision, endpoint), files)
-            folder = _download(repository, places, chosen)
+            directory = _download(repository, places, chosen)
         except _UnreachableError as unreachable:
             try:
-                folder, chosen = _in_cache(repository, files, places)
+                directory, chosen = _in_cache(repository, files, places)
             except DownloadError:
                 raise unreachable from None
-    _verify(repository, [folder / name for name in chosen])
-    return folder
+    _verify(repository, [directory / name for name in chosen])
+    return directory
 
 
 def _in_cache(repository: str, files: Sequence[str] | None, places: dict[str, Any]) -> tuple[Path, list[str]]:
-    """The folder and the names of what was downloaded before."""
-    folder = _download(repository, {**places, "local_files_only": True}, files or _WEIGHTS)
-    names = sorted(path.name for path in folder.iterdir())
-    return folder, _choose(f"{repository} in the cache (offline)", names, files)
+    """The directory and the names of what was downloaded before."""
+    directory = _download(repository, {**places, "local_files_only": True}, files or _WEIGHTS)
+    names = sorted(path.name for path in directory.iterdir())
+    return directory, _choose(f"{repository} in the cache (offline)", names, files)
 
 
 def _names_there(repository: str, revision: str | None, endpoint: str | None) -> list[str]:
