@@ -91,7 +91,7 @@ def test_a_lock_keeps_other_processes_out_and_ends_with_its_holder(tmp_path: Pat
     process = context.Process(target=hold, args=(tmp_path / ".lock", held, free))
     process.start()
     assert held.wait(30)
-    with pytest.raises(OutputError, match="another process is writing there"), lock(tmp_path / ".lock"):
+    with pytest.raises(OutputError, match="another process is writing to this directory"), lock(tmp_path / ".lock"):
         pass
     process.kill()
     process.join(30)

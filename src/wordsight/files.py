@@ -1,4 +1,8 @@
-"""Files appear whole or not at all: temporary name, fsync, rename (design rule 6); hashes; locks."""
+"""Atomic writes, locks, hashes and bounded reads (design rule 6).
+
+A file or directory written here either appears complete or not at all: it is written under a temporary name, synced to
+disk, and renamed.
+"""
 
 import contextlib
 import hashlib
@@ -7,23 +11,28 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from wordsight.errors import OutputError
+import filelock
+import msgspec
+
+from wordsight.errors import OutputError, WordsightError
 
 _HASH_BLOCK_BYTES = 1 << 20
 
 
 def as_output_error(error: OSError, path: Path) -> OutputError:
-    """The one-line form of a failed write to `path`."""
-    return OutputError(f"{path}: cannot be written: {error.strerror or error}; choose another place or make room")
+    """Turn a failed write to `path` into a one-line error."""
+    return OutputError(
+        f"{path}: cannot be written: {error.strerror or error}; choose another output path or free some space"
+    )
 
 
 def make_directory(path: Path) -> Path:
-    """Create a directory and its parents where missing, and return it.
+    """Create a directory and its missing parents, and return it.
 
     Raises:
-        OutputError: it cannot be made, or a file has its name.
+        OutputError: it cannot be created, or a file has this name.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -33,7 +42,12 @@ def make_directory(path: Path) -> Path:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make what was renamed in a directory outlast a crash of the machine."""
+    """Make renames within a directory survive a crash of the machine.
+
+    Windows cannot open a directory for this; there the file system's journal has to do.
+    """
+    if os.name == "nt":
+        return
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -42,13 +56,13 @@ def sync_directory(directory: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a file that could not be written, before there is work to lose; the directory is made.
+    """Refuse an output path that is not writable, before any work is done; its directory is created.
 
     Raises:
-        OutputError: a directory has its name, or the place cannot be written.
+        OutputError: a directory has this name, or the file cannot be written.
     """
     if path.is_dir():
-        raise OutputError(f"{path}: a directory; name a file in it")
+        raise OutputError(f"{path}: is a directory; name a file in it")
     make_directory(path.parent)
     try:
         tempfile.TemporaryFile(dir=path.parent).close()
@@ -58,10 +72,10 @@ def check_writable(path: Path) -> None:
 
 @contextlib.contextmanager
 def open_atomic(path: Path) -> Iterator[BinaryIO]:
-    """Open `path` for writing such that it appears, complete and synced, only when the block ends well.
+    """Open `path` for writing such that it appears, complete and synced, only if the block succeeds.
 
     Raises:
-        OutputError: the directory cannot be made, or the disk is full; the former file, if any, stays.
+        OutputError: its directory cannot be created, or the disk is full; a previous file is left as it was.
     """
     make_directory(path.parent)
     temporary = None
@@ -90,17 +104,17 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """A temporary directory beside `path` that takes its place, complete, when the block ends well.
+    """Yield a temporary directory that replaces `path`, complete, if the block succeeds.
 
-    A former directory is moved aside first and deleted last, so that at every moment one of the two is whole;
-    `recover_directory` finds it after a crash between the two renames.
+    A previous directory is first moved aside and deleted last, so that one of the two is complete at any moment;
+    `recover_directory` restores it after a crash between the two renames.
 
     Raises:
-        OutputError: the parent cannot be written, or the disk is full; the former directory stays.
+        OutputError: the parent is not writable, or the disk is full; the previous directory is left as it was.
     """
     make_directory(path.parent)
     temporary = None
-    former = path.with_name(f".{path.name}.former")
+    previous = _previous(path)
     try:
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
         temporary.chmod(0o755)
@@ -108,10 +122,10 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         sync_directory(temporary)
         recover_directory(path)
         if path.exists():
-            path.rename(former)
+            path.rename(previous)
         temporary.rename(path)
         sync_directory(path.parent)
-        shutil.rmtree(former, ignore_errors=True)
+        shutil.rmtree(previous, ignore_errors=True)
     except OSError as error:
         raise as_output_error(error, path) from error
     finally:
@@ -120,17 +134,30 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def recover_directory(path: Path) -> None:
-    """Undo a crash of `atomic_directory`: bring the former directory back if its successor never appeared."""
-    former = path.with_name(f".{path.name}.former")
-    if former.exists():
+    """Undo a crash of `atomic_directory`: restore the previous directory if the new one never appeared."""
+    previous = _previous(path)
+    if previous.exists():
         if path.exists():
-            shutil.rmtree(former)
+            shutil.rmtree(previous)
         else:
-            former.rename(path)
+            previous.rename(path)
+
+
+def newest_complete(path: Path) -> Path:
+    """The path at which a reader finds what `atomic_directory` wrote: `path`, or between its two renames the previous one.
+
+    Unlike `recover_directory` this changes nothing, so that a reader cannot disturb a writer.
+    """
+    previous = _previous(path)
+    return previous if not path.exists() and previous.exists() else path
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f".{path.name}.former")
 
 
 def remove_partial(directory: Path) -> None:
-    """Remove what a killed process left half-written in a directory; the caller holds the directory's lock."""
+    """Remove the temporary files that killed processes left in a directory; the caller holds its lock."""
     for path in directory.glob(".*.partial"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -138,13 +165,26 @@ def remove_partial(directory: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def newest_complete(path: Path) -> Path:
-    """Where a reader finds what `atomic_directory` wrote: `path`, or the former directory in the moment between the renames.
+def read_json(path: Path, max_bytes: int, error_class: type[WordsightError]) -> Any:
+    """Read a JSON file of at most `max_bytes` as plain data.
 
-    Unlike `recover_directory` it changes nothing, so that a reader cannot disturb a writer.
+    Raises:
+        error_class: the file is missing, unreadable, larger than that, or not JSON.
     """
-    former = path.with_name(f".{path.name}.former")
-    return former if not path.exists() and former.exists() else path
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes > max_bytes:
+            raise error_class(
+                f"{path}: {size_bytes:,} bytes, expected at most {max_bytes:,}; check that it is the right file"
+            )
+        return msgspec.json.decode(path.read_bytes())
+    except OSError as error:
+        reason = (
+            "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror or error}"
+        )
+        raise error_class(f"{path}: {reason}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise error_class(f"{path}: not JSON: {error}") from error
 
 
 def sha256_file(path: Path) -> str:
@@ -157,22 +197,27 @@ def sha256_file(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path`, a file made for it, against other processes.
+def lock(path: Path, wait: bool = False) -> Iterator[None]:
+    """Hold an exclusive lock against other processes on `path`, a file that exists only for this purpose.
+
+    Args:
+        path: its directory is created where it is missing.
+        wait: until another process releases the lock, instead of raising.
 
     Raises:
-        OutputError: another process holds it, or it cannot be made.
+        OutputError: another process holds it and `wait` is false, or it cannot be created.
     """
-    import fcntl
-
     make_directory(path.parent)
+    held = filelock.FileLock(path)
     try:
-        file = path.open("ab")
+        held.acquire(timeout=-1 if wait else 0)
+    except filelock.Timeout as error:
+        raise OutputError(
+            f"{path.parent}: another process is writing to this directory; wait until it has finished"
+        ) from error
     except OSError as error:
         raise as_output_error(error, path) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(f"{path.parent}: another process is writing there; wait for it to end") from error
+    try:
         yield
+    finally:
+        held.release()

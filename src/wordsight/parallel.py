@@ -1,6 +1,7 @@
-"""Work by threads whose results come in the order of the tasks, a bounded number of them ahead."""
+"""An ordered parallel map with a bounded number of results in flight."""
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,14 +11,20 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
+def available_cpus() -> int:
+    """The number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 def ordered_map(work: Callable[[Task], Result], tasks: Iterable[Task], ahead: int = 8) -> Iterator[Result]:
-    """What `work` makes of each task, in order, by a thread a processor.
+    """Apply `work` to each task in one thread per CPU and yield the results in the order of the tasks.
 
     Args:
-        tasks: may stream; no more are taken than `ahead` of the result that is wanted.
+        work: called in a thread.
+        tasks: may be a stream; at most `ahead` tasks are taken before their results are requested.
+        ahead: number of results in flight.
     """
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(available_cpus()) as pool:
         waiting: deque[Future[Result]] = deque()
         try:
             for task in tasks:

@@ -69,7 +69,7 @@ def test_a_page_that_cannot_be_written_is_told_before_any_work(place, capsys, wh
     shown = capsys.readouterr()
     assert shown.out == ""
     (line,) = shown.err.splitlines()
-    assert "cannot be written" in line or "photos: a directory; name a file in it" in line
+    assert "cannot be written" in line or "photos: is a directory; name a file in it" in line
 
 
 def test_a_page_without_its_packages_is_told_before_any_work(place, capsys, monkeypatch):

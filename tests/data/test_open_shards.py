@@ -165,7 +165,7 @@ def test_without_permission_beside_the_shard_the_index_lies_in_the_users_cache(
 
     monkeypatch.setattr(module, "write_atomic", refuse_there)
     load_index(directory / "000000.tar")
-    assert [path.suffix for path in (tmp_path / "user-cache" / "wordsight" / "index").iterdir()] == [".index"]
+    assert [path.suffix for path in (tmp_path / "user-cache" / "wordsight" / "indexes").iterdir()] == [".index"]
 
 
 @pytest.mark.parametrize("lie", ["beyond the end", "negative", "fewer spans", "another type", "not msgpack", "huge"])

@@ -117,7 +117,7 @@ def test_what_was_done_before_the_disk_was_full_is_not_done_again(tmp_path, name
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # enough for a part, not for all
     try:
-        with pytest.raises(OutputError, match=r"cannot be written: .*; choose another place or make room"):
+        with pytest.raises(OutputError, match=r"cannot be written: .*; choose another output path or free some space"):
             embed_files(clip, paths, out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

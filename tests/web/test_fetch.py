@@ -394,7 +394,7 @@ def test_a_disk_too_small_is_seen_before_the_download(server, small_disk):
 
 def test_a_disk_that_fills_up_is_told_and_leaves_no_file_under_the_name(server, small_disk):
     server.says_length = False
-    with pytest.raises(OutputError, match="No space left on device; choose another place or make room"):
+    with pytest.raises(OutputError, match="No space left on device; choose another output path or free some space"):
         fetch_file(f"{server.address}/model.pt", small_disk / "model.pt", patience=QUICK)
     assert visible(small_disk) == []
 

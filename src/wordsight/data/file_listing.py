@@ -4,11 +4,12 @@ A tar file is never unpacked: its members are read where they lie, and their nam
 """
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from wordsight.data.sample import MAX_IMAGE_BYTES
-from wordsight.data.tar import Member, walk
+from wordsight.data.tar import Member, read_at, walk
 from wordsight.errors import DataError
 
 
@@ -57,12 +58,11 @@ class TarListing:
         self.name = str(path)
         self._path = path
         try:
-            with path.open("rb") as file:
+            with path.open("rb", buffering=0) as file:
                 if file.read(4)[:2] == b"\x1f\x8b":
                     raise DataError(f"{path}: compressed; unpack it with 'gunzip' first")
-                descriptor = file.fileno()
-                total = os.fstat(descriptor).st_size
-                members = list(walk(lambda offset, size: os.pread(descriptor, size, offset), total, str(path)))
+                total = os.fstat(file.fileno()).st_size
+                members = list(walk(partial(read_at, file), total, str(path)))
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
         names = [member.name.removeprefix("./") for member in members]
@@ -86,7 +86,7 @@ class TarListing:
             raise DataError("its name leads out of the archive")
         _check_size(member.size, max_bytes)
         with self._path.open("rb", buffering=0) as archive:
-            return os.pread(archive.fileno(), member.size, member.offset)
+            return read_at(archive, member.offset, member.size)
 
 
 def open_listing(path: Path) -> FileListing:

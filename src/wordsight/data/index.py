@@ -9,15 +9,17 @@ import contextlib
 import hashlib
 import os
 import re
+from functools import partial
+from io import RawIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from wordsight.cache import cache_directory
 from wordsight.data.sample import IMAGE_SUFFIXES
-from wordsight.data.tar import Member, walk
+from wordsight.data.tar import Member, read_at, walk
 from wordsight.errors import DataError, OutputError
 from wordsight.files import write_atomic
 
@@ -60,7 +62,7 @@ def load_index(path: Path) -> ShardIndex:
         DataError: the shard is missing, cannot be read, is cut short, or is not a tar file.
     """
     try:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:
             status = os.fstat(file.fileno())
             for place in _cache_places(path):
                 index = _read_cache(place, status)
@@ -83,15 +85,9 @@ def index_hash(index: ShardIndex) -> str:
     return digest.hexdigest()
 
 
-def cache_directory() -> Path:
-    """Where this user's caches lie: `$XDG_CACHE_HOME/wordsight`, by default `~/.cache/wordsight`."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path("~/.cache").expanduser()) / "wordsight"
-
-
 def _cache_places(path: Path) -> tuple[Path, Path]:
     name = hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()
-    return path.with_name(f"{path.name}.index"), cache_directory() / "index" / f"{name}.index"
+    return path.with_name(f"{path.name}.index"), cache_directory("indexes") / f"{name}.index"
 
 
 def _to_bytes(index: ShardIndex) -> bytes:
@@ -118,17 +114,13 @@ def _read_cache(place: Path, shard: os.stat_result) -> ShardIndex | None:
     return ShardIndex(stored.size, stored.mtime_ns, stored.keys, spans.astype(np.int64), stored.problems)
 
 
-def _walk_shard(file: BinaryIO, status: os.stat_result, path: Path) -> ShardIndex:
+def _walk_shard(file: RawIOBase, status: os.stat_result, path: Path) -> ShardIndex:
     """Group the members of a tar file into samples."""
-    descriptor = file.fileno()
     rows: dict[str, int] = {}
     spans: list[list[list[int]]] = []
     problems: dict[int, str] = {}
 
-    def read_at(offset: int, size: int) -> bytes:
-        return os.pread(descriptor, size, offset)
-
-    for member in walk(read_at, status.st_size, str(path)):
+    for member in walk(partial(read_at, file), status.st_size, str(path)):
         match = _MEMBER.fullmatch(member.name.removeprefix("./"))
         part = _part(match[2]) if match else None
         if match is None or part is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from wordsight.data.index import cache_directory
+from wordsight.cache import cache_directory
 from wordsight.data.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, ManifestShard, parse_manifest
 from wordsight.errors import DownloadError
 from wordsight.files import as_output_error
@@ -42,7 +42,7 @@ class RemoteCache:
     """Local copies of remote shards. Threads may share it; each shard is fetched by one of them."""
 
     def __init__(self, directory: Path | None = None, settings: RemoteSettings | None = None) -> None:
-        self.directory = directory or cache_directory() / "shards"
+        self.directory = directory or cache_directory("shards")
         self.settings = settings or RemoteSettings()
         self._manifests: dict[str, Manifest | None] = {}
         self._identities: dict[str, str] = {}

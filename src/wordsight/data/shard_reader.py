@@ -27,6 +27,7 @@ from wordsight.data.sample import (
     texts_of_json,
     texts_of_txt,
 )
+from wordsight.data.tar import read_at
 from wordsight.errors import DataError, nearest
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -101,16 +102,14 @@ class Shard:
         path = self._locate()
         try:
             try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                file = path.open("rb", buffering=0)
             except FileNotFoundError:  # another process made room in the cache of remote shards
-                descriptor = os.open(self._locate(), os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                status = os.fstat(descriptor)
+                file = self._locate().open("rb", buffering=0)
+            with file:
+                status = os.fstat(file.fileno())
                 if (status.st_size, status.st_mtime_ns) != (index.size, index.mtime_ns):
                     raise DataError(f"{path}: changed since it was opened; start again")
-                return [os.pread(descriptor, size, offset) if size > 0 else b"" for offset, size in spans]
-            finally:
-                os.close(descriptor)
+                return [read_at(file, offset, size) if size > 0 else b"" for offset, size in spans]
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 

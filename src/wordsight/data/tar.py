@@ -9,7 +9,8 @@ Source: POSIX.1-2017 pax, "ustar Interchange Format" and "pax Extended Header"; 
 
 import tarfile
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from io import RawIOBase
+from typing import BinaryIO, NamedTuple
 
 from wordsight.errors import DataError
 
@@ -36,6 +37,12 @@ class Member(NamedTuple):
     offset: int
     size: int
     kind: str
+
+
+def read_at(file: RawIOBase | BinaryIO, offset: int, size: int) -> bytes:
+    """Read `size` bytes at `offset` of an unbuffered file, or fewer at its end."""
+    file.seek(offset)
+    return file.read(size) or b""
 
 
 def walk(read_at: Callable[[int, int], bytes], total: int, where: str) -> Iterator[Member]:

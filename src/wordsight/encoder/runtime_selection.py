@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import torch
 
-from wordsight.cache import weights_cache
+from wordsight.cache import cache_directory
 from wordsight.config import Config
 from wordsight.encoder.dual_encoder import DualEncoder
 from wordsight.encoder.onnx_runtime import load_onnx_directory
@@ -58,7 +58,7 @@ def on_int8(found: Checkpoint) -> DualEncoder:
 
 
 def _exported(found: Checkpoint) -> Path:
-    directory = weights_cache() / "onnx" / cache_name(hash_weights(found.tensors), found.card)
+    directory = cache_directory("onnx") / cache_name(hash_weights(found.tensors), found.card)
     if not is_exported(directory):
         convert(found, directory, "onnx")
     return directory
@@ -73,7 +73,7 @@ def select_runtime(on_torch: DualEncoder, found: Checkpoint) -> DualEncoder:
     versions = f"wordsight {version('wordsight')}, torch {torch.__version__}, onnxruntime {onnxruntime.__version__}"
     architecture = hashlib.sha256(msgspec.json.encode(found.card.model)).hexdigest()
     key = f"{platform.node()}, {torch.get_num_threads()} threads, {versions}, {architecture}"
-    place = weights_cache() / "runtimes.json"
+    place = cache_directory("timings") / "runtimes.json"
     known = _read(place)
     if key in known and known[key].torch <= known[key].onnx:
         return on_torch

@@ -24,7 +24,6 @@ Progress = Callable[[int, int | None], None]
 """Is told how many bytes are there, and of how many; None where the server does not say."""
 
 _BLOCK_BYTES = 1 << 20
-_LOCK_POLL_S = 0.05
 
 
 class _Notes(Config, frozen=True):
@@ -60,7 +59,7 @@ def fetch_file(
     if is_there(destination, size_bytes):
         return destination
     make_directory(destination.parent)
-    with _waiting_lock(destination.with_name(f".{destination.name}.lock")):
+    with lock(destination.with_name(f".{destination.name}.lock"), wait=True):
         if not is_there(destination, size_bytes):
             _Fetch(url, destination, sha256, size_bytes, patience or Patience(), progress, max_bytes).run()
     return destination
@@ -69,21 +68,6 @@ def fetch_file(
 def is_there(path: Path, size_bytes: int | None) -> bool:
     """Whether a file has been fetched; one of another size than is known has not."""
     return path.is_file() and size_bytes in (None, path.stat().st_size)
-
-
-@contextlib.contextmanager
-def _waiting_lock(path: Path) -> Iterator[None]:
-    """Hold the lock; while another process has it, wait."""
-    with contextlib.ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(lock(path))
-                break
-            except OutputError as error:
-                if not isinstance(error.__cause__, BlockingIOError):
-                    raise
-            time.sleep(_LOCK_POLL_S)
-        yield
 
 
 class _Fetch:
@@ -206,7 +190,7 @@ class _Fetch:
         if needed_bytes > free_bytes:
             raise OutputError(
                 f"{self.destination.parent}: {needed_bytes:,} bytes are to come, {free_bytes:,} are free; make room, "
-                "or move the cache (XDG_CACHE_HOME; of weights alone WORDSIGHT_CACHE)"
+                "or move the cache with WORDSIGHT_CACHE"
             )
 
     def _fault(self) -> str:

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from wordsight.cache import weights_cache
+from wordsight.cache import cache_directory
 from wordsight.errors import OutputError
 from wordsight.files import write_atomic
 
@@ -51,7 +51,7 @@ def remembered(
 def _place(clip: "DualEncoder", labels: Sequence[tuple[str, ...]], templates: tuple[str, ...]) -> Path:
     made_by = clip.fingerprint
     decides = (made_by.weights, made_by.model, made_by.tokenizer, made_by.precision, labels, templates)
-    return weights_cache() / "classifiers" / f"{hashlib.sha256(msgspec.json.encode(decides)).hexdigest()}.npy"
+    return cache_directory("classifiers") / f"{hashlib.sha256(msgspec.json.encode(decides)).hexdigest()}.npy"
 
 
 def _read(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:

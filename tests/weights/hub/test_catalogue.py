@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from wordsight.cache import weights_cache
+from wordsight.cache import cache_directory
 from wordsight.config import to_toml
 from wordsight.errors import ConfigError, DownloadError, WeightsError
 from wordsight.model import PUBLISHED, build_empty
@@ -202,7 +202,7 @@ def test_a_name_becomes_the_file_in_the_cache_offline_too(tmp_path, monkeypatch,
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path))
     path = cached_file(GOOD)
-    assert path == tmp_path / "laion-ViT-B-16-laion400m_e32" / "vit_b_16-laion400m_e32-55e67d44.pt"
+    assert path == tmp_path / "weights" / "laion-ViT-B-16-laion400m_e32" / "vit_b_16-laion400m_e32-55e67d44.pt"
     path.parent.mkdir()
     path.write_bytes(b"weights")
     assert resolve("ViT-B-16/laion400m_e32") == path
@@ -243,8 +243,8 @@ def test_the_cache_is_where_the_environment_says_when_it_is_asked(monkeypatch, t
     monkeypatch.delenv("WORDSIGHT_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert weights_cache() == tmp_path / ".cache" / "wordsight" / "weights"
+    assert cache_directory("weights") == tmp_path / ".cache" / "wordsight" / "weights"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    assert weights_cache() == tmp_path / "caches" / "wordsight" / "weights"
+    assert cache_directory("weights") == tmp_path / "caches" / "wordsight" / "weights"
     monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path / "own"))
-    assert weights_cache() == tmp_path / "own"
+    assert cache_directory("weights") == tmp_path / "own" / "weights"

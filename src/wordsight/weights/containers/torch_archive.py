@@ -6,6 +6,7 @@ when its size, strides and offset fit into the bytes that are there.
 """
 
 import mmap
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -85,7 +86,13 @@ def read_archive(path: Path) -> Archive:
     reader = _Reader(mapped, str(path))
     pickle = reader.member("data.pkl", MAX_PICKLE_BYTES)
     value = unpickle(pickle, f"{path}: data.pkl", reader.builders(), reader.storage)
-    return Archive(value, reader.has_code, partial(mapped.madvise, mmap.MADV_DONTNEED))
+    return Archive(value, reader.has_code, partial(_release_pages, mapped))
+
+
+def _release_pages(mapped: mmap.mmap) -> None:
+    """Let the system take back pages that were read; only Linux is known to free private pages this way."""
+    if sys.platform == "linux":
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _unreadable(path: Path, error: OSError) -> WeightsError:

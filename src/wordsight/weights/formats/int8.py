@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from wordsight.cache import weights_cache
+from wordsight.cache import cache_directory
 from wordsight.errors import ConfigError, MissingExtraError
 from wordsight.files import atomic_directory
 from wordsight.model import ModifiedResNetConfig, ResidualConfig
@@ -36,7 +36,7 @@ from wordsight.weights.formats.onnx_directory import (
 if TYPE_CHECKING:
     from onnx import NodeProto, TensorProto
 
-_CACHE = "int8-1"  # another number where the graphs become others
+_CACHE_VERSION = 1  # to be raised when the graphs change
 _GREATEST = 127
 _MIDDLE = 128
 
@@ -58,7 +58,7 @@ def int8_directory(directory: Path) -> Path:
     if isinstance(card.model.image, ModifiedResNetConfig | ResidualConfig):
         raise ConfigError(f"runtime int8: {card.name}'s image tower is made of convolutions, which stay; take onnx")
     _require_exact_products()  # the cache may be another machine's too
-    out = weights_cache() / _CACHE / cache_name(exported.weights, card)
+    out = cache_directory("int8") / f"{_CACHE_VERSION}-{cache_name(exported.weights, card)}"
     if not is_exported(out):
         with atomic_directory(out.absolute()) as partial:
             for name in (IMAGE_NAME, TEXT_NAME):

@@ -3,7 +3,7 @@
 import urllib.parse
 from pathlib import Path
 
-from wordsight.cache import is_offline, weights_cache
+from wordsight.cache import cache_directory, is_offline
 from wordsight.errors import ConfigError, DownloadError
 from wordsight.web import Progress, fetch_file, is_there
 from wordsight.weights.hub.catalogue import PublishedCard, card_of_sha256, published_card
@@ -59,7 +59,7 @@ def mirrored(url: str, mirror: str) -> str:
 
 def cached_file(card: PublishedCard) -> Path:
     """Where the file of a card with an address lies when it is there."""
-    return weights_cache() / card.name.replace("/", "-") / card.address.rpartition("/")[2]
+    return cache_directory("weights") / card.name.replace("/", "-") / card.address.rpartition("/")[2]
 
 
 def card_of_file(path: Path) -> PublishedCard | None:
@@ -68,7 +68,7 @@ def card_of_file(path: Path) -> PublishedCard | None:
     Raises:
         WeightsError: the file cannot be read.
     """
-    return card_of_sha256(remembered_sha256(path, weights_cache() / "digests"))
+    return card_of_sha256(remembered_sha256(path, cache_directory("weights") / "digests"))
 
 
 def _fetch_repository(repository: str, revision: str | None, mirror: str | None) -> Path:

@@ -14,7 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from wordsight.cache import is_offline, weights_cache
+from wordsight.cache import cache_directory, is_offline
 from wordsight.errors import DownloadError, OutputError
 from wordsight.weights.hub.digests import remembered_sha256
 
@@ -185,7 +185,7 @@ def _verify(repository: str, paths: Iterable[Path]) -> None:
     for path in paths:
         blob = path.resolve()
         if len(blob.name) == 64:
-            found = remembered_sha256(blob, weights_cache() / "digests")
+            found = remembered_sha256(blob, cache_directory("weights") / "digests")
         elif len(blob.name) == 40:
             found = _git_sha1(blob)
         else:  # a cache without links does not name its files by their hashes
