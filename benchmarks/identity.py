@@ -27,9 +27,10 @@ import wordsight as ws
 
 SEED = 20210226
 FORMATS = {"openai": "vit", "open_clip": "resnet", "hf": "vit-narrow-heads"}
-CAPTION_WORDS = (
-    "a the two dogs dog cat running over wet sand photo of man's red, (blue) 42 été 狗 don't jumping!".split()
-)
+CAPTION_WORDS = [
+    *("a", "the", "two", "dogs", "dog", "cat", "running", "over", "wet", "sand", "photo", "of", "man's", "red,"),
+    *("(blue)", "42", "été", "狗", "don't", "jumping!"),
+]
 
 
 def run(*arguments: str) -> None:
