@@ -33,7 +33,7 @@ optimizer = { learning_rate = 1e-3 }
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory of two recipes, which takes the place of the package's."""
+    """A directory of two recipes, used instead of the package's."""
     (tmp_path / "first.toml").write_text(RECIPE)
     (tmp_path / "plain.toml").write_text(PLAIN_RECIPE)
     paths = {name: tmp_path / f"{name}.toml" for name in ("first", "plain")}

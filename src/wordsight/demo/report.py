@@ -138,7 +138,7 @@ def build_page(run: DemoRun, evaluation: Evaluation) -> Page:
             _gallery_section(
                 evaluation,
                 "Five best",
-                "The images whose own name was ranked first with the highest probability.",
+                "The images whose own name was ranked highest, by position and then by probability.",
                 evaluation.best,
             ),
             _gallery_section(
