@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wordsight.errors import ImageError
-from wordsight.image import ImageSource, load_pixels
+from wordsight.image import ImageRef, ImageSource, load_pixels
 from wordsight.parallel import ordered_map
 
 if TYPE_CHECKING:
@@ -24,21 +24,23 @@ _AT_ONCE = 64
 class Embedded:
     """A image and its embedding, (E,) float32 of unit length; or None, and the reason."""
 
-    source: ImageSource
+    source: ImageSource | ImageRef
     embedding: NDArray[np.float32] | None
     error: str = ""
 
 
-def as_images(sources: ImageSource | Iterable[ImageSource]) -> Iterable[ImageSource]:
+def as_images(
+    sources: ImageSource | ImageRef | Iterable[ImageSource | ImageRef],
+) -> Iterable[ImageSource | ImageRef]:
     """One image as a list of one; what is no image at all too, so that decoding says what was expected."""
     if isinstance(sources, np.ndarray):
         return sources if sources.ndim in (1, 4) else [sources]
-    if isinstance(sources, str | Path | bytes | Image.Image) or not isinstance(sources, Iterable):
+    if isinstance(sources, str | Path | bytes | Image.Image | ImageRef) or not isinstance(sources, Iterable):
         return [sources]
     return sources
 
 
-def embed_each(clip: "DualEncoder", sources: Iterable[ImageSource]) -> Iterator[Embedded]:
+def embed_each(clip: "DualEncoder", sources: Iterable[ImageSource | ImageRef]) -> Iterator[Embedded]:
     """Embed images, in order; a broken one is given its reason and does not stop the others.
 
     While a group is encoded, the next is read and decoded by as many threads as there are processors. Two groups are
@@ -52,14 +54,17 @@ def embed_each(clip: "DualEncoder", sources: Iterable[ImageSource]) -> Iterator[
 class _Prepared(NamedTuple):
     """A image as the model's square, (S, S, 3) uint8; or None, and the reason."""
 
-    source: ImageSource
+    source: ImageSource | ImageRef
     square: NDArray[np.uint8] | None
     error: str = ""
 
 
-def _prepare(clip: "DualEncoder", number: int, source: ImageSource) -> _Prepared:
+def _prepare(clip: "DualEncoder", number: int, source: ImageSource | ImageRef) -> _Prepared:
     name = None if isinstance(source, str | Path) else f"image {number}"
     try:
+        if isinstance(source, ImageRef):
+            pixels = load_pixels(source.read(), clip.card.preprocessing, clip.policy, name=source.name)
+            return _Prepared(source, pixels)
         return _Prepared(source, load_pixels(source, clip.card.preprocessing, clip.policy, name=name))
     except ImageError as error:
         return _Prepared(source, None, str(error))
