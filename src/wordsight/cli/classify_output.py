@@ -1,4 +1,4 @@
-"""How `wordsight classify` shows its answers: plain lines, JSON, or a table for a person."""
+"""The output of `wordsight classify`: plain lines, JSON lines, or a table on a terminal."""
 
 import json
 import sys
@@ -12,98 +12,113 @@ if TYPE_CHECKING:
 _ROWS_IN_TABLE = 1000
 
 
-class Lines:
-    """One plain line a image: path, then labels with probabilities, tabs between."""
+def image_name(image: Any) -> str:
+    """The name of an `ImageRef`, or a path as text."""
+    from wordsight.image import ImageRef
+
+    return image.name if isinstance(image, ImageRef) else str(image)
+
+
+class PlainOutput:
+    """One line per image: its name, then labels with probabilities, separated by tabs.
+
+    Attributes:
+        num_predictions: number of predictions so far.
+        num_unreadable: number of unreadable images so far.
+    """
 
     def __init__(self, top: int) -> None:
         self.top = top
-        self.num_answers = 0
-        self.num_broken = 0
+        self.num_predictions = 0
+        self.num_unreadable = 0
 
-    def answer(self, answer: "Prediction") -> None:
-        """Show an answer: what it stands for, and `top` labels or more."""
-        self.num_answers += 1
-        self.show(answer)
+    def prediction(self, prediction: "Prediction") -> None:
+        """Print a prediction, with at least `top` labels."""
+        self.num_predictions += 1
+        self.print_prediction(prediction)
 
-    def broken(self, image: Any, reason: str) -> None:
-        """Show a image that cannot be read."""
-        self.num_broken += 1
-        self.show_broken(image, reason)
+    def unreadable(self, image: Any, reason: str) -> None:
+        """Print the reason why an image cannot be read."""
+        self.num_unreadable += 1
+        self.print_unreadable(image_name(image), reason)
 
-    def show(self, answer: "Prediction") -> None:
-        """Print an answer."""
+    def print_prediction(self, prediction: "Prediction") -> None:
+        """Print a prediction as one row."""
         head = []
-        if answer.reason:
-            head = [f"{answer.label} {answer.probability:.4f}: {answer.reason}"]
-        elif answer.path:
-            head = [f"{' > '.join(answer.path)} {answer.probability:.4f}"]
-        elif not answer.labels:
-            head = ["no label is sure enough"]
-        count = max(self.top - len(head), len(answer.labels) if not answer.path else 0)
-        self.print(answer.image, *head, *(f"{label} {share:.4f}" for label, share in answer.ranking[:count]))
+        if prediction.reason:
+            head = [f"{prediction.label} {prediction.probability:.4f}: {prediction.reason}"]
+        elif prediction.path:
+            head = [f"{' > '.join(prediction.path)} {prediction.probability:.4f}"]
+        elif not prediction.labels:
+            head = ["no label has a probability above 0.5"]
+        num_labels = max(self.top - len(head), 0 if prediction.path else len(prediction.labels))
+        ranked = (f"{label} {probability:.4f}" for label, probability in prediction.ranking[:num_labels])
+        self.print_row(image_name(prediction.image), *head, *ranked)
 
-    def show_broken(self, image: Any, reason: str) -> None:
-        """Print a reason."""
-        self.print(image, f"error: {reason}")
+    def print_unreadable(self, name: str, reason: str) -> None:
+        """Print a reason as one row."""
+        self.print_row(name, f"error: {reason}")
 
-    def print(self, *cells: Any) -> None:
+    def print_row(self, *cells: str) -> None:
         """Print a row."""
         print("\t".join(map(printable, cells)))
 
-    def end(self) -> None:
-        """All images were shown."""
+    def finish(self) -> None:
+        """Print what is still held back."""
 
 
-class JsonLines(Lines):
-    """One JSON object a image and line."""
+class JsonOutput(PlainOutput):
+    """One JSON object per line and image."""
 
-    def show(self, answer: "Prediction") -> None:
-        """Print an object."""
-        shown = answer.ranking[: max(self.top, len(answer.labels))]
+    def print_prediction(self, prediction: "Prediction") -> None:
+        """Print a prediction as an object."""
+        shown = prediction.ranking[: max(self.top, len(prediction.labels))]
         row: dict[str, Any] = {
-            "image": str(answer.image),
-            "label": answer.label,
-            "probability": answer.probability,
-            "labels": answer.labels,
-            "ranking": [{"label": label, "probability": share} for label, share in shown],
+            "image": image_name(prediction.image),
+            "label": prediction.label,
+            "probability": prediction.probability,
+            "labels": prediction.labels,
+            "ranking": [{"label": label, "probability": probability} for label, probability in shown],
         }
-        if answer.path:
-            row["path"] = answer.path
-        if answer.reason:
-            row["reason"] = answer.reason
+        if prediction.path:
+            row["path"] = prediction.path
+        if prediction.reason:
+            row["reason"] = prediction.reason
         print(json.dumps(row))
 
-    def show_broken(self, image: Any, reason: str) -> None:
-        """Print an object with the reason."""
-        print(json.dumps({"image": str(image), "error": reason}))
+    def print_unreadable(self, name: str, reason: str) -> None:
+        """Print a reason as an object."""
+        print(json.dumps({"image": name, "error": reason}))
 
 
-class Table(Lines):
-    """A table, for a person."""
+class TableOutput(PlainOutput):
+    """A table for a terminal, printed in parts of a thousand rows."""
 
     def __init__(self, top: int) -> None:
         super().__init__(top)
-        self._rows: list[tuple[Any, ...]] = []
+        self._rows: list[tuple[str, ...]] = []
 
-    def print(self, *cells: Any) -> None:
-        """Keep a row; a thousand are printed."""
+    def print_row(self, *cells: str) -> None:
+        """Add a row to the table, and print the table when it is full."""
         self._rows.append(cells)
         if len(self._rows) == _ROWS_IN_TABLE:
-            self.end()
+            self.finish()
             self._rows.clear()
 
-    def end(self) -> None:
-        """Print the rows that are left."""
-        from rich import table
+    def finish(self) -> None:
+        """Print the remaining rows."""
         from rich.console import Console
+        from rich.table import Table
         from rich.text import Text
 
-        shown = table.Table("image", "labels")
-        for image, *cells in self._rows:
-            shown.add_row(Text(printable(image)), Text("\n".join(map(printable, cells))))
-        Console().print(shown)
+        table = Table("image", "labels")
+        for name, *cells in self._rows:
+            table.add_row(Text(printable(name)), Text("\n".join(map(printable, cells))))
+        Console().print(table)
 
 
-def printer_of(top: int, as_json: bool) -> Lines:
-    """The form of the answers: JSON where it is asked for, a table on a terminal, else plain lines."""
-    return JsonLines(top) if as_json else Table(top) if sys.stdout.isatty() else Lines(top)
+def choose_output(top: int, as_json: bool) -> PlainOutput:
+    """JSON if requested, a table on a terminal, plain lines otherwise."""
+    if as_json:
+        return JsonOutput(top)
+    return TableOutput(top) if sys.stdout.isatty() else PlainOutput(top)

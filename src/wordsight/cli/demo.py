@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wordsight.cli.options import JsonOption, QuietOption
+
 if TYPE_CHECKING:
     from wordsight.training import Recipe
 
@@ -24,7 +26,8 @@ def demo(
         "demo"
     ),
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of training; default: the recipe's.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one line of JSON.")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """The tour: build, train, show, report. About three minutes on two CPU cores.
 
@@ -37,6 +40,7 @@ def demo(
     """
     import msgspec
 
+    from wordsight.cli.terminal import silence_notes
     from wordsight.demo.report import commands_of, in_words
     from wordsight.demo.state import read_state, write_state
     from wordsight.files import lock, make_directory
@@ -50,7 +54,8 @@ def demo(
             from wordsight.demo.tour import take_tour
 
             write_state(out, state)
-            summary = take_tour(out, recipe, commands)
+            with silence_notes(quiet):
+                summary = take_tour(out, recipe, commands)
             write_state(out, msgspec.structs.replace(state, summary=summary))
     if as_json:
         places = {"out": str(out), "report": str(out / "report.html"), "run": str(out / "run")}

@@ -1,65 +1,76 @@
-"""The page of `wordsight classify --why`: each image, its answers, and what of it speaks for the first."""
+"""The page that `wordsight classify --why` writes: which regions of each image support its label."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from wordsight.cli.classify_output import image_name
 from wordsight.cli.terminal import printable
+from wordsight.image import ImageRef
 from wordsight.report import Card, Gallery, Page, RankedText, Section
 
 if TYPE_CHECKING:
     from wordsight.zeroshot import Prediction, ZeroShotClassifier
 
 MAX_IMAGES = 200
-"""More would make the page too heavy to open."""
+"""With more images, browsers take too long to open the page."""
 
 _SHOWN_LABELS = 5
 
 
-class WhyPage:
-    """Collects answers; `write` makes the page of the first `MAX_IMAGES`.
+class ExplanationPage:
+    """Explains predictions as they are added; `write` writes a page with the first `MAX_IMAGES` of them.
+
+    Args:
+        classifier: the classifier that makes the predictions.
+        model: name of the model, for the page.
+        out: the HTML file to write.
 
     Raises:
-        MissingExtraError: as `Page.render`; better now than when all images are done.
+        MissingExtraError: the packages of the extra `report` are not installed; raised before any image is classified.
     """
 
-    def __init__(self, labels: "ZeroShotClassifier", model: str, out: Path) -> None:
-        self._labels = labels
+    def __init__(self, classifier: "ZeroShotClassifier", model: str, out: Path) -> None:
+        self._classifier = classifier
         self._model = model
         self._out = out
         self._cards: list[Card] = []
-        self._num_answers = 0
+        self._num_predictions = 0
         self._page().render()
 
-    def add(self, answer: "Prediction") -> None:
-        """Explain one answer."""
+    def add(self, prediction: "Prediction") -> None:
+        """Explain a prediction, unless the page is full."""
         from wordsight.zeroshot import explain
 
-        self._num_answers += 1
+        self._num_predictions += 1
         if len(self._cards) < MAX_IMAGES:
-            drawn = explain(self._labels, answer.image, answer.ranking[0][0]).drawn()
-            answers = [RankedText(label, probability) for label, probability in answer.ranking[:_SHOWN_LABELS]]
-            self._cards.append(Card(printable(answer.image), drawn, answers))
+            image: Any = prediction.image
+            source = image.read() if isinstance(image, ImageRef) else image
+            heatmap = explain(self._classifier, source, prediction.ranking[0][0]).drawn()
+            ranked = [RankedText(label, probability) for label, probability in prediction.ranking[:_SHOWN_LABELS]]
+            self._cards.append(Card(printable(image_name(image)), heatmap, ranked))
 
     def write(self) -> None:
-        """Write the page; errors as `Page.write`."""
+        """Write the page; errors as for `Page.write`."""
         self._page().write(self._out)
 
     def _page(self) -> Page:
-        images, labels = _number(self._num_answers, "image"), _number(len(self._labels.names), "label")
+        num_images = _count(self._num_predictions, "image")
+        num_labels = _count(len(self._classifier.names), "label")
         return Page(
-            title="What the model saw",
-            lead=f"{images}, {labels}, by {self._model}.",
+            title="Why these labels",
+            lead=f"{num_images}, {num_labels}, classified by {self._model}.",
             sections=[Section("Images", self._text(), [Gallery(self._cards, is_large=True)])],
         )
 
     def _text(self) -> str:
-        left_out = self._num_answers - len(self._cards)
-        more = f"\n\nThe first {len(self._cards)} are shown; {left_out} more were labelled." if left_out else ""
-        return (
-            "Red are the parts that speak for the first answer: where they are covered, it loses probability. "
-            "What is gray does not matter to it, or speaks against it." + more
+        text = (
+            "The coloured and red regions support the first label: covering them lowers its probability. "
+            "Covering the grey regions has no effect on it or raises it."
         )
+        if self._num_predictions > len(self._cards):
+            text += f"\n\nOnly the first {len(self._cards):,} of {self._num_predictions:,} images are shown."
+        return text
 
 
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}" + ("" if count == 1 else "s")
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

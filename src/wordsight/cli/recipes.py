@@ -6,12 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
+from wordsight.cli.options import JsonOption, recipe_names
+
 DIRECTORY = Path(__file__).parents[1] / "recipes"
 
 
 def recipes(
-    name: Annotated[str, typer.Argument(help="Print this recipe whole.", metavar="[NAME]", show_default=False)] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    name: Annotated[
+        str,
+        typer.Argument(metavar="[NAME]", help="Print this recipe.", autocompletion=recipe_names, show_default=False),
+    ] = "",
+    as_json: JsonOption = False,
 ) -> None:
     """List the recipes with their measured results, or print one.
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from wordsight.encoder.pipeline import as_images, embed_each
 from wordsight.errors import ConfigError, ImageError, nearest
-from wordsight.image import ImageRef, ImageSource
+from wordsight.image import ImageSource
 from wordsight.zeroshot.background import WORDS, Background, sigmoid
 from wordsight.zeroshot.cache import remembered
 from wordsight.zeroshot.calibration import Calibration, calibration_of, softmax
@@ -57,7 +57,7 @@ class Prediction:
         reason: why it is none of these; empty otherwise.
     """
 
-    image: ImageSource | ImageRef = field(compare=False)
+    image: ImageSource = field(compare=False)
     label: str
     probability: float
     ranking: tuple[tuple[str, float], ...] = field(repr=False)
@@ -129,8 +129,8 @@ class ZeroShotClassifier:
 
     def classify(
         self,
-        images: ImageSource | ImageRef | Iterable[ImageSource | ImageRef],
-        on_broken: Callable[[ImageSource | ImageRef, str], None] | None = None,
+        images: ImageSource | Iterable[ImageSource],
+        on_broken: Callable[[ImageSource, str], None] | None = None,
     ) -> Iterator[Prediction]:
         """Label images, one after the other, in order; the images may stream.
 
@@ -211,7 +211,7 @@ class ZeroShotClassifier:
         )
         return reliability(label_TKE, nonsense_TME)
 
-    def _answer(self, image: ImageSource | ImageRef, embedding_E: NDArray[np.float32]) -> Prediction:
+    def _answer(self, image: ImageSource, embedding_E: NDArray[np.float32]) -> Prediction:
         logits_K = self.clip.logits(embedding_E[None], self.weights)[0]
         probability_K = self._probabilities(embedding_E, logits_K)
         order = np.argsort(-probability_K, kind="stable")
@@ -236,9 +236,7 @@ class ZeroShotClassifier:
             return softmax(logits_K / self.calibration.temperature)
         return sigmoid(logits_K) if self._background is None else self._background.independent(embedding_E, logits_K)
 
-    def _none(
-        self, image: ImageSource | ImageRef, log_lift: float, ranking: tuple[tuple[str, float], ...]
-    ) -> Prediction:
+    def _none(self, image: ImageSource, log_lift: float, ranking: tuple[tuple[str, float], ...]) -> Prediction:
         least = self.calibration.least_log_lift
         reason = (
             f"the labels fit it {np.exp(log_lift):.3g} times as well as general words do, "
