@@ -36,7 +36,7 @@ class WhyPage:
 
         self._num_answers += 1
         if len(self._cards) < MAX_IMAGES:
-            drawn = explain(self._labels, answer.image, answer.ranking[0][0]).drawn()
+            drawn = explain(self._labels, answer.image, answer.ranking[0][0]).to_png()
             answers = [RankedText(label, probability) for label, probability in answer.ranking[:_SHOWN_LABELS]]
             self._cards.append(Card(printable(answer.image), drawn, answers))
 
