@@ -28,7 +28,7 @@ class ConfigError(WordsightError):
 
 
 class TextError(WordsightError):
-    """A text cannot be tokenised: it is not a string, is too long to be used without truncation, or an id is unknown."""
+    """A text cannot be tokenised: it is not a string, or is too long and must not be truncated; or an id is unknown."""
 
 
 class ImageError(WordsightError):
