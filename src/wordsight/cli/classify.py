@@ -123,7 +123,7 @@ def _run(
     from wordsight.errors import DataError
 
     with show_progress(total, "images", quiet) as progress:
-        for prediction in classifier.classify(images, on_broken=output.unreadable):
+        for prediction in classifier.classify(images, on_unreadable=output.unreadable):
             output.prediction(prediction)
             if page is not None:
                 page.add(prediction)

@@ -53,5 +53,5 @@ def _calibrate(classifier: "ZeroShotClassifier", source: Path) -> "ZeroShotClass
     return classifier.calibrate(
         read_images(),
         [record.texts.names[0] for record in records],
-        on_broken=lambda number, reason: report_unusable(records[number].file, read_errors.get(number, reason)),
+        on_unreadable=lambda number, reason: report_unusable(records[number].file, read_errors.get(number, reason)),
     )

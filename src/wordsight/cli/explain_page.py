@@ -1,11 +1,10 @@
 """The page that `wordsight classify --why` writes: which regions of each image support its label."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wordsight.cli.classify_output import image_name
 from wordsight.cli.terminal import printable
-from wordsight.image import ImageRef
 from wordsight.report import Card, Gallery, Page, RankedText, Section
 
 if TYPE_CHECKING:
@@ -43,11 +42,9 @@ class ExplanationPage:
 
         self._num_predictions += 1
         if len(self._cards) < MAX_IMAGES:
-            image: Any = prediction.image
-            source = image.read() if isinstance(image, ImageRef) else image
-            heatmap = explain(self._classifier, source, prediction.ranking[0][0]).drawn()
+            heatmap = explain(self._classifier, prediction.image, prediction.ranking[0][0]).to_png()
             ranked = [RankedText(label, probability) for label, probability in prediction.ranking[:_SHOWN_LABELS]]
-            self._cards.append(Card(printable(image_name(image)), heatmap, ranked))
+            self._cards.append(Card(printable(image_name(prediction.image)), heatmap, ranked))
 
     def write(self) -> None:
         """Write the page; errors as for `Page.write`."""
