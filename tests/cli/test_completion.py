@@ -90,6 +90,18 @@ def test_install_completion_writes_a_script_below_home(monkeypatch, capsys, tmp_
     assert str(scripts[0]) in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_unwritable_home_is_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, shell):
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    assert main(["--install-completion", shell]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: shell completion cannot be installed: ")
+    assert captured.err.count("\n") == 1
+
+
 def test_invalid_completion_request_is_exit_code_1(monkeypatch, capsys):
     monkeypatch.setenv("_WORDSIGHT_COMPLETE", "complete_nosuchshell")
     assert main([]) == 1

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import typer
+from tests.tiny_clip import write_images
 
 import wordsight
 from wordsight import cli
@@ -94,6 +95,21 @@ def test_module_runs_as_the_command():
 
 def test_control_characters_are_printed_as_escapes():
     assert printable("a\nb\x1b[31m\udce9é") == "a\\nb\\x1b[31m\\udce9é"
+
+
+@pytest.mark.parametrize("command", ["models", "recipes", "shards", "info", "cache"])
+def test_examples_in_help_run(command, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path / "cache"))
+    for path in write_images(tmp_path / "photos", 2):
+        path.with_suffix(".txt").write_text("a photo")
+    assert main([command, "--help"]) == 0
+    _, examples = capsys.readouterr().out.split("Example:\n")
+    assert examples.strip()
+    for line in examples.strip().splitlines():
+        program, *arguments = line.split()
+        assert program == "wordsight"
+        assert main(arguments) == 0, line
 
 
 def test_progress_shows_rate_and_remaining_time(monkeypatch, capsys):

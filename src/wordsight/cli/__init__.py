@@ -117,7 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # raised by the last flush
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _EXIT_PIPE_CLOSED
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and "--install-completion" in (sys.argv if arguments is None else arguments):
+            return _fail(f"shell completion cannot be installed: {error}; --show-completion prints the script")
         traceback.print_exc()
         print("error: this is a bug in wordsight; please report it with the lines above", file=sys.stderr)
         return _EXIT_DEFECT

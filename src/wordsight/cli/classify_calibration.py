@@ -19,7 +19,7 @@ def apply_calibration(
     """
     temperature = classifier.calibration.temperature
     if temperature != 1:
-        share = f"{1 / temperature:.0%} of the differences between the labels' embeddings is not explained by spelling"
+        share = f"{1 / temperature:.0%} of the differences between the labels is not explained by their spelling"
         print_note(f"temperature {temperature:.2f}: {share}", quiet)
     return classifier if source is None else _calibrate(classifier, source)
 

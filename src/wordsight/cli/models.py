@@ -21,7 +21,7 @@ def models(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="[NAME]", help="Print the card of this model.", autocompletion=published_names, show_default=False
+            metavar="NAME", help="Print the card of this model.", autocompletion=published_names, show_default=False
         ),
     ] = "",
     fetch: Annotated[bool, typer.Option("--fetch", help="Download NAME and print its path.")] = False,
@@ -33,7 +33,7 @@ def models(
 
     The list shows each model's file size, image size, number of weights, licence and published zero-shot accuracy on
     ImageNet, with the source; a dash means that no public figure was found. NAME may also be an open_clip name
-    (MODEL/TAG), an OpenAI name (ViT-B/32) or, with --fetch, hf-hub:ORG/NAME.
+    (MODEL/TAG) or an OpenAI name (ViT-B/32). With --fetch it may be hf-hub:ORG/NAME.
 
     \b
     Example:

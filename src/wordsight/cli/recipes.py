@@ -14,7 +14,7 @@ DIRECTORY = Path(__file__).parents[1] / "recipes"
 def recipes(
     name: Annotated[
         str,
-        typer.Argument(metavar="[NAME]", help="Print this recipe.", autocompletion=recipe_names, show_default=False),
+        typer.Argument(metavar="NAME", help="Print this recipe.", autocompletion=recipe_names, show_default=False),
     ] = "",
     as_json: JsonOption = False,
 ) -> None:
