@@ -68,7 +68,7 @@ def test_interrupted_run_exits_with_130_and_the_next_run_continues(workspace, ca
 
 
 def test_further_unreadable_images_are_only_counted(workspace, capsys, monkeypatch):
-    monkeypatch.setattr("wordsight.embed.job.MOST_BROKEN", 1)
+    monkeypatch.setattr("wordsight.embed.job.MAX_LISTED_UNREADABLE", 1)
     (workspace / "photos" / "000.png").write_bytes(b"")
     assert run("out.npy") == 0
     captured = capsys.readouterr()

@@ -52,11 +52,11 @@ def convert(
     import msgspec
 
     from wordsight.cli.terminal import show_byte_progress
-    from wordsight.encoder.loading import find
+    from wordsight.encoder.loading import find_checkpoint
     from wordsight.weights.convert import convert as convert_checkpoint
 
     with show_byte_progress(quiet) as progress:
-        checkpoint = find(model, architecture, averaged, mirror, progress)
+        checkpoint = find_checkpoint(model, architecture, averaged, mirror, progress)
     certificate = convert_checkpoint(checkpoint, out, target)
     if as_json:
         typer.echo(msgspec.json.encode(certificate).decode())

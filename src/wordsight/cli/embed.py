@@ -24,7 +24,7 @@ from wordsight.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from wordsight.embed.job import Embedding
+    from wordsight.embed.job import EmbedSummary
     from wordsight.encoder import DualEncoder
 
 OutOption = Annotated[
@@ -66,39 +66,42 @@ def embed(
     from wordsight.cli.loading import ModelOptions, load_model
     from wordsight.cli.terminal import show_progress
     from wordsight.data.inputs import count_images, iter_images
-    from wordsight.embed.embedding_files import check_out
+    from wordsight.embed.embedding_files import check_output_path
     from wordsight.embed.job import embed_files
-    from wordsight.embed.ray_cluster import OnRay
+    from wordsight.embed.ray_cluster import RayEmbedder
 
-    check_out(out)
+    check_output_path(out)
     total = count_images(images)
     options = ModelOptions(model, architecture, averaged, device, runtime, decoding, policy, batch_size, mirror)
     encoder = load_model(options, quiet)
-    rows_of = None if ray is None else OnRay(ray, options.with_absolute_path().load)
+    embedder = None if ray is None else RayEmbedder(ray, options.with_absolute_path().load)
     with show_progress(total, "images", quiet) as progress:
-        summary = embed_files(encoder, iter_images(images, frames_per_s), out, progress, rows_of)
+        summary = embed_files(encoder, iter_images(images, frames_per_s), out, progress, embedder)
     _print_summary(summary, encoder, out, as_json)
 
 
-def _print_summary(summary: "Embedding", encoder: "DualEncoder", out: Path, as_json: bool) -> None:
+def _print_summary(summary: "EmbedSummary", encoder: "DualEncoder", out: Path, as_json: bool) -> None:
     from wordsight.cli.terminal import printable
 
     if as_json:
         result = {
             "out": str(out),
-            "embeddings": summary.embeddings,
-            "computed": summary.computed,
-            "num_unreadable": summary.num_broken,
+            "embeddings": summary.num_embeddings,
+            "computed": summary.num_computed,
+            "num_unreadable": summary.num_unreadable,
             "fingerprint": encoder.fingerprint.digest,
-            "unreadable": [{"image": image.path, "reason": image.reason} for image in summary.broken],
+            "unreadable": [{"image": image.path, "reason": image.reason} for image in summary.unreadable],
         }
         print(json.dumps(result))
         return
-    for image in summary.broken:
+    for image in summary.unreadable:
         print(f"unreadable: {printable(image.reason)}", file=sys.stderr)
-    if summary.num_broken > len(summary.broken):
-        print(f"unreadable: {summary.num_broken - len(summary.broken):,} more, listed in the file", file=sys.stderr)
+    if summary.num_unreadable > len(summary.unreadable):
+        print(
+            f"unreadable: {summary.num_unreadable - len(summary.unreadable):,} more, listed in the file",
+            file=sys.stderr,
+        )
     print(
-        f"{printable(out)}: {summary.embeddings:,} embeddings ({summary.computed:,} new), "
-        f"{summary.num_broken:,} unreadable images; {encoder.fingerprint}"
+        f"{printable(out)}: {summary.num_embeddings:,} embeddings ({summary.num_computed:,} new), "
+        f"{summary.num_unreadable:,} unreadable images; {encoder.fingerprint}"
     )

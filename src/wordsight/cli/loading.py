@@ -40,12 +40,11 @@ class ModelOptions:
             "device": self.device,
             "runtime": self.runtime,
             "decoding": self.decoding,
-            "policy": None if self.policy == "viewer" else self.policy,
+            "policy": self.policy,
             "batch_size": self.batch_size,
             "mirror": self.mirror,
         }
-        stated = {name: value for name, value in options.items() if value is not None}
-        return load(self.name, progress=progress, **stated)
+        return load(self.name, progress=progress, **options)
 
     def with_absolute_path(self) -> "ModelOptions":
         """The same options with a local model named by its absolute path, for processes in other directories."""

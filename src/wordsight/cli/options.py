@@ -116,7 +116,7 @@ PolicyOption = Annotated[
 BatchSizeOption = Annotated[
     int | None,
     typer.Option(
-        "--batch-size", min=1, metavar="N", help="Images encoded together.", show_default="measured for the device"
+        "--batch-size", min=1, metavar="N", help="Images encoded together.", show_default="depends on the device"
     ),
 ]
 FramesOption = Annotated[
