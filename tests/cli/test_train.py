@@ -5,11 +5,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from wordsight.cli import main
 from wordsight.errors import TrainingError
+from wordsight.metrics import Score
 from wordsight.training import Run
+
+SCORE = Score(
+    dataset="validation", metric="accuracy", value=0.5, low=0.4, high=0.6, n=100, chance=0.1, method="Wilson 95 %"
+)
 
 
 @pytest.fixture
@@ -20,7 +26,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     def train(recipe: Any, data: list[str], out: Path, **options: Any) -> Run:
         calls.append({"recipe": recipe, "data": data, "out": out, **options})
         print("step 10/20", file=sys.stderr)
-        return Run(out, 20, 10, {"accuracy": 0.5})
+        return Run(out, 20, 10, (SCORE,))
 
     monkeypatch.setattr("wordsight.training.train", train, raising=False)
     return calls
@@ -53,7 +59,7 @@ def test_result_is_printed_with_a_command_to_try(calls, capsys):
 def test_json_is_one_object(calls, capsys):
     assert main(["train", "flickr8k", "--data", "shards", "--out", "runs/first", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result == {"directory": "runs/first", "steps": 20, "best_step": 10, "scores": {"accuracy": 0.5}}
+    assert result == {"directory": "runs/first", "steps": 20, "best_step": 10, "scores": [msgspec.to_builtins(SCORE)]}
 
 
 def test_quiet_prints_only_the_result(calls, capsys):

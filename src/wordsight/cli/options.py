@@ -44,7 +44,9 @@ def published_names() -> list[str]:
 
 def recipe_names() -> list[str]:
     """The names of the built-in recipes, for shell completion."""
-    return sorted(path.stem for path in (Path(__file__).parents[1] / "recipes").glob("*.toml"))
+    from wordsight.training.recipe import recipe_paths
+
+    return list(recipe_paths())
 
 
 ImagesArgument = Annotated[

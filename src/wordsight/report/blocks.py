@@ -10,8 +10,12 @@ class ScoreLike(Protocol):
     """A share with its interval; `wordsight.metrics.Score` is one."""
 
     @property
-    def name(self) -> str:
-        """What was measured, on what."""
+    def dataset(self) -> str:
+        """Name of the dataset."""
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric."""
 
     @property
     def value(self) -> float:
@@ -56,9 +60,9 @@ class Tile:
 
 
 def tile(score: ScoreLike, title: str = "") -> Tile:
-    """A share as a tile: per cent, interval, number of items and chance; the score's name where no title is given."""
+    """A share as a tile: per cent, interval, number of items and chance; dataset and metric where no title is given."""
     detail = f"{100 * score.low:.1f} to {100 * score.high:.1f} % ({score.method}), {score.n:,} items"
-    return Tile(title or score.name, f"{100 * score.value:.1f} %", detail, score)
+    return Tile(title or f"{score.dataset} {score.metric}", f"{100 * score.value:.1f} %", detail, score)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
