@@ -77,8 +77,18 @@ SECRETS = {
     "HTTPS_PROXY": "http://user:secret2@proxy.example.org:3128/?key=secret3",
     "HF_ENDPOINT": "https://secret4@mirror.example.org/hub?token=secret5#secret6",
     "http_proxy": "user:secret7@proxy.example.org:80",
+    "https_proxy": "http://user:secret/9?secret#secret@[proxy.example.org:80",
     "AWS_SECRET_ACCESS_KEY": "secret8",
 }
+
+
+def test_paths_and_plain_values_are_printed_unchanged(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path / "a#b"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert main(["info", "--json"]) == 0
+    variables = json.loads(capsys.readouterr().out)["environment"]
+    assert variables["WORDSIGHT_CACHE"] == str(tmp_path / "a#b")
+    assert variables["CUDA_VISIBLE_DEVICES"] == "0,1"
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])

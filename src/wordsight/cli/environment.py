@@ -4,7 +4,6 @@ import os
 import platform
 import re
 import sys
-import urllib.parse
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -200,9 +199,11 @@ def _variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _without_credentials(value: str) -> str:
-    """A value without the user name, password and query of a URL."""
-    if "://" not in value and "@" not in value:
+    """A value without the user name, password, query and fragment if it is a URL or `user:password@host`.
+
+    A file path that contains an `@` is shortened as well: better too little than a password.
+    """
+    scheme, separator, rest = value.partition("://") if "://" in value else ("", "", value)
+    if not separator and "@" not in rest:
         return value
-    scheme, separator, rest = value.rpartition("://")
-    parts = urllib.parse.urlsplit(f"//{rest}")
-    return f"{scheme}{separator}{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return scheme + separator + re.split("[?#]", rest.rpartition("@")[2])[0]
