@@ -110,7 +110,7 @@ def test_the_suggested_commands_run(in_demo_directory, capsys):
     (shorter,) = [command for command in commands if command[0] == "demo"]
     group = typer.main.get_command(build_app())
     parameters = group.commands["demo"].make_context("demo", shorter[1:]).params
-    assert parameters == {"out": Path("demo-short"), "steps": 100, "as_json": False}
+    assert parameters == {"out": Path("demo-short"), "steps": 100, "as_json": False, "quiet": False}
     predictions = [line for line in capsys.readouterr().out.splitlines() if line.startswith("demo/images/")]
     assert len(predictions) == 1 + 296
     assert predictions[0].startswith(f"demo/images/{EXAMPLE}\t")

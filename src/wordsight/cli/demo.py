@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wordsight.cli.options import JsonOption, QuietOption
+
 if TYPE_CHECKING:
     from wordsight.training import Recipe
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Directory for all output: new, empty, or that of an earlier demo.")] = Path(
-        "demo"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Directory for all output: new, empty, or that of an earlier demo.")
+    ] = Path("demo"),
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Number of training steps; default: that of the recipe.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Number of training steps.", show_default="that of the recipe"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as one line of JSON.")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Train a small model in minutes, evaluate it and write a report. About three minutes on two CPU cores.
 
@@ -34,6 +38,7 @@ def demo(
     """
     import msgspec
 
+    from wordsight.cli.terminal import silence_notes
     from wordsight.demo.report import next_commands, summary_text
     from wordsight.demo.state import read_state, write_state
     from wordsight.files import lock, make_directory
@@ -47,7 +52,8 @@ def demo(
             from wordsight.demo.tour import run_tour
 
             write_state(out, state)
-            summary = run_tour(out, recipe, commands)
+            with silence_notes(quiet):
+                summary = run_tour(out, recipe, commands)
             write_state(out, msgspec.structs.replace(state, summary=summary))
     if as_json:
         paths = {"out": str(out), "report": str(out / "report.html"), "run": str(out / "run")}

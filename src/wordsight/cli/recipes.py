@@ -5,17 +5,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wordsight.cli.options import JsonOption, recipe_names
+
 if TYPE_CHECKING:
     from wordsight.training.recipe import About
 
 
 def recipes(
-    name: Annotated[str, typer.Argument(help="Print this recipe.", metavar="[NAME]", show_default=False)] = "",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object; for one recipe, with all keys and defaults.")
-    ] = False,
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="Print this recipe.", autocompletion=recipe_names, show_default=False),
+    ] = "",
+    as_json: JsonOption = False,
 ) -> None:
     """List the available training recipes with their measured results, or print one of them.
+
+    With --json, a recipe is printed with all its keys, including those that have their default values.
 
     \b
     Example:
