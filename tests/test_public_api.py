@@ -43,7 +43,7 @@ OPTIONS = {
 OPTIONS["classify"] += ["--why", *MODEL_OPTIONS]
 OPTIONS["embed"] += MODEL_OPTIONS
 OPTIONS["shards"] += ["--only", "--quiet", "--size-px", "--text-column", "out", "source"]
-OPTIONS["train"] += ["--workers", "recipe"]
+OPTIONS["train"] += ["--as", "--averaged", "--device", "--mirror", "--workers", "recipe"]
 
 SHARED_OPTIONS = ["--as", "--averaged", "--batch-size", "--decoding", "--device", "--frames-per-s", "--mirror"]
 SHARED_OPTIONS += ["--model", "--policy", "--quiet", "--runtime"]

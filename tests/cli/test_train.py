@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.tiny_clip import tiny_clip
 
 from wordsight.cli import main
 from wordsight.errors import TrainingError
@@ -33,17 +34,20 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def test_options_reach_train(calls, tmp_path):
-    options = ["--data", "a", "--data", "b", "--from", "runs/zero", "--resume", "--workers", "3", "--tensorboard"]
-    assert main(["train", "flickr8k", "--out", "run", "--set", "schedule.steps=700", *options]) == 0
+    start = tmp_path / "start"
+    tiny_clip().save(start)
+    options = ["--data", "a", "--data", "b", "--from", str(start), "--resume", "--workers", "3", "--tensorboard"]
+    assert main(["train", "flickr8k", "--out", "run", "--set", "schedule.steps=700", "--device", "cpu", *options]) == 0
     (call,) = calls
+    assert call.pop("start").fingerprint == tiny_clip().fingerprint
     assert call.pop("recipe").schedule.steps == 700
     assert call == {
         "data": ["a", "b"],
         "out": Path("run"),
-        "start": "runs/zero",
         "resume": True,
         "workers": 3,
         "tensorboard": True,
+        "device": "cpu",
     }
 
 

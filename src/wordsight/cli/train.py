@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wordsight.cli.options import JsonOption, QuietOption, WorkersOption, published_names, recipe_names
+from wordsight.cli.options import (
+    AsOption,
+    AveragedOption,
+    DeviceOption,
+    JsonOption,
+    MirrorOption,
+    QuietOption,
+    WorkersOption,
+    published_names,
+    recipe_names,
+)
 
 if TYPE_CHECKING:
     from wordsight.training import Run
@@ -58,6 +68,10 @@ def train(
     data: DataOption,
     out: OutOption,
     start: FromOption = None,
+    architecture: AsOption = None,
+    averaged: AveragedOption = None,
+    mirror: MirrorOption = None,
+    device: DeviceOption = None,
     resume: ResumeOption = False,
     changes: SetOption = None,
     workers: WorkersOption = 1,
@@ -68,8 +82,8 @@ def train(
 ) -> None:
     """Train a model on shards of images and texts.
 
-    The first accelerator is used if there is one, otherwise the CPU. Ctrl-C saves the state and stops; --resume
-    continues with results that are identical to those of an uninterrupted run.
+    Ctrl-C saves the state and stops; --resume continues with results that are identical to those of an uninterrupted
+    run. --as, --averaged and --mirror say how the model of --from is read.
 
     \b
     Example:
@@ -78,21 +92,26 @@ def train(
     import msgspec
     import torch
 
+    from wordsight.cli.loading import ModelOptions, load_model
     from wordsight.cli.terminal import silence_notes
     from wordsight.training import load_recipe
     from wordsight.training import train as run_training
 
     if threads is not None:
         torch.set_num_threads(threads)
+    loaded = None
+    if start is not None:
+        loaded = load_model(ModelOptions(start, architecture, averaged, device="cpu", mirror=mirror), quiet)
     with silence_notes(quiet):
         run = run_training(
             load_recipe(recipe, tuple(changes or ())),
             [*data],
             out,
-            start=start,
+            start=loaded,
             resume=resume,
             workers=workers,
             tensorboard=tensorboard,
+            device=device,
         )
     if as_json:
         typer.echo(msgspec.json.encode(_as_dict(run)).decode())

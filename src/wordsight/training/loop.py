@@ -25,6 +25,7 @@ import torch
 from wordsight.config import to_toml
 from wordsight.data import BatchPlan, Loader, Mixture
 from wordsight.encoder import DualEncoder, load
+from wordsight.encoder.devices import parse_device
 from wordsight.errors import OutputError
 from wordsight.evaluate import Evaluator
 from wordsight.files import lock, make_directory, recover_directory, remove_partial, write_atomic
@@ -67,35 +68,38 @@ def train(
     recipe: str | Path | Recipe,
     data: Sequence[str | Path] | str | Path,
     out: str | Path,
-    start: str | Path | None = None,
+    start: str | Path | DualEncoder | None = None,
     resume: bool = False,
     workers: int = 1,
     evaluators: Sequence[Evaluator] = (),
     tensorboard: bool = False,
+    device: str | torch.device | None = None,
 ) -> Run:
-    """Train a model according to a recipe, on the first accelerator if there is one, else on the CPU.
+    """Train a model according to a recipe.
 
     Args:
         recipe: a file, the name of a recipe listed by `wordsight recipes`, or a `Recipe`.
         data: directories of shards, or a directory of such directories.
         out: the run directory.
-        start: a model to start from, as for `wordsight.load`; it replaces the recipe's architecture and preprocessing
-            and determines the tokenizer.
+        start: a model to start from, or its name or path as for `wordsight.load`; it replaces the recipe's architecture
+            and preprocessing and determines the tokenizer.
         resume: continue exactly from the checkpoint in `out`; if there is none, start a new run.
         workers: number of threads that prepare batches; it has no influence on the result.
         evaluators: additional evaluators, called at every validation after those of the recipe.
         tensorboard: also write TensorBoard event files (extra `log`).
+        device: such as `cpu` or `cuda:1`; by default the first accelerator, or the CPU if there is none.
 
     Raises:
-        ConfigError: recipe and data do not match, the resumed run had another configuration, or no evaluator reports
-            the recipe's selection metric.
+        ConfigError: there is no such device, recipe and data do not match, the resumed run had another configuration, or
+            no evaluator reports the recipe's selection metric.
         DataError: shards are missing, or too many samples are broken.
         OutputError: `out` contains a run and `resume` is False, or `out` is not writable.
         TrainingError: the loss is not finite.
         KeyboardInterrupt: stopped by SIGINT or SIGTERM; the checkpoint is saved.
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    start_model = load(start, device="cpu") if start is not None else None
+    torch_device = parse_device(device)
+    start_model = load(start, device="cpu") if isinstance(start, str | Path) else start
     if start_model is not None:
         card = start_model.card
         recipe = msgspec.structs.replace(recipe, model=card.model, preprocessing=card.preprocessing)
@@ -104,7 +108,7 @@ def train(
     all_evaluators = [*open_evaluators(recipe, directories), *evaluators]
     directory = make_directory(Path(out))
     with lock(directory / ".lock"):
-        state = _prepare(recipe, mixture, start_model, directory, resume)
+        state = _prepare(recipe, mixture, start_model, directory, resume, torch_device)
         log = RunLog(directory, state.steps, recipe.schedule.steps, tensorboard)
         try:
             with _stop_requests() as stop, _loader(recipe, mixture, state, workers) as loader:
@@ -171,12 +175,19 @@ def _validate(state: State, recipe: Recipe, evaluators: Sequence[Evaluator], dir
         DualEncoder(model, _card(state, recipe, scores), files=state.tokens.files).save(directory / name)
 
 
-def _prepare(recipe: Recipe, mixture: Mixture, start_model: DualEncoder | None, directory: Path, resume: bool) -> State:
+def _prepare(
+    recipe: Recipe,
+    mixture: Mixture,
+    start_model: DualEncoder | None,
+    directory: Path,
+    resume: bool,
+    device: torch.device,
+) -> State:
     """Return the state to continue from: a new one, or that of the checkpoint."""
     checkpoint = directory / CHECKPOINT
     if not resume and (checkpoint.exists() or (directory / "recipe.toml").exists()):
         raise OutputError(f"{directory}: already contains a run; continue it with --resume, or choose another --out")
-    state = _new_state(recipe, mixture, start_model, _best_device())
+    state = _new_state(recipe, mixture, start_model, device)
     remove_partial(directory)
     if resume:
         for name in ("best", "last"):
@@ -246,11 +257,6 @@ def _card(state: State, recipe: Recipe, scores: Sequence[Score]) -> Card:
         tokenizer=state.tokens.config,
         training=training,
     )
-
-
-def _best_device() -> torch.device:
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return accelerator or torch.device("cpu")
 
 
 class _Stop:
