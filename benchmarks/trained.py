@@ -18,7 +18,7 @@ from benchmarks.quality_peer import LABEL_TEMPLATES, labelled
 from benchmarks.table import Row, finish, parser
 
 import wordsight as ws
-from wordsight.encoder.loading import find
+from wordsight.encoder.loading import find_checkpoint
 from wordsight.weights.convert import convert
 from wordsight.zeroshot import explain
 from wordsight.zeroshot.explain import log_probabilities
@@ -95,7 +95,7 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as work:
         os.environ["WORDSIGHT_CACHE"] = work
-        convert(find(options.trained), Path(work) / "onnx", "onnx")
+        convert(find_checkpoint(options.trained), Path(work) / "onnx", "onnx")
         plain, small = ws.load(options.trained), ws.load(Path(work) / "onnx", runtime="int8")
         rows = [row for name in ("cifar10", "tiny-imagenet-eval") for row in accuracy(plain, small, name, Path(work))]
         rows += explanations(plain)

@@ -66,7 +66,7 @@ def test_an_interrupted_run_ends_with_130_and_the_next_goes_on(place, capsys):
 
 
 def test_very_many_broken_images_are_counted(place, capsys, monkeypatch):
-    monkeypatch.setattr("wordsight.embed.job.MOST_BROKEN", 1)
+    monkeypatch.setattr("wordsight.embed.job.MAX_LISTED_UNREADABLE", 1)
     (place / "photos" / "000.png").write_bytes(b"")
     assert run("out.npy") == 0
     shown = capsys.readouterr()
@@ -80,7 +80,7 @@ def test_mistakes_are_one_line_and_exit_code_2(place, capsys):
     for out, message in (
         ("out.csv", "ends in .parquet or .npy"),
         ("file/out.npy", "cannot be written"),
-        ("photos.npy", "photos.npy: a directory; name a file in it"),
+        ("photos.npy", "photos.npy: is a directory; name a file in it"),
     ):
         assert run(out) == 2
         (line,) = capsys.readouterr().err.splitlines()

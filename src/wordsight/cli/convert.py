@@ -34,11 +34,11 @@ def convert(
     import msgspec
 
     from wordsight.cli.terminal import progress_of_bytes
-    from wordsight.encoder.loading import find
+    from wordsight.encoder.loading import find_checkpoint
     from wordsight.weights.convert import convert as write
 
     with progress_of_bytes() as progress:
-        found = find(model, architecture, averaged, mirror, progress)
+        found = find_checkpoint(model, architecture, averaged, mirror, progress)
     certificate = write(found, out, target)
     if as_json:
         typer.echo(msgspec.json.encode(certificate).decode())

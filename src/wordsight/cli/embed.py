@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from wordsight.embed.job import Embedding
+    from wordsight.embed.job import EmbedSummary
     from wordsight.encoder import DualEncoder
     from wordsight.image import Decoding
 
@@ -57,35 +57,35 @@ def embed(
     """
     from wordsight.cli.terminal import open_model, progress_of
     from wordsight.data.inputs import count_images, iter_images
-    from wordsight.embed.embedding_files import check_out
+    from wordsight.embed.embedding_files import check_output_path
     from wordsight.embed.job import embed_files
-    from wordsight.embed.ray_cluster import OnRay
+    from wordsight.embed.ray_cluster import RayEmbedder
 
-    check_out(out)
+    check_output_path(out)
     total = count_images(images)
     clip = open_model(model, mirror, runtime, decoding)
-    rows_of = None if ray is None else OnRay(ray, _loader(model, mirror, runtime, decoding))
+    embedder = None if ray is None else RayEmbedder(ray, _loader(model, mirror, runtime, decoding))
     with progress_of(total, "images") as progress:
-        done = embed_files(clip, iter_images(images, frames_per_s), out, progress, rows_of)
+        done = embed_files(clip, iter_images(images, frames_per_s), out, progress, embedder)
     _tell(done, clip, out, as_json)
 
 
-def _tell(done: "Embedding", clip: "DualEncoder", out: Path, as_json: bool) -> None:
+def _tell(done: "EmbedSummary", clip: "DualEncoder", out: Path, as_json: bool) -> None:
     from wordsight.cli.terminal import printable
 
     if as_json:
-        broken = [{"path": image.path, "reason": image.reason} for image in done.broken]
-        counts = {"embeddings": done.embeddings, "computed": done.computed, "num_broken": done.num_broken}
+        broken = [{"path": image.path, "reason": image.reason} for image in done.unreadable]
+        counts = {"embeddings": done.num_embeddings, "computed": done.num_computed, "num_broken": done.num_unreadable}
         answer = {"out": str(out), **counts, "fingerprint": clip.fingerprint.digest, "broken": broken}
         print(json.dumps(answer))
         return
-    for image in done.broken:
+    for image in done.unreadable:
         print(f"left out: {printable(image.reason)}", file=sys.stderr)
-    if done.num_broken > len(done.broken):
-        print(f"left out: {done.num_broken - len(done.broken):,} more, listed in the file", file=sys.stderr)
+    if done.num_unreadable > len(done.unreadable):
+        print(f"left out: {done.num_unreadable - len(done.unreadable):,} more, listed in the file", file=sys.stderr)
     print(
-        f"{printable(out)}: {done.embeddings:,} embeddings, {done.computed:,} of them new, "
-        f"{done.num_broken:,} broken images; {clip.fingerprint}"
+        f"{printable(out)}: {done.num_embeddings:,} embeddings, {done.num_computed:,} of them new, "
+        f"{done.num_unreadable:,} broken images; {clip.fingerprint}"
     )
 
 
