@@ -20,8 +20,8 @@ _MAX_REDIRECTS = 5
 _BROKEN_CONNECTION = (OSError, http.client.HTTPException)
 _RETRYABLE_STATUS = {408, 425, 429, 500, 502, 503, 504}
 _REDIRECTS = {301, 302, 303, 307, 308}
-_NOT_FOUND = {404: "not on the server", 410: "no longer on the server"}
-_REASONS = {**_NOT_FOUND, 401: "access denied", 403: "access denied"}
+_NOT_FOUND_REASONS = {404: "not on the server", 410: "no longer on the server"}
+_REASONS = {**_NOT_FOUND_REASONS, 401: "access denied", 403: "access denied"}
 
 
 class Patience(Config, frozen=True):
@@ -121,7 +121,7 @@ def _error_of_status(url: str, error: urllib.error.HTTPError) -> Exception:
         return OutOfRangeError(f"{url}: range not available ({error.code})")
     if error.code in _REDIRECTS:
         return DownloadError(f"{url}: redirected in a loop or from https to http; use another server")
-    error_class = _NotFoundError if error.code in _NOT_FOUND else DownloadError
+    error_class = _NotFoundError if error.code in _NOT_FOUND_REASONS else DownloadError
     return error_class(
         f"{url}: {_REASONS.get(error.code, 'refused')} ({error.code}); check the URL or use another server"
     )
