@@ -76,6 +76,7 @@ RULES = (
     Rule("quick(?!-|:| ?start| mode)", "prose", "fast", "it is quick"),
     Rule("mend(s|ed|ing)?", "prose", "fix, correct or repair", "ftfy mends it"),
     Rule("headline", "prose", "selection_metric", "the headline"),
+    Rule("on_broken", "prose", "on_unreadable", "skipped with on_broken"),
     Rule("beginnings", "prose", "prefix tree", "texts with equal beginnings"),
     Rule("Perceptron", "prose", "MLP", "a Perceptron"),
     Rule("(this|second|own) room", "prose", "package or module", "this room knows no torch"),

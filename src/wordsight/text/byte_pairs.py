@@ -112,7 +112,7 @@ class BytePairEncoder:
                 return _PACKED_SEPARATOR
             tokens = self._split_tokens(word)
             if tokens != [word]:
-                return self._pack_words(tokens)  # recursion ends here: a token splits into itself
+                return self._pack_words(tokens)  # recurses once: a token splits into itself
             if word in (BEGIN, END):
                 return self._id_of_symbol[word].to_bytes(2, sys.byteorder)
             word = word.encode().decode("latin-1").translate(_CHARACTER_OF_BYTE)
