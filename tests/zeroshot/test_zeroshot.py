@@ -1,7 +1,6 @@
 """`ZeroShotClassifier`, its labels and its templates."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ from tests.tiny_clip import png, random_image, tiny_clip
 
 from wordsight.errors import ConfigError, DataError, ImageError, WordsightError
 from wordsight.image import ImageRef
-from wordsight.zeroshot import TEMPLATES, Prediction, ZeroShotClassifier, read_labels, resolve_templates
+from wordsight.zeroshot import TEMPLATES, Prediction, ZeroShotClassifier, explain, read_labels, resolve_templates
 
 
 def unit(embeddings: np.ndarray) -> np.ndarray:
@@ -100,20 +99,26 @@ def test_an_unreadable_image_is_an_error_or_reported():
     ]
 
 
-def test_an_image_ref_is_one_image_and_is_passed_through(monkeypatch):
+def test_an_image_ref_is_one_image_and_is_returned_with_its_prediction():
     classifier = ZeroShotClassifier(tiny_clip(), ["a", "b"])
-    (embedding,) = classifier.clip.embed_images([png(0)])
-    received = []
-
-    def embed_each(clip, images):
-        for image in images:
-            received.append(image)
-            yield SimpleNamespace(source=image, embedding=embedding, error="")
-
-    monkeypatch.setattr("wordsight.zeroshot.classifier.embed_each", embed_each)
+    (expected,) = classifier.classify(png(0))
     ref = ImageRef("cat.png", lambda: png(0))
     predictions = [*classifier.classify(ref), *classifier.classify([ref, png(1)])]
-    assert received == [prediction.image for prediction in predictions] == [ref, ref, png(1)]
+    assert [prediction.image for prediction in predictions] == [ref, ref, png(1)]
+    assert predictions[0] == predictions[1] == expected
+    assert np.array_equal(explain(classifier, ref).pixels, explain(classifier, png(0)).pixels)
+
+
+def test_an_unreadable_image_ref_is_reported_by_its_name():
+    classifier = ZeroShotClassifier(tiny_clip(), ["a", "b"])
+    unreadable = []
+    ref = ImageRef("cat.png", lambda: b"no image")
+    assert not list(classifier.classify([ref], lambda *arguments: unreadable.append(arguments)))
+    ((image, reason),) = unreadable
+    assert image == ref
+    assert reason.startswith("cat.png: ")
+    with pytest.raises(ImageError, match=r"^cat.png: "):
+        explain(classifier, ref)
 
 
 @pytest.mark.parametrize(

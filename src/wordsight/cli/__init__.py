@@ -8,7 +8,6 @@ import inspect
 import io
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Annotated, Any
@@ -120,6 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, OSError) and "--install-completion" in (sys.argv if arguments is None else arguments):
             return _fail(f"shell completion cannot be installed: {error}; --show-completion prints the script")
+        import traceback
+
         traceback.print_exc()
         print("error: this is a bug in wordsight; please report it with the lines above", file=sys.stderr)
         return _EXIT_DEFECT

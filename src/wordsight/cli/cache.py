@@ -1,6 +1,5 @@
 """`wordsight cache`: list and clear the cache."""
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -40,6 +39,8 @@ def cache(
       wordsight cache
       wordsight cache --clear onnx
     """
+    import json
+
     from wordsight.cache import cache_usage, clear_cache
 
     if clear is None:

@@ -1,6 +1,5 @@
 """The output of `wordsight classify`: plain lines, JSON lines, or a table on a terminal."""
 
-import json
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +71,8 @@ class JsonOutput(PlainOutput):
 
     def print_prediction(self, prediction: "Prediction") -> None:
         """Print a prediction as an object."""
+        import json
+
         shown = prediction.ranking[: max(self.top, len(prediction.labels))]
         row: dict[str, Any] = {
             "image": image_name(prediction.image),
@@ -88,6 +89,8 @@ class JsonOutput(PlainOutput):
 
     def print_unreadable(self, name: str, reason: str) -> None:
         """Print a reason as an object."""
+        import json
+
         print(json.dumps({"image": name, "error": reason}))
 
 

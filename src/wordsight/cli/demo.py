@@ -1,6 +1,5 @@
 """`wordsight demo`: the tour; its stages, evaluation and report are in `wordsight.demo`."""
 
-import json
 import shlex
 import shutil
 import sys
@@ -36,6 +35,8 @@ def demo(
     Example:
       wordsight demo
     """
+    import json
+
     import msgspec
 
     from wordsight.cli.terminal import silence_notes

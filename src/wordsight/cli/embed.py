@@ -1,6 +1,5 @@
 """`wordsight embed`: embed images into a file."""
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -81,6 +80,8 @@ def embed(
 
 
 def _print_summary(summary: "EmbedSummary", encoder: "DualEncoder", out: Path, as_json: bool) -> None:
+    import json
+
     from wordsight.cli.terminal import printable
 
     if as_json:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from wordsight.cli.classify_output import image_name
 from wordsight.cli.terminal import printable
-from wordsight.report import Card, Gallery, Page, RankedText, Section
+from wordsight.report import Gallery, ImageCard, Page, RankedText, Section
 
 if TYPE_CHECKING:
     from wordsight.zeroshot import Prediction, ZeroShotClassifier
@@ -32,7 +32,7 @@ class ExplanationPage:
         self._classifier = classifier
         self._model = model
         self._out = out
-        self._cards: list[Card] = []
+        self._cards: list[ImageCard] = []
         self._num_predictions = 0
         self._page().render()
 
@@ -44,7 +44,7 @@ class ExplanationPage:
         if len(self._cards) < MAX_IMAGES:
             heatmap = explain(self._classifier, prediction.image, prediction.ranking[0][0]).to_png()
             ranked = [RankedText(label, probability) for label, probability in prediction.ranking[:_SHOWN_LABELS]]
-            self._cards.append(Card(printable(image_name(prediction.image)), heatmap, ranked))
+            self._cards.append(ImageCard(printable(image_name(prediction.image)), heatmap, ranked))
 
     def write(self) -> None:
         """Write the page; errors as for `Page.write`."""

@@ -1,6 +1,5 @@
 """`wordsight info`: versions, devices, extras and the cache, for bug reports."""
 
-import json
 from typing import TYPE_CHECKING
 
 from wordsight.cli.options import JsonOption
@@ -21,6 +20,8 @@ def info(as_json: JsonOption = False) -> None:
     Example:
       wordsight info
     """
+    import json
+
     from wordsight.cli.environment import as_dict, describe_environment
 
     environment = describe_environment()

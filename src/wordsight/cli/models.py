@@ -1,6 +1,5 @@
 """`wordsight models`: list published weights, print a card, or download weights."""
 
-import json
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +39,8 @@ def models(
       wordsight models
       wordsight models openai/ViT-B-32
     """
+    import json
+
     from wordsight.config import plain
     from wordsight.errors import ConfigError
     from wordsight.weights.hub.catalogue import CARDS_DIRECTORY, published_card, published_cards
@@ -61,6 +62,8 @@ def models(
 
 
 def _fetch(name: str, mirror: str | None, as_json: bool, quiet: bool) -> None:
+    import json
+
     from wordsight.cli.terminal import show_byte_progress
     from wordsight.weights.hub.download import resolve
 

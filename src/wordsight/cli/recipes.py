@@ -1,6 +1,5 @@
 """`wordsight recipes`: the package's recipes with their measured results."""
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,6 +25,8 @@ def recipes(
     Example:
       wordsight recipes
     """
+    import json
+
     from wordsight.config import plain
     from wordsight.errors import ConfigError, nearest
     from wordsight.training.recipe import load_recipe, recipe_paths

@@ -11,10 +11,10 @@ from wordsight.demo.evaluation import DATASET, KINDS, TEMPLATES, Evaluation, kin
 from wordsight.demo.state import SplitSize, Summary
 from wordsight.metrics import Score
 from wordsight.report import (
-    Card,
     Commands,
     Curve,
     Gallery,
+    ImageCard,
     Matrix,
     Page,
     Plot,
@@ -291,7 +291,7 @@ def _matrix_section(evaluation: Evaluation) -> Section:
 
 def _gallery_section(evaluation: Evaluation, title: str, text: str, images: Sequence[int]) -> Section:
     cards = [
-        Card(
+        ImageCard(
             evaluation.pairs[image].name,
             evaluation.pairs[image].image,
             [
@@ -312,7 +312,7 @@ def _kinds_section(evaluation: Evaluation) -> Section:
     for kind, images in evaluation.kinds.best_images.items():
         pairs = [evaluation.pairs[image] for image in images]
         answers = [RankedText(pair.name, 1.0, kind_of(pair) == kind, pair.image) for pair in pairs]
-        cards.append(Card(kind, answers=answers))
+        cards.append(ImageCard(kind, answers=answers))
     return Section(
         "Search by text",
         f"For each of {len(KINDS)} kinds, the five images of all {len(evaluation.pairs)} that are most similar to its "

@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from wordsight.encoder.pipeline import as_images, embed_each
+from wordsight.encoder.pipeline import AnyImage, as_images, embed_each
 from wordsight.errors import ConfigError, ImageError, nearest
-from wordsight.image import ImageRef, ImageSource
 from wordsight.zeroshot.background import WORDS, Background, sigmoid
 from wordsight.zeroshot.cache import load_or_compute
 from wordsight.zeroshot.calibration import Calibration, fit_calibration, softmax
@@ -63,7 +62,7 @@ class Prediction:
         reason: why the image was rejected; otherwise empty.
     """
 
-    image: ImageSource | ImageRef = field(compare=False)
+    image: AnyImage = field(compare=False)
     label: str
     probability: float
     ranking: tuple[tuple[str, float], ...] = field(repr=False)
@@ -143,8 +142,8 @@ class ZeroShotClassifier:
 
     def classify(
         self,
-        images: ImageSource | ImageRef | Iterable[ImageSource | ImageRef],
-        on_unreadable: Callable[[ImageSource | ImageRef, str], None] | None = None,
+        images: AnyImage | Iterable[AnyImage],
+        on_unreadable: Callable[[AnyImage, str], None] | None = None,
     ) -> Iterator[Prediction]:
         """Classify images lazily and in order; they may be streamed.
 
@@ -158,7 +157,7 @@ class ZeroShotClassifier:
         Raises:
             ImageError: an image cannot be read and there is no `on_unreadable`.
         """
-        for embedded in embed_each(self.clip, _as_iterable(images)):
+        for embedded in embed_each(self.clip, as_images(images)):
             if embedded.embedding is not None:
                 yield self._predict(embedded.source, embedded.embedding)
             elif on_unreadable is None:
@@ -168,7 +167,7 @@ class ZeroShotClassifier:
 
     def calibrate(
         self,
-        images: Iterable[ImageSource | ImageRef],
+        images: Iterable[AnyImage],
         targets: Sequence[str],
         coverage: float = 0.9,
         on_unreadable: Callable[[int, str], None] | None = None,
@@ -215,11 +214,11 @@ class ZeroShotClassifier:
         return calibrated
 
     def _embed_all(
-        self, images: Iterable[ImageSource | ImageRef], on_unreadable: Callable[[int, str], None] | None
+        self, images: Iterable[AnyImage], on_unreadable: Callable[[int, str], None] | None
     ) -> list[NDArray[np.float32] | None]:
         """Embed images; the embedding of one that cannot be read is None."""
         embeddings: list[NDArray[np.float32] | None] = []
-        for embedded in embed_each(self.clip, _as_iterable(images)):
+        for embedded in embed_each(self.clip, as_images(images)):
             if embedded.embedding is None:
                 if on_unreadable is None:
                     raise ImageError(embedded.error)
@@ -242,7 +241,7 @@ class ZeroShotClassifier:
         )
         return reliability(label_TKE, nonsense_TME)
 
-    def _predict(self, image: ImageSource | ImageRef, image_E: NDArray[np.float32]) -> Prediction:
+    def _predict(self, image: AnyImage, image_E: NDArray[np.float32]) -> Prediction:
         logits_K = self.clip.logits(image_E[None], self.weights)[0]
         probability_K = self._probabilities(image_E, logits_K)
         order = np.argsort(-probability_K, kind="stable")
@@ -268,22 +267,13 @@ class ZeroShotClassifier:
             return softmax(logits_K / self.calibration.temperature)
         return sigmoid(logits_K) if self._background is None else self._background.independent(image_E, logits_K)
 
-    def _reject(
-        self, image: ImageSource | ImageRef, log_lift: float, ranking: tuple[tuple[str, float], ...]
-    ) -> Prediction:
+    def _reject(self, image: AnyImage, log_lift: float, ranking: tuple[tuple[str, float], ...]) -> Prediction:
         threshold = self.calibration.min_log_lift
         reason = (
             f"the labels fit this image {np.exp(log_lift):.3g} times as well as general words do; "
             f"the threshold is {np.exp(threshold):.3g} times"
         )
         return Prediction(image, NONE, float(sigmoid(np.array(threshold - log_lift))), ranking, reason=reason)
-
-
-def _as_iterable(
-    images: ImageSource | ImageRef | Iterable[ImageSource | ImageRef],
-) -> Iterable[ImageSource | ImageRef]:
-    """Return a single image as a list; an `ImageRef` is a tuple, but not an iterable of images."""
-    return [images] if isinstance(images, ImageRef) else as_images(images)
 
 
 def _ensemble(

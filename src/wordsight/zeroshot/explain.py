@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from wordsight.encoder.pipeline import AnyImage
 from wordsight.errors import ConfigError, nearest
-from wordsight.image import ImageRef, ImageSource, load_pixels
+from wordsight.image import ImageRef, load_pixels
 from wordsight.zeroshot.classifier import ZeroShotClassifier
 
 STEPS = 8
@@ -56,7 +57,7 @@ class Explanation:
         return file.getvalue()
 
 
-def explain(classifier: ZeroShotClassifier, image: ImageSource | ImageRef, label: str | None = None) -> Explanation:
+def explain(classifier: ZeroShotClassifier, image: AnyImage, label: str | None = None) -> Explanation:
     """Compute the occlusion map of an image for one label.
 
     Args:
