@@ -60,7 +60,7 @@ class Tile:
 
 
 def tile(score: ScoreLike, title: str = "") -> Tile:
-    """Make a tile from a score: the percentage, interval, number of items and chance; by default titled by its metric."""
+    """Make a tile that shows a score as a percentage with its interval, number of items and chance."""
     detail = f"{100 * score.low:.1f} to {100 * score.high:.1f} % ({score.method}), {score.n:,} items"
     return Tile(title or f"{score.dataset} {score.metric}", f"{100 * score.value:.1f} %", detail, score)
 

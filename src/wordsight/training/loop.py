@@ -90,8 +90,8 @@ def train(
         device: such as `cpu` or `cuda:1`; by default the first accelerator, or the CPU if there is none.
 
     Raises:
-        ConfigError: there is no such device, recipe and data do not match, the resumed run had another configuration, or
-            no evaluator reports the recipe's selection metric.
+        ConfigError: there is no such device, recipe and data do not match, the resumed run had another configuration,
+            or no evaluator reports the recipe's selection metric.
         DataError: shards are missing, or too many samples are broken.
         OutputError: `out` contains a run and `resume` is False, or `out` is not writable.
         TrainingError: the loss is not finite.
