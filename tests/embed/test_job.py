@@ -41,7 +41,7 @@ def test_parquet_has_a_row_for_every_image_with_embedding_or_reason(tmp_path, pa
     assert table["path"].to_pylist() == [str(path) for path in paths]
     rows = table.to_pylist()
     assert [number for number, row in enumerate(rows) if row["embedding"] is None] == [3, 70]
-    assert "not a image" in rows[3]["error"]
+    assert "not an image" in rows[3]["error"]
     assert rows[0]["error"] is None
     embeddings = np.array([row["embedding"] for row in rows if row["embedding"]], np.float32)
     np.testing.assert_allclose(embeddings, clip.embed_images(readable(paths)), atol=1e-5)
@@ -83,7 +83,7 @@ def test_paths_stream_and_progress_is_told(tmp_path, paths, name):
 @pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
 def test_nothing_is_written_where_nothing_could_be_read(tmp_path, name):
     (tmp_path / "a.jpg").write_bytes(b"hello")
-    with pytest.raises(DataError, match=r"none of 1 images could be read; the first: .*a.jpg: not a image"):
+    with pytest.raises(DataError, match=r"none of 1 images could be read; the first: .*a.jpg: not an image"):
         embed_files(tiny_clip(), [tmp_path / "a.jpg"], tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
 
@@ -240,7 +240,7 @@ def test_tables_and_shards_are_items_too(tmp_path, paths):
     clip = tiny_clip()
     for place, first, number, broken in [
         (table, paths[0], 2, ["list.csv row 4: no image in column 'path'", f"{table.parent}/missing.png: no such"]),
-        (tmp_path / "bytes.parquet", paths[4], 1, ["not a image"]),
+        (tmp_path / "bytes.parquet", paths[4], 1, ["not an image"]),
         (tmp_path / "shards", paths[0], 3, []),
     ]:
         out = tmp_path / f"{place.stem}.npy"

@@ -167,7 +167,7 @@ def test_files_are_looked_at_as_a_person_does_unless_asked_otherwise():
 
 def test_broken_input_is_named():
     clip = tiny_clip()
-    with pytest.raises(ImageError, match=r"^image 1: not a image"):
+    with pytest.raises(ImageError, match=r"^image 1: not an image"):
         clip.embed_images([png(0), b"hello"])
     with pytest.raises(ImageError, match="no such file"):
         clip.embed_images("missing.jpg")

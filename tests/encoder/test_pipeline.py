@@ -1,43 +1,14 @@
 import os
 import tempfile
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.tiny_clip import png, random_image, tiny_clip, write_images
+from tests.tiny_clip import png, random_image, tiny_clip
 
-from wordsight.data import inputs as module
 from wordsight.data.inputs import count_image_files, find_image_files
 from wordsight.encoder.pipeline import embed_each
-from wordsight.errors import DataError
 from wordsight.image import decode, resize_and_crop
-
-
-def touch(directory: Path, *names: str) -> None:
-    for name in names:
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / name).write_bytes(b"")
-
-
-def test_images_are_found_below_in_order_and_files_taken_as_given(tmp_path):
-    touch(tmp_path, "b.JPG", "a/z.png", "a/notes.txt", "a.webp", ".hidden.jpg", ".git/x.jpg", "._b.jpg", "jpg")
-    (tmp_path / "a" / "loop").symlink_to(tmp_path)
-    found = list(find_image_files([tmp_path, tmp_path / "a" / "notes.txt", "missing.jpg"]))
-    assert found == [*(tmp_path / name for name in ("a.webp", "b.JPG", "a/z.png", "a/notes.txt")), Path("missing.jpg")]
-
-
-def test_a_directory_without_images_is_an_error(tmp_path):
-    touch(tmp_path, "notes.txt")
-    with pytest.raises(DataError, match="no images in this directory or below"):
-        list(find_image_files([tmp_path]))
-
-
-def test_finding_streams(tmp_path):
-    write_images(tmp_path / "full", 1)
-    (tmp_path / "empty").mkdir()
-    found = find_image_files([tmp_path / "full", tmp_path / "empty"])
-    assert next(found).name == "000.png"
 
 
 def test_broken_images_do_not_stop_or_move_the_others():
@@ -46,7 +17,7 @@ def test_broken_images_do_not_stop_or_move_the_others():
     rows = list(embed_each(clip, iter(sources)))
     assert [row.source for row in rows] == sources
     assert [number for number, row in enumerate(rows) if row.embedding is None] == [1, 3]
-    assert "not a image" in rows[1].error
+    assert "not an image" in rows[1].error
     assert rows[3].error.startswith("missing.jpg: no such file")
     found = np.stack([row.embedding for row in rows if row.embedding is not None])
     np.testing.assert_allclose(found, clip.embed_images([png(seed) for seed in range(80)]), atol=1e-5)
@@ -60,36 +31,6 @@ def test_a_square_of_the_models_size_passes_unchanged():
 
 def test_all_may_be_broken():
     assert [row.embedding for row in embed_each(tiny_clip(), [b"", b"x"])] == [None, None]
-
-
-def test_names_come_in_order_although_few_are_held(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_NAMES_AT_ONCE", 4)
-    names = [f"{number * 7 % 101:03d}.png" for number in range(101)]
-    touch(tmp_path, *names, *(f"below/{number}.jpg" for number in range(8)), "z.txt", "below/deep/x.gif")
-    expected = [*sorted(names), *(f"below/{number}.jpg" for number in range(8)), "below/deep/x.gif"]
-    assert list(find_image_files([tmp_path])) == [tmp_path / name for name in expected]
-    assert count_image_files([tmp_path, "missing.jpg"]) == len(expected) + 1
-
-
-def test_a_directory_of_very_many_names_is_not_held(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_NAMES_AT_ONCE", 100)
-    touch(tmp_path, *(f"{number}.png" for number in range(5000)))
-    peaks = {}
-    for way, work in [
-        ("found", lambda: next(find_image_files([tmp_path]))),
-        ("listed", lambda: list(tmp_path.iterdir())),
-    ]:
-        tracemalloc.start()
-        work()
-        peaks[way] = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    assert peaks["found"] < peaks["listed"] / 5
-
-
-def test_counting_refuses_what_finding_refuses(tmp_path):
-    touch(tmp_path, "notes.txt")
-    with pytest.raises(DataError, match="no images in this directory or below"):
-        count_image_files([tmp_path])
 
 
 @pytest.fixture

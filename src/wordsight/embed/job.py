@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from wordsight.data.inputs import ImageRef
 from wordsight.embed.embedding_files import (
     Broken,
     Known,
@@ -29,7 +28,7 @@ from wordsight.embed.embedding_files import (
 )
 from wordsight.errors import DataError, ImageError, OutputError
 from wordsight.files import lock, open_atomic
-from wordsight.image import load_pixels
+from wordsight.image import ImageRef, load_pixels
 from wordsight.parallel import ordered_map
 
 if TYPE_CHECKING:

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wordsight.data.inputs import ImageRef
 from wordsight.embed.embedding_files import Known, Row
 from wordsight.embed.job import AT_ONCE, look_up, prepare, rows_here
 from wordsight.encoder.fingerprint import Fingerprint
 from wordsight.errors import ConfigError, MissingExtraError, WeightsError, WordsightError
+from wordsight.image import ImageRef
 from wordsight.parallel import ordered_map
 
 if TYPE_CHECKING:
