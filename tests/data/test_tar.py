@@ -1,4 +1,4 @@
-"""The members of tar files against the standard library's reader, and inconsistent files."""
+"""The members of tar files against the standard library's reader, and against inconsistent files."""
 
 import contextlib
 import io

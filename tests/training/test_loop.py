@@ -245,7 +245,7 @@ def test_broken_samples_are_listed_and_do_not_end_the_run(world: Path, tmp_path:
     train(few, data, tmp_path / "run")
     (row,) = [json.loads(line) for line in (tmp_path / "run" / "broken.jsonl").read_text().splitlines()]
     assert row["key"] == "x"
-    assert "not a image" in row["reason"]
+    assert "not an image" in row["reason"]
 
 
 def test_a_strangers_evaluator_is_asked_and_its_scores_are_kept(world: Path, tmp_path: Path) -> None:

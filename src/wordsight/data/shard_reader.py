@@ -246,7 +246,10 @@ def _local_shards(path: Path) -> list[Shard]:
     if path.is_file():
         return [_local_shard(path, _manifest_entries(path.parent).get(path.name))]
     entries = _manifest_entries(path)
-    tars = {tar.name: tar for tar in _tars(path)}
+    try:
+        tars = {tar.name: tar for tar in _tars(path)}
+    except OSError as error:
+        raise DataError(f"{path}: cannot be listed: {error.strerror or error}") from error
     if not tars:
         raise DataError(f"{path}: no shards (*.tar) in this directory; make some with 'wordsight shards SOURCE {path}'")
     if entries:
@@ -263,7 +266,8 @@ def _local_shard(path: Path, entry: ManifestShard | None) -> Shard:
 
 
 def _tars(directory: Path) -> list[Path]:
-    return sorted(directory.glob("*.tar"))
+    with os.scandir(directory) as entries:  # Path.glob would hold all names of a large directory
+        return sorted(directory / entry.name for entry in entries if entry.name.endswith(".tar"))
 
 
 def _manifest_entries(directory: Path) -> dict[str, ManifestShard]:

@@ -1,6 +1,6 @@
 """CSV, TSV, Parquet and JSON Lines tables as streams of rows, and the choice of image, text and label columns.
 
-Captions and labels keep their type: in CSV and TSV every value is text, so that the caption "42" stays a text.
+In CSV and TSV every value is text, so that the caption "42" is not read as a number.
 """
 
 import csv
@@ -137,7 +137,7 @@ class Table:
             parse_options=pyarrow.csv.ParseOptions(delimiter=self._delimiter, newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(
                 include_columns=kept,
-                column_types={name: pyarrow.string() for name in kept},  # a caption "42" stays a text
+                column_types={name: pyarrow.string() for name in kept},  # the caption "42" stays a text
                 strings_can_be_null=False,
             ),
         )
