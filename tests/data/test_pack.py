@@ -16,7 +16,7 @@ from wordsight.errors import DataError, OutputError
 Images = Callable[..., bytes]
 
 
-def lay(root: Path, images: dict[str, bytes], captions: dict[str, object] | None = None) -> Path:
+def write_source(root: Path, images: dict[str, bytes], captions: dict[str, object] | None = None) -> Path:
     root.mkdir(parents=True)
     for name, content in images.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def test_original_bytes_are_kept_and_broken_images_are_listed(tmp_path: Path, im
         "empty.jpg": b"",
         "text.jpg": b"hello",
     }
-    summary = pack(open_source(lay(tmp_path / "in", images)), tmp_path / "out")
+    summary = pack(open_source(write_source(tmp_path / "in", images)), tmp_path / "out")
     shards = open_shards(tmp_path / "out")
     samples = {sample.key: sample for sample in map(shards.sample, range(len(shards)))}
     assert {key: sample.image for key, sample in samples.items()} == {
@@ -58,7 +58,7 @@ def test_larger_images_are_reduced_and_smaller_ones_kept(tmp_path: Path, image: 
         "tall.jpg": image(2, (50, 111)),
         "small.png": image(3, (30, 9), "PNG"),
     }
-    pack(open_source(lay(tmp_path / "in", images)), tmp_path / "out", PackOptions(size_px=32))
+    pack(open_source(write_source(tmp_path / "in", images)), tmp_path / "out", PackOptions(size_px=32))
     shards = open_shards(tmp_path / "out")
     packed = {sample.key: sample.image for sample in map(shards.sample, range(3))}
     opened = {key: Image.open(io.BytesIO(content)) for key, content in packed.items()}
@@ -97,7 +97,7 @@ def test_files_with_the_same_stem_get_different_keys(tmp_path: Path, image: Imag
         "a_2.jpg": image(3),
         "a.webp": image(4, form="WEBP"),
     }
-    pack(open_source(lay(tmp_path / "in", images)), tmp_path / "out")
+    pack(open_source(write_source(tmp_path / "in", images)), tmp_path / "out")
     shards = open_shards(tmp_path / "out")
     captions = {shards.sample(number).key: shards.sample(number).captions[0] for number in range(4)}
     assert sorted(captions) == ["a", "a_2", "a_2_2", "a_3"]
@@ -105,7 +105,7 @@ def test_files_with_the_same_stem_get_different_keys(tmp_path: Path, image: Imag
 
 
 def test_exclude_and_only_divide_a_source(tmp_path: Path, image: Images) -> None:
-    directory = lay(tmp_path / "in", {f"p{number}.jpg": image(number) for number in range(6)})
+    directory = write_source(tmp_path / "in", {f"p{number}.jpg": image(number) for number in range(6)})
     held = tmp_path / "held.txt"
     held.write_text("p1\np4.jpg\n\nnot-there\n")
     keys = read_keys(held)
@@ -128,7 +128,7 @@ def test_files_without_keys_are_refused(content: bytes, tmp_path: Path) -> None:
 
 
 def test_packing_is_deterministic(tmp_path: Path, image: Images) -> None:
-    directory = lay(tmp_path / "in", {f"{number}.jpg": image(number, (90, 80)) for number in range(30)})
+    directory = write_source(tmp_path / "in", {f"{number}.jpg": image(number, (90, 80)) for number in range(30)})
     for name in ("one", "two"):
         pack(open_source(directory), tmp_path / name, PackOptions(size_px=32, max_samples=7))
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
@@ -137,7 +137,7 @@ def test_packing_is_deterministic(tmp_path: Path, image: Images) -> None:
 
 
 def test_a_source_without_usable_images_is_a_one_line_error_and_leaves_nothing(tmp_path: Path) -> None:
-    directory = lay(tmp_path / "in", {"a.jpg": b"junk", "b.jpg": b"junk"})
+    directory = write_source(tmp_path / "in", {"a.jpg": b"junk", "b.jpg": b"junk"})
     with pytest.raises(DataError, match="no sample could be packed, 2 were skipped; the first: a: "):
         pack(open_source(directory), tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -146,7 +146,7 @@ def test_a_source_without_usable_images_is_a_one_line_error_and_leaves_nothing(t
 
 
 def test_another_directory_is_refused_before_any_work(tmp_path: Path, image: Images) -> None:
-    directory = lay(tmp_path / "in", {"a.jpg": image()})
+    directory = write_source(tmp_path / "in", {"a.jpg": image()})
     with pytest.raises(OutputError, match="not one of our shards"):
         pack(open_source(directory), directory)
     assert sorted(path.name for path in directory.iterdir()) == ["a.jpg", "captions.jsonl"]
@@ -159,7 +159,7 @@ def test_shards_can_be_packed_again_without_some_samples(make_shards: Callable[.
 
 
 def test_progress_counts_every_record(tmp_path: Path, image: Images) -> None:
-    directory = lay(tmp_path / "in", {f"{number}.jpg": image(number) for number in range(9)} | {"x.jpg": b"junk"})
+    directory = write_source(tmp_path / "in", {f"{number}.jpg": image(number) for number in range(9)} | {"x.jpg": b"junk"})
     counts: list[int] = []
     pack(open_source(directory), tmp_path / "out", PackOptions(exclude=frozenset({"3"})), counts.append)
     assert counts[-1] == 10

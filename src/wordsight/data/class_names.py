@@ -29,7 +29,7 @@ class LabelNames(msgspec.Struct, frozen=True, kw_only=True):
     classes: tuple[str, ...] = ()
     names: dict[str, tuple[str, ...]] = {}
 
-    def of(self, label: Any, values: dict[str, Any], directories: tuple[str, ...] = ()) -> tuple[str, ...]:
+    def names_of(self, label: Any, values: dict[str, Any], directories: tuple[str, ...] = ()) -> tuple[str, ...]:
         """Return the names of one sample's class, at least one.
 
         Args:

@@ -194,7 +194,7 @@ def _directory_record(root: FileListing, file: str, labels: LabelNames) -> Recor
         if not directories:
             raise DataError("no text: it is not in the directory of a class")
         label = directories[-1] if labels.names else directories[-1].replace("_", " ")
-        texts = Texts(names=labels.of(label, {}, directories))
+        texts = Texts(names=labels.names_of(label, {}, directories))
     except DataError as error:
         return Record(file=file, read=lambda: root.read(file), problem=str(error))
     return Record(file=file, read=lambda: root.read(file), texts=texts)
@@ -289,7 +289,7 @@ def _group(rows: Iterable[Row], columns: Columns, labels: LabelNames) -> dict[st
 def _texts_of_row(row: Row, columns: Columns, labels: LabelNames, directories: tuple[str, ...]) -> Texts:
     try:
         if columns.label:
-            return Texts(names=labels.of(row.values.get(columns.label), row.values, directories))
+            return Texts(names=labels.names_of(row.values.get(columns.label), row.values, directories))
         captions: list[str] = []
         problem: DataError | None = None
         for column in columns.texts:
