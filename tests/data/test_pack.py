@@ -159,7 +159,8 @@ def test_shards_can_be_packed_again_without_some_samples(make_shards: Callable[.
 
 
 def test_progress_counts_every_record(tmp_path: Path, image: Images) -> None:
-    directory = write_source(tmp_path / "in", {f"{number}.jpg": image(number) for number in range(9)} | {"x.jpg": b"junk"})
+    images = {f"{number}.jpg": image(number) for number in range(9)} | {"x.jpg": b"junk"}
+    directory = write_source(tmp_path / "in", images)
     counts: list[int] = []
     pack(open_source(directory), tmp_path / "out", PackOptions(exclude=frozenset({"3"})), counts.append)
     assert counts[-1] == 10
