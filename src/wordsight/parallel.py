@@ -1,7 +1,6 @@
 """An ordered parallel map with a bounded number of results in flight."""
 
 import os
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,16 +11,17 @@ Result = TypeVar("Result")
 
 
 def available_cpus() -> int:
-    """The number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    """Return the number of CPUs that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # only on Linux
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def ordered_map(work: Callable[[Task], Result], tasks: Iterable[Task], ahead: int = 8) -> Iterator[Result]:
     """Apply `work` to each task in one thread per CPU and yield the results in the order of the tasks.
 
     Args:
-        work: called in a thread.
-        tasks: may be a stream; at most `ahead` tasks are taken before their results are requested.
+        work: called in the threads; the first exception it raises is raised here, and ends them.
+        tasks: can be a stream; at most `ahead` tasks are taken before their results are requested.
         ahead: number of results in flight.
     """
     with ThreadPoolExecutor(available_cpus()) as pool:

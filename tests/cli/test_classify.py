@@ -39,7 +39,7 @@ def test_each_image_is_one_line_and_unreadable_ones_have_a_reason(workspace, cap
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [line[0] for line in lines] == [f"photos/{number:03d}.png" for number in range(3)]
     assert lines[0][1:] == [f"{first.label} {first.probability:.4f}"]
-    assert re.match("error: photos/001.png: not an? image", lines[1][1])
+    assert re.match("error: photos/001.png: not an image", lines[1][1])
 
 
 def test_top_sets_the_number_of_labels(workspace, capsys):
@@ -56,7 +56,7 @@ def test_json_is_one_object_per_line(workspace, capsys):
     assert first["ranking"][0] == {"label": first["label"], "probability": first["probability"]}
     assert len(first["ranking"]) == 2
     assert unreadable["image"] == "photos/001.png"
-    assert re.search("not an? image", unreadable["error"])
+    assert re.search("not an image", unreadable["error"])
 
 
 def test_tables_and_shards_are_classified_under_the_names_of_their_images(workspace, capsys):
@@ -152,7 +152,7 @@ def test_terminal_shows_a_table(workspace, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert printed.startswith("┏━")
     assert "photos/[red]x.png" in printed
-    assert re.search("not an? image", printed)
+    assert re.search("not an image", printed)
 
 
 def test_multi_label_ranks_all_labels_in_json(workspace, capsys):

@@ -21,7 +21,7 @@ def test_unreadable_images_neither_stop_nor_shift_the_others():
     results = list(embed_each(clip, iter(sources)))
     assert [result.source for result in results] == sources
     assert [number for number, result in enumerate(results) if result.embedding is None] == [1, 3]
-    assert results[1].error.startswith("image 1: not a")
+    assert results[1].error.startswith("image 1: not an image")
     assert results[3].error.startswith("missing.jpg: no such file")
     embeddings = np.stack([result.embedding for result in results if result.embedding is not None])
     np.testing.assert_allclose(embeddings, clip.embed_images([png(seed) for seed in range(80)]), atol=1e-5)
@@ -53,7 +53,7 @@ def test_refs_have_the_embeddings_of_their_contents_and_errors_have_their_names(
     ]
     results = list(embed_each(clip, refs))
     assert [result.source for result in results] == refs
-    assert results[1].error.startswith("b: not a")
+    assert results[1].error.startswith("b: not an image")
     assert results[2].error == "c: no permission"
     embeddings = np.stack([results[0].embedding, results[3].embedding])
     np.testing.assert_allclose(embeddings, clip.embed_images([png(0), png(1)]), atol=1e-6)
@@ -85,7 +85,7 @@ def test_earlier_embeddings_are_found_by_hash_and_their_images_are_not_encoded()
     assert [result.is_new for result in results] == [False, True, False, False]
     assert results[0].embedding is results[3].embedding is earlier
     assert [result.sha256 for result in results[:3]] == [hashlib.sha256(ref.read()).hexdigest() for ref in refs[:3]]
-    assert results[2].error.startswith("c: not a")
+    assert results[2].error.startswith("c: not an image")
     assert set(calls) == {ref.name for ref in refs}
 
 

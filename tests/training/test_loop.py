@@ -260,7 +260,7 @@ def test_broken_samples_are_listed_and_do_not_stop_the_run(world: Path, tmp_path
     train(few, data, tmp_path / "run")
     (row,) = [json.loads(line) for line in (tmp_path / "run" / "broken.jsonl").read_text().splitlines()]
     assert row["key"] == "x"
-    assert "not a image" in row["reason"]
+    assert "not an image" in row["reason"]
 
 
 def accuracy_evaluator(calls: list[tuple[int, tuple[int, ...]]]) -> Evaluator:

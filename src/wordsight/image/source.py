@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
-from numpy import uint8
 from PIL import Image
 
 ImageSource: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[Any]
@@ -34,7 +34,7 @@ class ImageRef(NamedTuple):
     """
 
     name: str
-    read: Callable[[], bytes | npt.NDArray[uint8]]
+    read: Callable[[], bytes | npt.NDArray[np.uint8]]
     sha256: str = ""
 
 
