@@ -71,7 +71,7 @@ def test_what_was_fetched_is_printed_as_a_place(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path))
     card = published_card("laion/ViT-B-16-laion400m_e32")
     path = cached_file(card)
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True)
     path.write_bytes(b"weights")
     assert main(["models", card.name, "--fetch"]) == 0
     assert capsys.readouterr().out == f"{path}\n"

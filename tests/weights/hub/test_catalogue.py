@@ -203,7 +203,7 @@ def test_a_name_becomes_the_file_in_the_cache_offline_too(tmp_path, monkeypatch,
     monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path))
     path = cached_file(GOOD)
     assert path == tmp_path / "weights" / "laion-ViT-B-16-laion400m_e32" / "vit_b_16-laion400m_e32-55e67d44.pt"
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True)
     path.write_bytes(b"weights")
     assert resolve("ViT-B-16/laion400m_e32") == path
     monkeypatch.setenv(name, "1")
