@@ -11,8 +11,8 @@ from tests.weights.models import checkpoint_of
 from wordsight.encoder import DualEncoder, load
 from wordsight.encoder import runtime_selection as choose
 from wordsight.errors import ConfigError, MissingExtraError
+from wordsight.weights.certificate import probe_ids
 from wordsight.weights.convert import convert
-from wordsight.weights.probes import probe_ids
 
 pytest.importorskip("onnxscript")
 
