@@ -102,7 +102,7 @@ def test_what_is_no_model_is_told(tmp_path):
 def test_weights_alone_are_refused_with_the_choices(tmp_path):
     tiny_clip().save(tmp_path / "model")
     (tmp_path / "model" / "wordsight.json").unlink()
-    assert "weights alone do not say their activation; name the architecture with --as" in refusal(tmp_path / "model")
+    assert "the activation does not follow from weights alone; name the architecture with --as" in refusal(tmp_path / "model")
 
 
 @pytest.mark.parametrize("target", ["open_clip", "hf", "openai"])

@@ -382,7 +382,7 @@ def test_settings_that_cannot_be_are_refused() -> None:
         (gemma_files(pad_token=None), "has no pad_token"),
         (gemma_files(padding_side="top"), "padding_side 'top': expected left or right"),
         (gemma_files() | {"tokenizer_config.json": b"["}, "tokenizer_config.json: not JSON"),
-        (gemma_files() | {"tokenizer_config.json": b"[]"}, "tokenizer_config.json: expected a table"),
+        (gemma_files() | {"tokenizer_config.json": b"[]"}, "tokenizer_config.json: expected a JSON object"),
     ]:
         with pytest.raises(WeightsError, match=message):
             read_tokenizer(files, LENGTH, 600, "here")
