@@ -92,7 +92,7 @@ def test_a_misspelt_place_is_answered_with_the_nearest(run):
 
 
 def test_what_is_no_model_is_told(tmp_path):
-    assert "no weights and none of wordsight.json, open_clip_config.json, config.json; give a" in refusal(tmp_path)
+    assert "no weights and none of wordsight.json, open_clip_config.json, config.json; pass" in refusal(tmp_path)
     (tmp_path / "x.pt").write_bytes(b"\x80\x04.")
     assert "x.pt: " in refusal(tmp_path / "x.pt")
     (tmp_path / "y.bin").write_bytes(b"")
@@ -102,7 +102,8 @@ def test_what_is_no_model_is_told(tmp_path):
 def test_weights_alone_are_refused_with_the_choices(tmp_path):
     tiny_clip().save(tmp_path / "model")
     (tmp_path / "model" / "wordsight.json").unlink()
-    assert "the activation does not follow from weights alone; name the architecture with --as" in refusal(tmp_path / "model")
+    message = "the activation does not follow from weights alone; name the architecture with --as"
+    assert message in refusal(tmp_path / "model")
 
 
 @pytest.mark.parametrize("target", ["open_clip", "hf", "openai"])
@@ -128,7 +129,7 @@ def test_another_familys_tokenizer_is_saved_and_trained_with(tmp_path):
     assert loaded.bias == pytest.approx(clip.model.logit_bias.item())
     assert loaded.tokenize("a photo of a cat").tolist() == clip.tokenize("a photo of a cat").tolist()
     (tmp_path / "model" / "spiece.model").unlink()
-    assert "spiece.model: the card wants this tokenizer" in refusal(tmp_path / "model")
+    assert "spiece.model: the tokenizer that the card names cannot be read" in refusal(tmp_path / "model")
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:x"])

@@ -221,7 +221,7 @@ def tensor_files() -> dict[str, bytes]:
         "header-behind-the-end": struct.pack("<Q", 100) + b"{}",
         "offsets-that-overlap": safetensors({"a": one, "b": one}, bytes(4)),
         "offsets-behind-the-end": safetensors({"a": one | {"data_offsets": [1 << 40, (1 << 40) + 4]}}, bytes(4)),
-        "offsets-the-wrong-way-round": safetensors({"a": one | {"data_offsets": [4, 0]}}, bytes(4)),
+        "offsets-in-reverse-order": safetensors({"a": one | {"data_offsets": [4, 0]}}, bytes(4)),
         "offsets-negative": safetensors({"a": one | {"data_offsets": [-4, 0]}}, bytes(4)),
         "shape-that-overflows": safetensors({"a": one | {"shape": [1 << 33, 1 << 33]}}, bytes(4)),
         "shape-of-the-wrong-size": safetensors({"a": one | {"shape": [2]}}, bytes(4)),
@@ -245,6 +245,7 @@ def tensor_files() -> dict[str, bytes]:
     }
     texts = {f"{key}.safetensors.index.json": json.dumps(index).encode() for key, index in indexes.items()}
     texts["nested.safetensors.index.json"] = b"[" * 1_000_000
+    texts["many-lists.safetensors.index.json"] = b"[" + b"[]," * 1_300_000 + b"[]]"
     texts["zeros.safetensors.index.json"] = bytes(20 << 20)
     return {f"{key}.safetensors": content for key, content in files.items()} | texts
 

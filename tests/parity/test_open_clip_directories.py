@@ -23,7 +23,7 @@ from wordsight.text import TokenizerConfig, tokenize
 from wordsight.weights import Card
 from wordsight.weights.formats.key_layouts import mapping_of, to_ours, to_theirs
 from wordsight.weights.formats.open_clip import layout_of, open_clip_config_of, read_open_clip, read_open_clip_config
-from wordsight.weights.formats.open_clip_config import timm_image, timm_names
+from wordsight.weights.formats.timm_siglip import timm_image, timm_names
 
 pytestmark = pytest.mark.skipif(not has_open_clip(), reason="needs open_clip")
 needs_timm = pytest.mark.skipif(not has_timm(), reason="needs timm")

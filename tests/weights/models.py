@@ -108,5 +108,5 @@ def heads_64_wide() -> Checkpoint:
 
 
 def sentencepiece_model() -> Checkpoint:
-    """SigLIP, small, with a tokenizer of its own."""
+    """A small SigLIP model, which has its own tokenizer."""
     return checkpoint_of("siglip")

@@ -30,7 +30,7 @@ REASONS = {
     ("class-token", "openai"): "openai cannot represent this model",
     ("vit-mixed", "open_clip"): "quick_gelu in both towers or in neither",
     ("siglip", "open_clip"): "timm",
-    ("residual", "open_clip"): "no image tower of this kind",
+    ("residual", "open_clip"): "no such image tower",
     ("resnet", "hf"): "no CLIP with this kind of image tower",
     ("vit-mean", "hf"): "class token",
     ("class-token", "hf"): "end token of a causal text",

@@ -90,8 +90,8 @@ def stated_architecture(published: PublishedCard) -> str | None:
 
 def _format_of(directory: Path) -> Format | None:
     """The format of a directory, by the file that describes its model; the first format in `FORMATS` wins."""
-    formats = (known for known in FORMATS.values() if known.description_name)
-    return next((known for known in formats if (directory / known.description_name).exists()), None)
+    formats = (each for each in FORMATS.values() if each.description_name)
+    return next((each for each in formats if (directory / each.description_name).exists()), None)
 
 
 def _read_directory(path: Path, architecture: str | None, averaged: bool | None) -> Checkpoint:
@@ -101,7 +101,7 @@ def _read_directory(path: Path, architecture: str | None, averaged: bool | None)
     files = sorted(file for file in path.iterdir() if file.suffix in WEIGHTS_SUFFIXES)
     if len(files) != 1:
         contents = f"{len(files)} files of weights" if files else "no weights"
-        names = ", ".join(known.description_name for known in FORMATS.values() if known.description_name)
+        names = ", ".join(each.description_name for each in FORMATS.values() if each.description_name)
         raise WeightsError(
             f"{path}: contains {contents} and none of {names}; pass the directory of a model, or one file of weights"
         )

@@ -137,8 +137,8 @@ def test_an_onnx_directory_is_quantised_and_run_without_torch(onnx_directory: Pa
         f"clip = ws.load({str(onnx_directory)!r}, runtime='int8')\n"
         "print(clip.runtime.name, clip.embed_texts(['a cat']).shape[0], 'torch' in sys.modules)"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout.split() == ["int8", "1", "False"]
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.split() == ["int8", "1", "False"]
     assert int8_directory(int8_directory(onnx_directory)) == int8_directory(onnx_directory)
 
 

@@ -18,7 +18,7 @@ from wordsight.text import TokenizerConfig
 from wordsight.weights import Card
 from wordsight.weights.formats.key_layouts import to_theirs
 from wordsight.weights.formats.open_clip import open_clip_config_of, read_open_clip, read_open_clip_config
-from wordsight.weights.formats.open_clip_config import timm_image
+from wordsight.weights.formats.timm_siglip import timm_image
 
 VISION = {"image_size": 16, "layers": 2, "width": 16, "head_width": 8, "patch_size": 8}
 TEXT = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
@@ -223,7 +223,7 @@ def test_models_that_open_clip_cannot_represent_are_refused() -> None:
             "builds SigLIP's image towers by timm's names",
         ),
         (siglip_card(tokenizer=msgspec.structs.replace(card.tokenizer, repairs=False)), "open_clip repairs texts"),
-        (tiny_card("residual"), "open_clip has no image tower of this kind"),
+        (tiny_card("residual"), "open_clip has no such image tower"),
         (
             tiny_card(model=msgspec.structs.replace(plain.model, text=mixed)),
             "has quick_gelu in both towers or in neither",

@@ -144,12 +144,13 @@ class _Reader:
     def member(self, name: str, max_bytes: int) -> bytes:
         """The bytes of a small member."""
         member = self._find(name)
-        if member.size > max_bytes:
+        if member.size_bytes > max_bytes:
             raise WeightsError(
-                f"{self.where}: {name} claims {member.size} bytes, more than torch writes; download the file again"
+                f"{self.where}: {name} claims {member.size_bytes} bytes, more than torch writes; "
+                "download the file again"
             )
         start = locate(self.mapped, member, self.where)
-        return self.mapped[start : start + member.size]
+        return self.mapped[start : start + member.size_bytes]
 
     def has_code(self, text: str) -> bool:
         """Whether the first 16 MiB of code, `code/**.py`, contain a string."""
@@ -157,7 +158,7 @@ class _Reader:
         for name, member in self.members.items():
             if name.startswith(f"{self.root}code/") and name.endswith(".py"):
                 code = unpack(self.mapped, member, self.where, remaining_bytes)
-                remaining_bytes -= len(code) + member.packed
+                remaining_bytes -= len(code) + member.packed_bytes
                 if text.encode() in code:
                     return True
                 if remaining_bytes <= 0:
@@ -172,7 +173,7 @@ class _Reader:
     def builders(self) -> Mapping[str, Builder]:
         """Replacements for the functions and types that a pickle of torch may name."""
         types = dict.fromkeys([*_STORAGES, *_TYPED_STORAGE_TYPES, *_UNTYPED_STORAGE_TYPES], self._refuse_call)
-        lists = dict.fromkeys([f"torch.jit._pickle.build_{kind}" for kind in _LISTS], self._first)
+        lists = dict.fromkeys([f"torch.jit._pickle.build_{name}" for name in _LISTS], self._first)
         return {
             **types,
             **lists,
@@ -188,8 +189,8 @@ class _Reader:
     def storage(self, identity: tuple[Any, ...]) -> _Storage:
         """The storage with a persistent id; the device that the id names is ignored."""
         match identity:
-            case ("storage", Name(path=kind), str(key), _, int(count)) if kind in _STORAGES and count >= 0:
-                dtype = _STORAGES[kind]
+            case ("storage", Name(path=path), str(key), _, int(count)) if path in _STORAGES and count >= 0:
+                dtype = _STORAGES[path]
             case _:
                 raise self._invalid("a storage has an id that torch does not write")
         if key not in self.storages:
@@ -206,16 +207,16 @@ class _Reader:
     def _elements(self, name: str, dtype: torch.dtype) -> Tensor:
         member = self._find(name)
         start = locate(self.mapped, member, self.where)
-        if member.size % dtype.itemsize:
+        if member.size_bytes % dtype.itemsize:
             raise self._invalid(
-                f"{name} has {member.size} bytes, which is not a multiple of the element size {dtype.itemsize}"
+                f"{name} has {member.size_bytes} bytes, which is not a multiple of the element size {dtype.itemsize}"
             )
-        count = member.size // dtype.itemsize
+        count = member.size_bytes // dtype.itemsize
         if count == 0:
             return torch.empty(0, dtype=dtype)
         if not self.is_swapped and start % dtype.itemsize == 0:
             return torch.frombuffer(self.mapped, dtype=dtype, count=count, offset=start)
-        raw = torch.frombuffer(self.mapped, dtype=torch.uint8, count=member.size, offset=start)
+        raw = torch.frombuffer(self.mapped, dtype=torch.uint8, count=member.size_bytes, offset=start)
         elements = raw.view(-1, dtype.itemsize)
         return (elements.flip(1) if self.is_swapped else elements.clone()).view(dtype).view(-1)
 
@@ -228,12 +229,12 @@ class _Reader:
     def _tensor_of_type(self, arguments: tuple[Any, ...]) -> Tensor:
         """A tensor of a type without a typed storage: the storage counts bytes, and the type is named separately."""
         match arguments:
-            case (_Storage(flat=flat), int(offset), tuple(size), tuple(stride), _, _, Name(path=kind), *_):
-                dtype = (_TYPED_STORAGE_TYPES | _UNTYPED_STORAGE_TYPES).get(kind)
+            case (_Storage(flat=flat), int(offset), tuple(size), tuple(stride), _, _, Name(path=type_name), *_):
+                dtype = (_TYPED_STORAGE_TYPES | _UNTYPED_STORAGE_TYPES).get(type_name)
                 if dtype is not None and flat.dtype == torch.uint8 and len(flat) % dtype.itemsize == 0:
                     if self.is_swapped and dtype.itemsize > 1:  # torch itself reads their bytes in the wrong order
                         raise WeightsError(
-                            f"{self.where}: big-endian {kind} is not supported; save the tensors as another type"
+                            f"{self.where}: big-endian {type_name} is not supported; save the tensors as another type"
                         )
                     return self._view(flat.view(dtype), offset, size, stride)
         raise self._invalid("a tensor is described in a way that torch does not write")

@@ -23,8 +23,8 @@ _LOCAL = struct.Struct("<4s5H3L2H")
 
 _MAX_DIRECTORY_BYTES = 1 << 24
 _MAX_COMMENT_BYTES = 0xFFFF
-_SEE_64 = 0xFFFFFFFF
-_EXTRA_64 = 1
+_IN_EXTRA_FIELD = 0xFFFFFFFF
+_EXTRA_FIELD_64 = 1
 _ENCRYPTED = 1
 _STORED = 0
 
@@ -37,17 +37,17 @@ class Member:
         name: undecoded name.
         method: compression method; 0 is stored.
         flags: bit 0 is set if the member is encrypted.
-        header: offset of its local header in bytes.
-        size: uncompressed size in bytes.
-        packed: size in the file in bytes.
+        header_offset: offset of its local header in bytes.
+        size_bytes: uncompressed size in bytes.
+        packed_bytes: size in the file in bytes.
     """
 
     name: bytes
     method: int
     flags: int
-    header: int
-    size: int
-    packed: int
+    header_offset: int
+    size_bytes: int
+    packed_bytes: int
 
     @property
     def shown(self) -> str:
@@ -90,7 +90,7 @@ def locate(buffer: mmap, member: Member, where: str) -> int:
     Raises:
         WeightsError: the member is compressed or encrypted, contradicts its own header, or exceeds the file.
     """
-    if member.method != _STORED or member.flags & _ENCRYPTED or member.size != member.packed:
+    if member.method != _STORED or member.flags & _ENCRYPTED or member.size_bytes != member.packed_bytes:
         raise WeightsError(
             f"{where}: member {member.shown} is compressed or encrypted, which torch never does; "
             "save the file again with torch"
@@ -111,7 +111,7 @@ def unpack(buffer: mmap, member: Member, where: str, max_bytes: int) -> bytes:
         WeightsError: the member contradicts its own header, exceeds the file, or cannot be decompressed.
     """
     start = _start(buffer, member, where)
-    packed = buffer[start : start + min(member.packed, max_bytes)]
+    packed = buffer[start : start + min(member.packed_bytes, max_bytes)]
     if member.method == _STORED:
         return packed
     try:
@@ -122,16 +122,16 @@ def unpack(buffer: mmap, member: Member, where: str, max_bytes: int) -> bytes:
 
 def _start(buffer: mmap, member: Member, where: str) -> int:
     try:
-        header = _LOCAL.unpack_from(buffer, member.header)
+        header = _LOCAL.unpack_from(buffer, member.header_offset)
     except struct.error as error:
         raise _broken(where, f"member {member.shown} is beyond the end of the file") from error
     name_bytes, extra_bytes = header[-2:]
-    name_start = member.header + _LOCAL.size
+    name_start = member.header_offset + _LOCAL.size
     start = name_start + name_bytes + extra_bytes
     is_same = buffer[name_start : name_start + name_bytes] == member.name and header[3] == member.method
     if header[0] != b"PK\x03\x04" or not is_same:
-        raise _broken(where, f"member {member.shown} is not where the directory says")
-    if start + member.packed > len(buffer):
+        raise _broken(where, f"member {member.shown} is not at the offset that the directory gives")
+    if start + member.packed_bytes > len(buffer):
         raise _broken(where, f"member {member.shown} extends beyond the end of the file")
     return start
 
@@ -179,13 +179,13 @@ def _from_64(extra: bytes, *values: int) -> Iterator[int]:
     """Size, packed size and offset, each taken from the 64-bit extra field if the entry refers to it."""
     position, long_values = 0, b""
     while position + 4 <= len(extra):
-        kind, length = struct.unpack_from("<2H", extra, position)
-        if kind == _EXTRA_64:
+        field_id, length = struct.unpack_from("<2H", extra, position)
+        if field_id == _EXTRA_FIELD_64:
             long_values = extra[position + 4 : position + 4 + length]
         position += 4 + length
     position = 0
     for value in values:
-        if value == _SEE_64:
+        if value == _IN_EXTRA_FIELD:
             (value,) = struct.unpack_from("<Q", long_values, position)
             position += 8
         yield value

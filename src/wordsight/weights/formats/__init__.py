@@ -3,7 +3,7 @@
 registry.py             the formats that are directories, with their readers and writers; a new format is added here
 wordsight.py            wordsight: model.safetensors and wordsight.json
 openai.py               OpenAI's TorchScript archives, whose architecture follows from the shapes (../shapes.py)
-open_clip.py            open_clip's directories, whose configuration open_clip_config.py reads
+open_clip.py            open_clip's directories, whose configuration open_clip_config.py reads (timm_siglip.py: towers)
 hugging_face.py         transformers' CLIPModel and SiglipModel, whose configuration hugging_face_config.py reads
 state_dict.py           files with weights alone, whose architecture the user names
 onnx.py                 two ONNX graphs, written but never read back into a model

@@ -133,9 +133,9 @@ def layout_for(model: ModelConfig) -> Layout:
         layout = "hugging_face_clip"
     else:
         raise WeightsError("hf: transformers has no CLIP with this kind of image tower; choose another format")
-    wrong = [reason for reason, holds in reasons.items() if not holds]
-    if wrong:
-        raise WeightsError(f"hf: {wrong[0]}, but this model differs; choose another format")
+    differing = [reason for reason, holds in reasons.items() if not holds]
+    if differing:
+        raise WeightsError(f"hf: {differing[0]}, but this model differs; choose another format")
     return layout
 
 
@@ -227,5 +227,5 @@ def _preprocessor_of(images: Preprocessing, layout: Layout) -> dict[str, Any]:
         "image_std": list(images.std),
         "do_convert_rgb": True,
     }
-    kind = "Siglip" if layout == "hugging_face_siglip" else "CLIP"
-    return settings | {"image_processor_type": f"{kind}ImageProcessor"}
+    prefix = "Siglip" if layout == "hugging_face_siglip" else "CLIP"
+    return settings | {"image_processor_type": f"{prefix}ImageProcessor"}

@@ -180,13 +180,13 @@ def read_preprocessing(settings: Mapping[str, Any], where: str, layout: Layout, 
     _require(not images.do_pad, where, "do_pad", True, "padding is not supported")
     _require(images.resample in _FILTERS, where, "resample", images.resample, "expected 3 (bicubic) or 2 (bilinear)")
     crops = is_clip if images.do_center_crop is None else images.do_center_crop
-    size = _sizes(images.size, "shortest_edge" if is_clip else "both", size_px)
+    size = _size(images.size, "shortest_edge" if is_clip else "both", size_px)
     expected = {"shortest_edge": size_px} if crops else {"height": size_px, "width": size_px}
     reason = (
         f"expected {expected}, because the image tower expects {size_px} pixels{' after the crop' if crops else ''}"
     )
     _require(size == expected, where, "size", images.size, reason)
-    crop = _sizes(images.crop_size, "both", size_px)
+    crop = _size(images.crop_size, "both", size_px)
     _require(not crops or crop == {"height": size_px, "width": size_px}, where, "crop_size", images.crop_size, reason)
     return Preprocessing(
         size_px=size_px,
@@ -198,12 +198,12 @@ def read_preprocessing(settings: Mapping[str, Any], where: str, layout: Layout, 
     )
 
 
-def _sizes(size: int | dict[str, int] | None, kind: str, size_px: int) -> dict[str, int]:
+def _size(size: int | dict[str, int] | None, default_key: str, size_px: int) -> dict[str, int]:
     """A size as a dictionary; a bare number is interpreted as in older versions of transformers."""
     if isinstance(size, dict):
         return size
     side = size_px if size is None else size
-    return {"shortest_edge": side} if kind == "shortest_edge" else {"height": side, "width": side}
+    return {"shortest_edge": side} if default_key == "shortest_edge" else {"height": side, "width": side}
 
 
 def _without_cosmetics(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -159,16 +159,16 @@ Row = tuple[str, KeyMapping]
 
 def _both(ours: str, theirs: str) -> Iterator[Row]:
     """Rows for the weight and the bias of a layer."""
-    for kind in ("weight", "bias"):
-        yield f"{ours}.{kind}", KeyMapping((f"{theirs}.{kind}",))
+    for suffix in ("weight", "bias"):
+        yield f"{ours}.{suffix}", KeyMapping((f"{theirs}.{suffix}",))
 
 
 def _tower(ours: str, theirs: str) -> Iterator[Row]:
     """Rows for the transformer blocks of one tower, as transformers names them."""
     block, layer = f"{ours}transformer.resblocks.#.", f"{theirs}encoder.layers.#."
-    for kind in ("weight", "bias"):
-        parts = tuple(f"{layer}self_attn.{part}_proj.{kind}" for part in "qkv")
-        yield f"{block}attn.in_proj_{kind}", KeyMapping(parts, shares=(1, 1, 1))
+    for suffix in ("weight", "bias"):
+        parts = tuple(f"{layer}self_attn.{part}_proj.{suffix}" for part in "qkv")
+        yield f"{block}attn.in_proj_{suffix}", KeyMapping(parts, shares=(1, 1, 1))
     yield from _both(f"{block}attn.out_proj", f"{layer}self_attn.out_proj")
     yield from _both(f"{block}ln_1", f"{layer}layer_norm1")
     yield from _both(f"{block}ln_2", f"{layer}layer_norm2")
@@ -219,8 +219,8 @@ def _timm_tower() -> Iterator[Row]:
     yield from _both("visual.conv1", f"{trunk}patch_embed.proj")
     yield "visual.positional_embedding", KeyMapping((f"{trunk}pos_embed",), leading_axes=1)
     yield from _both("visual.ln_post", f"{trunk}norm")
-    for kind in ("weight", "bias"):
-        yield f"{block}attn.in_proj_{kind}", KeyMapping((f"{layer}attn.qkv.{kind}",))
+    for suffix in ("weight", "bias"):
+        yield f"{block}attn.in_proj_{suffix}", KeyMapping((f"{layer}attn.qkv.{suffix}",))
     yield from _both(f"{block}attn.out_proj", f"{layer}attn.proj")
     yield from _both(f"{block}ln_1", f"{layer}norm1")
     yield from _both(f"{block}ln_2", f"{layer}norm2")
@@ -228,8 +228,8 @@ def _timm_tower() -> Iterator[Row]:
     yield from _both(f"{block}mlp.c_proj", f"{layer}mlp.fc2")
     pool, head = "visual.attn_pool.", f"{trunk}attn_pool."
     yield f"{pool}probe", KeyMapping((f"{head}latent",), leading_axes=2)
-    for kind in ("weight", "bias"):
-        yield f"{pool}attn.in_proj_{kind}", KeyMapping((f"{head}q.{kind}", f"{head}kv.{kind}"), shares=(1, 2))
+    for suffix in ("weight", "bias"):
+        yield f"{pool}attn.in_proj_{suffix}", KeyMapping((f"{head}q.{suffix}", f"{head}kv.{suffix}"), shares=(1, 2))
     yield from _both(f"{pool}attn.out_proj", f"{head}proj")
     yield from _both(f"{pool}ln", f"{head}norm")
     yield from _both(f"{pool}mlp.c_fc", f"{head}mlp.fc1")

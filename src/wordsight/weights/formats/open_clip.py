@@ -22,8 +22,9 @@ from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.containers.safetensors import write_safetensors
 from wordsight.weights.formats.json_files import read_json_object, write_json
 from wordsight.weights.formats.key_layouts import Layout, to_ours, to_theirs
-from wordsight.weights.formats.open_clip_config import CONFIG_NAME, SIGLIP_SIZES, read_open_clip_config, timm_image
+from wordsight.weights.formats.open_clip_config import CONFIG_NAME, read_open_clip_config
 from wordsight.weights.formats.state_dict import read_first_state_dict
+from wordsight.weights.formats.timm_siglip import timm_name_of
 from wordsight.weights.formats.tokenizer_files import tokenizer_files, write_tokenizer
 
 __all__ = [
@@ -60,11 +61,11 @@ def read_open_clip(directory: str | Path, weights: str | Path | None = None) -> 
     config = read_json_object(path)
     unknown = sorted(config.keys() - {"model_cfg", "preprocess_cfg"})
     preprocess = config.get("preprocess_cfg") or {}
-    wrong = [*unknown, *(["model_cfg"] if not isinstance(config.get("model_cfg"), dict) else [])]
-    wrong += ["preprocess_cfg"] if not isinstance(preprocess, dict) else []
-    if wrong:
+    invalid = [*unknown, *(["model_cfg"] if not isinstance(config.get("model_cfg"), dict) else [])]
+    invalid += ["preprocess_cfg"] if not isinstance(preprocess, dict) else []
+    if invalid:
         raise WeightsError(
-            f"{path}: key {wrong[0]!r}: expected the objects model_cfg and preprocess_cfg; download it again"
+            f"{path}: key {invalid[0]!r}: expected the objects model_cfg and preprocess_cfg; download it again"
         )
     files = tokenizer_files(directory)
     card = read_open_clip_config(config["model_cfg"], preprocess, files, str(path), directory.name)
@@ -137,9 +138,14 @@ def open_clip_config_of(card: Card) -> dict[str, Any]:
 def _vision_cfg(model: ModelConfig) -> dict[str, Any]:
     image = model.image
     if isinstance(image, SigLIPConfig):
+        name = timm_name_of(image)
+        if name is None:
+            raise WeightsError(
+                "open_clip builds SigLIP's image towers by timm's names, and this tower has none; choose the format hf"
+            )
         return {
             "image_size": image.image_size_px,
-            "timm_model_name": _timm_name(image),
+            "timm_model_name": name,
             "timm_model_pretrained": False,
             "timm_pool": "map",
             "timm_proj": "none",
@@ -147,7 +153,7 @@ def _vision_cfg(model: ModelConfig) -> dict[str, Any]:
     if isinstance(image, ModifiedResNetConfig):
         return {"image_size": image.image_size_px, "layers": list(image.layers), "width": image.width}
     if not isinstance(image, VisionTransformerConfig) or image.stem != "patch":
-        raise WeightsError("open_clip has no image tower of this kind; choose the format wordsight")
+        raise WeightsError("open_clip has no such image tower; choose the format wordsight")
     if "quick_gelu" in (image.activation, model.text.activation) and image.activation != model.text.activation:
         raise WeightsError("open_clip has quick_gelu in both towers or in neither; choose the format wordsight")
     return {
@@ -161,16 +167,6 @@ def _vision_cfg(model: ModelConfig) -> dict[str, Any]:
         **({"pool_type": "avg"} if image.pool == "mean" else {}),
         **({"final_ln_after_pool": True} if image.norm_after_pool else {}),
     }
-
-
-def _timm_name(image: SigLIPConfig) -> str:
-    for size in SIGLIP_SIZES:
-        name = f"vit_{size}_patch{image.patch_size_px}_siglip_{image.image_size_px}"
-        if timm_image(name) == image:
-            return name
-    raise WeightsError(
-        "open_clip builds SigLIP's image towers by timm's names, and this tower has none; choose the format hf"
-    )
 
 
 def _text_cfg(text: TextConfig) -> dict[str, Any]:

@@ -3,13 +3,11 @@
 Keys that are omitted have the defaults of open_clip's data classes, which are repeated here. An unknown key is an
 error, and so is a known key whose value describes a model that wordsight does not have.
 
-Source: open_clip 3.3.0 `model.py: CLIPVisionCfg, CLIPTextCfg`, `transform.py: PreprocessCfg`, `factory.py`; timm's
-`vision_transformer.py` for the SigLIP image towers that its names refer to.
+Source: open_clip 3.3.0 `model.py: CLIPVisionCfg, CLIPTextCfg`, `transform.py: PreprocessCfg`, `factory.py`.
 """
 
-import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -20,39 +18,12 @@ from wordsight.model import ModelConfig, ModifiedResNetConfig, SigLIPConfig, Tex
 from wordsight.model.config import Activation
 from wordsight.text import TokenizerConfig
 from wordsight.weights.card import CLIP_VOCABULARY_SIZE, Card
+from wordsight.weights.formats.timm_siglip import mlp_width, timm_image, timm_names
 from wordsight.weights.formats.tokenizer_files import read_tokenizer
 
 CONFIG_NAME = "open_clip_config.json"
 
 _HEAD_WIDTH = 64
-_SIGLIP_NAME = re.compile(r"vit_(base|large|so400m|giantopt)_patch(\d+)_siglip_(\d+)")
-
-
-class _Size(NamedTuple):
-    """Image towers of SigLIP in timm; `tanh` lists the (patch, side) with the tanh approximation of GELU."""
-
-    width: int
-    layers: int
-    heads: int
-    mlp_ratio: float
-    patches_and_sides: tuple[tuple[int, int], ...]
-    tanh: tuple[tuple[int, int], ...]
-
-
-SIGLIP_SIZES = {
-    "base": _Size(768, 12, 12, 4.0, ((32, 256), (16, 224), (16, 256), (16, 384), (16, 512)), ((32, 256),)),
-    "large": _Size(1024, 24, 16, 4.0, ((16, 256), (16, 384), (16, 512)), ((16, 512),)),
-    "so400m": _Size(
-        1152,
-        27,
-        16,
-        3.7362,
-        ((14, 224), (14, 378), (14, 384), (16, 256), (16, 384), (16, 512)),
-        ((16, 256), (16, 384), (16, 512)),
-    ),
-    "giantopt": _Size(1536, 40, 16, 4.0, ((16, 256), (16, 384)), ((16, 256), (16, 384))),
-}
-"""The towers that timm names `vit_<size>_patch<patch>_siglip_<side>`, by size."""
 
 
 class _Attention(Config, frozen=True):
@@ -196,8 +167,10 @@ def _refuse(config: _Model, where: str) -> None:
     """Refuse options of open_clip for which wordsight has no tower."""
     vision, text = config.vision_cfg, config.text_cfg
     _require(config.multimodal_cfg is None, where, "multimodal_cfg", "...", "CoCa's caption decoder is not supported")
-    _require(text.hf_model_name is None, where, "text_cfg.hf_model_name", text.hf_model_name, _OTHER_TEXT)
-    _require(not vision.attentional_pool, where, "vision_cfg.attentional_pool", vision.attentional_pool, _COCA)
+    _require(text.hf_model_name is None, where, "text_cfg.hf_model_name", text.hf_model_name, _UNSUPPORTED_TEXT_TOWER)
+    _require(
+        not vision.attentional_pool, where, "vision_cfg.attentional_pool", vision.attentional_pool, _UNSUPPORTED_POOLING
+    )
     for table, tower in (("vision_cfg", vision), ("text_cfg", text)):
         for key in _Attention.__struct_fields__:
             value = getattr(tower, key)
@@ -217,8 +190,8 @@ def _refuse(config: _Model, where: str) -> None:
     )
 
 
-_OTHER_TEXT = "text towers of transformers' other models are not supported, only open_clip's own text tower"
-_COCA = "CoCa's attentional pooling with several queries is not supported"
+_UNSUPPORTED_TEXT_TOWER = "text towers of transformers' other models are not supported, only open_clip's own text tower"
+_UNSUPPORTED_POOLING = "CoCa's attentional pooling with several queries is not supported"
 
 
 def _image(config: _Model, where: str) -> VisionTransformerConfig | SigLIPConfig | ModifiedResNetConfig:
@@ -229,7 +202,7 @@ def _image(config: _Model, where: str) -> VisionTransformerConfig | SigLIPConfig
     if isinstance(vision.layers, tuple):
         _require(vision.head_width == _HEAD_WIDTH, where, "vision_cfg.head_width", vision.head_width, _RESNET_HEADS)
         return ModifiedResNetConfig(image_size_px=size_px, layers=vision.layers, width=vision.width)
-    _choose(vision.pool_type, {"tok", "avg"}, where, "vision_cfg.pool_type")
+    _require_choice(vision.pool_type, {"tok", "avg"}, where, "vision_cfg.pool_type")
     _require(
         vision.patch_size is not None,
         where,
@@ -237,7 +210,7 @@ def _image(config: _Model, where: str) -> VisionTransformerConfig | SigLIPConfig
         None,
         "expected the patch size of a vision transformer",
     )
-    _choose(vision.pos_embed_type, {"learnable", "sin_cos_2d"}, where, "vision_cfg.pos_embed_type")
+    _require_choice(vision.pos_embed_type, {"learnable", "sin_cos_2d"}, where, "vision_cfg.pos_embed_type")
     return VisionTransformerConfig(
         image_size_px=size_px,
         patch_size_px=vision.patch_size or 0,
@@ -245,7 +218,7 @@ def _image(config: _Model, where: str) -> VisionTransformerConfig | SigLIPConfig
         layers=vision.layers,
         heads=_heads(vision, where),
         activation=_activation(config, vision.act_kwargs, where),
-        mlp_width=_mlp_width(vision.width, vision.mlp_ratio),
+        mlp_width=mlp_width(vision.width, vision.mlp_ratio),
         epsilon=_epsilon(vision.norm_kwargs, where, "vision_cfg.norm_kwargs"),
         layer_scale=vision.ls_init_value is not None,
         norm_before=not vision.no_ln_pre,
@@ -279,35 +252,10 @@ def _timm_tower(vision: _Vision, where: str) -> SigLIPConfig:
     return image
 
 
-def timm_image(name: str) -> SigLIPConfig | None:
-    """The image tower that timm builds for a name; None unless it is one of SigLIP's with attention pooling."""
-    match = _SIGLIP_NAME.fullmatch(name)
-    if match is None:
-        return None
-    size, shape = SIGLIP_SIZES[match[1]], (int(match[2]), int(match[3]))
-    if shape not in size.patches_and_sides:
-        return None
-    return SigLIPConfig(
-        image_size_px=shape[1],
-        patch_size_px=shape[0],
-        width=size.width,
-        layers=size.layers,
-        heads=size.heads,
-        activation="gelu_tanh" if shape in size.tanh else "gelu",
-        mlp_width=_mlp_width(size.width, size.mlp_ratio),
-    )
-
-
-def timm_names() -> list[str]:
-    """The names of timm's SigLIP towers that are supported."""
-    sizes = SIGLIP_SIZES.items()
-    return [f"vit_{name}_patch{patch}_siglip_{side}" for name, size in sizes for patch, side in size.patches_and_sides]
-
-
 def _text(config: _Model, activation: Activation, where: str) -> TextConfig:
     text = config.text_cfg
-    _choose(text.pool_type, {"argmax", "eos", "first", "last"}, where, "text_cfg.pool_type")
-    _choose(text.proj_type, {"linear", "none"}, where, "text_cfg.proj_type")
+    _require_choice(text.pool_type, {"argmax", "eos", "first", "last"}, where, "text_cfg.pool_type")
+    _require_choice(text.proj_type, {"linear", "none"}, where, "text_cfg.proj_type")
     pools_end = text.pool_type in ("argmax", "eos")
     return TextConfig(
         width=text.width,
@@ -316,7 +264,7 @@ def _text(config: _Model, activation: Activation, where: str) -> TextConfig:
         context_length=text.context_length,
         vocabulary_size=text.vocab_size,
         activation=activation,
-        mlp_width=_mlp_width(text.width, text.mlp_ratio),
+        mlp_width=mlp_width(text.width, text.mlp_ratio),
         epsilon=_epsilon(text.norm_kwargs, where, "text_cfg.norm_kwargs"),
         layer_scale=text.ls_init_value is not None,
         is_causal=not text.no_causal_mask,
@@ -345,7 +293,7 @@ def _tokenizer(text: _Text, files: Mapping[str, bytes], where: str) -> Tokenizer
             _CLIP_CLEANING,
         )
         return TokenizerConfig(context_length=text.context_length)
-    _choose(clean, {"whitespace", "lower", "canonicalize"}, where, "text_cfg.tokenizer_kwargs.clean")
+    _require_choice(clean, {"whitespace", "lower", "canonicalize"}, where, "text_cfg.tokenizer_kwargs.clean")
     _require(not text.tokenizer_mode, where, "text_cfg.tokenizer_mode", text.tokenizer_mode, "is not supported")
     tokenizer = read_tokenizer(files, text.context_length, text.vocab_size, where)
     return msgspec.structs.replace(
@@ -363,9 +311,9 @@ _CLIP_CLEANING = "the clip tokenizer has only one way of cleaning texts (lower)"
 def _preprocessing(preprocess: _Preprocess, size_px: int, where: str) -> Preprocessing:
     side = size_px if preprocess.size is None else _side(preprocess.size, where, "preprocess_cfg.size")
     _require(side == size_px, where, "preprocess_cfg.size", side, f"the image tower expects {size_px}")
-    _choose(preprocess.mode, {"RGB"}, where, "preprocess_cfg.mode")
-    _choose(preprocess.resize_mode, {"shortest", "squash"}, where, "preprocess_cfg.resize_mode")
-    _choose(preprocess.interpolation, {"bicubic", "bilinear"}, where, "preprocess_cfg.interpolation")
+    _require_choice(preprocess.mode, {"RGB"}, where, "preprocess_cfg.mode")
+    _require_choice(preprocess.resize_mode, {"shortest", "squash"}, where, "preprocess_cfg.resize_mode")
+    _require_choice(preprocess.interpolation, {"bicubic", "bilinear"}, where, "preprocess_cfg.interpolation")
     return Preprocessing(
         size_px=size_px,
         mean=preprocess.mean,
@@ -381,9 +329,9 @@ def _side(size: int | tuple[int, ...], where: str, key: str) -> int:
     return sides.pop()
 
 
-def _choose(value: str, known: set[str], where: str, key: str) -> None:
-    choices = " or ".join(sorted(known))
-    _require(value in known, where, key, value, f"expected {choices}{nearest(value, known)}")
+def _require_choice(value: str, choices: set[str], where: str, key: str) -> None:
+    expected = " or ".join(sorted(choices))
+    _require(value in choices, where, key, value, f"expected {expected}{nearest(value, choices)}")
 
 
 def _activation(config: _Model, options: Mapping[str, Any] | None, where: str) -> Activation:
@@ -401,8 +349,3 @@ def _epsilon(options: Mapping[str, Any] | None, where: str, key: str) -> float:
     is_valid = not remaining and isinstance(epsilon, float | int) and epsilon > 0
     _require(is_valid, where, key, options, "expected eps, a number above 0, and nothing else")
     return float(epsilon)
-
-
-def _mlp_width(width: int, ratio: float) -> int | None:
-    inner = int(width * ratio)
-    return None if inner == 4 * width else inner

@@ -231,9 +231,10 @@ def _renamed(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """Tensors under the names of `CLIP`; in open_clip's `CustomTextCLIP` the text tower has the prefix `text.`."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        ours = name.removeprefix(_TEXT_PREFIX)
-        if ours in renamed:
-            raise WeightsError(f"{where}: two tensors are named {first_names([ours])}; save the state dict again")
-        if ours not in _NOT_WEIGHTS:
-            renamed[ours] = tensor.reshape(()) if ours in _SCALARS and tensor.numel() == 1 else tensor
+        new_name = name.removeprefix(_TEXT_PREFIX)
+        if new_name in renamed:
+            raise WeightsError(f"{where}: two tensors are named {first_names([new_name])}; save the state dict again")
+        if new_name not in _NOT_WEIGHTS:
+            is_scalar = new_name in _SCALARS and tensor.numel() == 1
+            renamed[new_name] = tensor.reshape(()) if is_scalar else tensor
     return renamed

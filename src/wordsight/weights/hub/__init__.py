@@ -1,4 +1,4 @@
-"""Published weights: what is known of them, and how they are downloaded.
+"""Published weights: a catalogue of cards, and how the files are downloaded.
 
 catalogue.py     the cards in cards/*.toml, one file per checkpoint; adding published weights is adding a card
 download.py      name of a card or hf-hub:owner/name -> path in the cache

@@ -115,9 +115,9 @@ def _weights_by_description() -> dict[str, list[str]]:
     from wordsight.weights.formats.registry import FORMATS
 
     return {
-        known.description_name: [name for name in known.weights_names if not name.endswith(INDEX_SUFFIX)]
-        for known in FORMATS.values()
-        if known.description_name
+        each.description_name: [name for name in each.weights_names if not name.endswith(INDEX_SUFFIX)]
+        for each in FORMATS.values()
+        if each.description_name
     }
 
 
@@ -157,8 +157,8 @@ class _OneLineErrors:
         from huggingface_hub import errors
 
         connection = (OSError, *errors.HfHubHTTPError.__bases__)
-        theirs = (*connection, errors.HFValidationError, errors.EntryNotFoundError)
-        if error is not None and isinstance(error, theirs):
+        translatable = (*connection, errors.HFValidationError, errors.EntryNotFoundError)
+        if error is not None and isinstance(error, translatable):
             raise self._translated(error) from error
 
     def _translated(self, error: BaseException) -> DownloadError | OutputError:
