@@ -13,7 +13,7 @@ import typer.main
 
 import wordsight
 from tests.code_blocks import run_blocks
-from tests.conftest import DEMO_PACKAGES, ROOT
+from tests.conftest import ROOT
 from wordsight import errors
 from wordsight.cli import build_app
 from wordsight.training.recipe import Recipe
@@ -82,9 +82,7 @@ def options() -> list[tuple[str, str]]:
 def missing_options(page: str) -> list[tuple[str, str]]:
     missing = []
     for command, option in options():
-        heading = f"## `wordsight {command}`".replace(" `", "`") if not command else f"## `wordsight {command}`"
-        heading = heading if command else "## `wordsight`"
-        _, found, rest = page.partition(heading)
+        _, found, rest = page.partition(f"## `{' '.join(['wordsight', command]).strip()}`")
         section = rest.partition("\n## ")[0]
         if not found or not re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", section):
             missing.append((command, option))
@@ -141,7 +139,7 @@ def test_every_key_has_a_description(struct: type) -> None:
     assert undescribed == []
 
 
-def test_what_is_removed_from_the_reference_is_noticed() -> None:
+def test_a_name_option_or_key_removed_from_the_reference_is_noticed() -> None:
     """The negative control of the tests above."""
     assert missing_names(rendered("api.md").replace("wordsight.load", "")) == ["wordsight.load"]
     assert missing_options(rendered("commands.md").replace("--top", "")) == [("classify", "--top")]
@@ -149,7 +147,7 @@ def test_what_is_removed_from_the_reference_is_noticed() -> None:
     assert missing_keys(Recipe, page) == ["schedule.steps"]
 
 
-def test_the_reference_is_complete_for_an_unknown_mark() -> None:
+def test_an_unknown_mark_is_an_error() -> None:
     with pytest.raises(KeyError, match="no-such-section"):
         reference.on_page_markdown("<!-- generated: no-such-section -->")
 
@@ -216,9 +214,6 @@ def test_paths_in_the_source_name_existing_pages() -> None:
 @pytest.fixture(scope="session")
 def example_files(demo_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the pages take for granted: `demo/`, `photos/` with captions, `labelled/` by class, `film.mp4`."""
-    from wordsight.data.openmoji import collect  # noqa: F401  (the demo's packages are installed)
-    from wordsight.demo.evaluation import kind_of  # noqa: F401
-
     directory = tmp_path_factory.mktemp("examples")
     (directory / "demo").symlink_to(demo_directory / "demo", target_is_directory=True)
     images = sorted((demo_directory / "demo" / "images").glob("*.png"))
@@ -227,7 +222,8 @@ def example_files(demo_directory: Path, tmp_path_factory: pytest.TempPathFactory
         (directory / "labelled" / label).mkdir(parents=True)
         for image in images[40 + 8 * number : 48 + 8 * number]:
             (directory / "labelled" / label / image.name).write_bytes(image.read_bytes())
-    write_film(directory / "film.mp4")
+    if importlib.util.find_spec("av"):
+        write_film(directory / "film.mp4")
     return directory
 
 
@@ -242,7 +238,7 @@ def write_photos(images: list[Path], directory: Path) -> None:
 
 def write_film(path: Path) -> None:
     """Two seconds of video."""
-    av = pytest.importorskip("av")
+    import av
     import numpy as np
 
     with av.open(str(path), "w") as container:
@@ -259,6 +255,8 @@ def write_film(path: Path) -> None:
 def test_the_code_blocks_of_a_page_run(
     page: Path, example_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if page.stem == "video":
+        pytest.importorskip("av", reason="needs PyAV, extra video")
     for path in example_files.iterdir():
         (tmp_path / path.name).symlink_to(path, target_is_directory=path.is_dir())
     monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path / "cache"))
@@ -266,6 +264,8 @@ def test_the_code_blocks_of_a_page_run(
     run_blocks(page)
 
 
-def test_the_pages_that_run_are_many() -> None:
-    assert len(RUNNABLE) >= 12
-    assert DEMO_PACKAGES
+def test_most_guides_have_blocks_that_run() -> None:
+    guides = [
+        page for page in PAGES if page.parent.name in ("how-to", "tutorial") and page != DOCS / "how-to" / "index.md"
+    ]
+    assert {page.name for page in guides} - {page.name for page in RUNNABLE} == {"ray.md"}

@@ -1,4 +1,4 @@
-"""The code blocks of the README run as they are printed, in a directory in which the demo has run; its links resolve."""
+"""The code blocks of the README run as printed, in a directory in which the demo has run; its links resolve."""
 
 import re
 from pathlib import Path
