@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 import msgspec
 import typer.main
 
+_WITHOUT_VALUE = ("not set", "its defaults")
 MARK = re.compile(r"<!-- generated: ([a-z-]+) -->")
 
 
@@ -43,22 +44,28 @@ def api() -> str:
     """A mkdocstrings directive for every public name."""
     import wordsight
 
-    lines = [f"`wordsight.__version__` is the version of the package, `{wordsight.__version__}`.\n"]
-    lines += [_directive(name) for name in public_names() if not name.startswith("wordsight.errors.")]
-    lines.append("## Errors\n\n`wordsight.errors` holds the exceptions.\n")
-    lines += [_directive(name) for name in public_names() if name.startswith("wordsight.errors.")]
-    return "\n".join(lines)
+    names = [name for name in public_names() if not name.startswith("wordsight.errors.")]
+    errors = [name for name in public_names() if name.startswith("wordsight.errors.")]
+    parts = [f"`wordsight.__version__` is the version of the package, here `{wordsight.__version__}`.\n"]
+    parts += [_directive(name, level=2) for name in names]
+    parts.append(
+        "## Errors\n\nEvery error that a user can cause is one of these classes, which are in `wordsight.errors`.\n"
+    )
+    parts += [_directive(name, level=3) for name in errors]
+    return "\n".join(parts)
 
 
-def _directive(name: str) -> str:
+def _directive(name: str, level: int) -> str:
+    """The directive for an object: found where it is defined, shown under the name by which users import it."""
     import wordsight
 
-    owner, _, attribute = name.rpartition(".")
-    value = getattr(wordsight.errors if owner.endswith("errors") else wordsight, attribute)
-    # the page documents an object where it is defined, under the name by which users import it
-    heading = name.removeprefix("wordsight.") if owner.endswith("errors") else name
-    defined = f"{value.__module__}.{value.__qualname__}"
-    return f"### `{heading}` {{ #{name} }}\n\n::: {defined}\n    options:\n      show_root_heading: false\n"
+    value = wordsight
+    for attribute in name.split(".")[1:]:
+        value = getattr(value, attribute)
+    options = f"heading: {name}\n      toc_label: {name.removeprefix('wordsight.')}\n      heading_level: {level}"
+    return (
+        f"::: {value.__module__}.{value.__qualname__}\n    options:\n      show_root_heading: true\n      {options}\n"
+    )
 
 
 # --- commands ---
@@ -92,8 +99,13 @@ def _parameters(command: Any) -> str:
         # the record ends in "[default: 1; x>=0]" or "[required]"
         extra = re.search(r"\s*\[(default: [^\]]*|required|[^\]]*[<>]=?[^\]]*)\]$", text)
         meaning = parameter.help or text.removesuffix(extra[0] if extra else "")
-        rows.append([f"`{' '.join(names.split())}`", escape(meaning), escape(extra[1]) if extra else ""])
-    return table(["argument or option", "meaning", "default"], rows)
+        facts = (
+            re.sub(r"default: ([^;]*)", r"`\1`", extra[1].replace("x", "", 1) if ">=" in extra[1] else extra[1])
+            if extra
+            else ""
+        )
+        rows.append([f"`{' '.join(names.split())}`", escape(meaning), escape(facts)])
+    return table(["argument or option", "meaning", "default, range"], rows)
 
 
 # --- keys of recipes and cards ---
@@ -172,7 +184,8 @@ def _tables(root: Any) -> str:
         tag = struct.__struct_config__.tag
         rows = [[f"`{prefix}.{struct.__struct_config__.tag_field}`", "string", "required", f'`"{tag}"`']] if tag else []
         for key in keys_of(struct, prefix):
-            default = f"`{key.default}`" if key.default else "required"
+            is_value = key.default and key.default not in _WITHOUT_VALUE
+            default = f"`{key.default}`" if is_value else key.default or "required"
             rows.append([f"`{key.name}`", escape(key.type), default, escape(key.description)])
         parts.append(table(["key", "type", "default", "description"], rows))
     return "\n".join(parts)
@@ -239,9 +252,9 @@ def _field_default(field: Any) -> str:
     if value is msgspec.NODEFAULT:
         return ""
     if value is None:
-        return "none"
+        return _WITHOUT_VALUE[0]
     if hasattr(value, "__struct_fields__"):
-        return "its defaults"
+        return _WITHOUT_VALUE[1]
     return str(msgspec.json.encode(value).decode())
 
 

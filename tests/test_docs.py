@@ -61,7 +61,7 @@ def is_error(value: object) -> bool:
 
 
 def missing_names(page: str) -> list[str]:
-    return [name for name in public_names() if f"#{name} }}" not in page and f"`{name}`" not in page]
+    return [name for name in public_names() if f"heading: {name}\n" not in page and f"`{name}`" not in page]
 
 
 def options() -> list[tuple[str, str]]:
