@@ -99,11 +99,8 @@ def _parameters(command: Any) -> str:
         # the record ends in "[default: 1; x>=0]" or "[required]"
         extra = re.search(r"\s*\[(default: [^\]]*|required|[^\]]*[<>]=?[^\]]*)\]$", text)
         meaning = parameter.help or text.removesuffix(extra[0] if extra else "")
-        facts = (
-            re.sub(r"default: ([^;]*)", r"`\1`", extra[1].replace("x", "", 1) if ">=" in extra[1] else extra[1])
-            if extra
-            else ""
-        )
+        facts = re.sub(r"default: ([^(;][^;]*)", r"`\1`", extra[1]) if extra else ""
+        facts = re.sub(r"default: \((.*?)\)", r"\1", facts).replace("x>=", "≥ ")
         rows.append([f"`{' '.join(names.split())}`", escape(meaning), escape(facts)])
     return table(["argument or option", "meaning", "default, range"], rows)
 
