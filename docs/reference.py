@@ -76,17 +76,18 @@ def commands() -> str:
     from wordsight.cli import build_app
 
     group: Any = typer.main.get_command(build_app())
-    parts = [f"## `wordsight` {{ #wordsight }}\n\n{_help(group.help)}\n\n{_parameters(group)}"]
+    parts = [f"## `wordsight` {{ #wordsight }}\n\n{_help(group)}\n\n{_parameters(group)}"]
     for name, command in group.commands.items():
         usage = " ".join(["wordsight", name, *command.collect_usage_pieces(typer.Context(command, info_name=name))])
-        parts.append(f"## `wordsight {name}` {{ #{name} }}\n\n```text\n{usage}\n```\n\n{_help(command.help)}\n\n")
+        parts.append(f"## `wordsight {name}` {{ #{name} }}\n\n```text\n{usage}\n```\n\n{_help(command)}\n\n")
         parts[-1] += _parameters(command)
     return "\n".join(parts)
 
 
-def _help(text: str | None) -> str:
-    """A help text as Markdown: paragraphs, and the example as a block of code."""
-    prose, _, example = inspect.cleandoc(text or "").replace("\b\n", "").partition("Example:")
+def _help(command: Any) -> str:
+    """The help text of a command as Markdown: paragraphs, and the example as a block of code."""
+    text = f"{inspect.cleandoc(command.help or '')}\n\n{inspect.cleandoc(command.epilog or '')}"
+    prose, _, example = text.replace("\b", "").partition("Example:")
     lines = "\n".join(line.strip() for line in example.strip().splitlines())
     return escape(prose.strip()) + (f"\n\n```console\n{lines}\n```" if lines else "")
 

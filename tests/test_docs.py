@@ -119,6 +119,14 @@ def test_every_command_and_option_is_in_the_reference() -> None:
     assert missing_options(rendered("commands.md")) == []
 
 
+def test_every_command_has_an_example_in_the_reference() -> None:
+    sections = rendered("commands.md").split("\n## ")[2:]
+    assert len(sections) == len(typer.main.get_command(build_app()).commands)
+    for section in sections:
+        name = section.split("`")[1]
+        assert f"```console\n{name}" in section
+
+
 @pytest.mark.parametrize(
     ("struct", "page"), [(Recipe, "recipes.md"), (Card, "cards.md"), (PublishedCard, "published-cards.md")]
 )
