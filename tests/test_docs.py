@@ -82,9 +82,9 @@ def options() -> list[tuple[str, str]]:
 def missing_options(page: str) -> list[tuple[str, str]]:
     missing = []
     for command, option in options():
-        _, found, rest = page.partition(f"## `{' '.join(['wordsight', command]).strip()}`")
+        _, heading, rest = page.partition(f"## `{' '.join(['wordsight', command]).strip()}`")
         section = rest.partition("\n## ")[0]
-        if not found or not re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", section):
+        if not heading or not re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", section):
             missing.append((command, option))
     return missing
 
