@@ -200,6 +200,15 @@ def test_every_page_is_in_the_navigation_and_the_other_way_round() -> None:
     assert sorted(listed) == [page.relative_to(DOCS).as_posix() for page in PAGES]
 
 
+def test_the_home_page_and_the_readme_make_the_same_comparison() -> None:
+    tables = [
+        re.findall(r"^\| .*$", path.read_text("utf-8"), re.MULTILINE)[:11]
+        for path in (ROOT / "README.md", DOCS / "index.md")
+    ]
+    assert "openai/CLIP" in tables[0][0]
+    assert tables[0] == tables[1]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
 def test_the_links_of_a_page_resolve(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)[^)]*\)", page.read_text("utf-8")):
