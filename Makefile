@@ -1,10 +1,10 @@
-# Each target makes its environment from nothing and is quick the second time.
+# Each target creates the environment that it needs; a second run reuses it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test slow check clean
+.PHONY: demo test slow check docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/wordsight demo --out demo
@@ -21,6 +21,9 @@ check: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict
+
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "wordsight needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
@@ -29,16 +32,20 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[samples,report,fast]'
 	touch $@
 
-# the peers require torchvision, which may bring another torch: they come without what they ask for
+# The peers require torchvision, which may install another torch: they are installed without their dependencies.
 $(VENV)/.test: pyproject.toml constraints.txt requirements-peers.txt | $(BIN)/python
 	$(PIP) --editable '.[dev,samples,report,fast,log,onnx,heif,video]'
 	$(PIP) --no-deps --requirement requirements-peers.txt
 	touch $@ $(VENV)/.demo
 
-# Daft and Ray are 390 MB, which only tests on a cluster need
+# Daft and Ray are 390 MB, and only the tests on a cluster need them.
 $(VENV)/.slow: $(VENV)/.test
 	$(PIP) --editable '.[scale]'
 	touch $@
 
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo runs
+	rm -rf $(VENV) demo runs site

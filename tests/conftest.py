@@ -66,13 +66,19 @@ def pairs() -> "list[EmojiPair]":
 
 
 @pytest.fixture(scope="session")
-def place(pairs: "list[EmojiPair]", tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory in which a tour of three steps was taken."""
+def demo_directory(pairs: "list[EmojiPair]", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory in which `wordsight demo` has run with three training steps."""
     from wordsight.cli import main
 
-    directory = tmp_path_factory.mktemp("place")
+    directory = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("wordsight.demo.tour.collect", lambda: pairs)
         patch.chdir(directory)
         assert main(["demo", "--steps", "3", "--json"]) == 0
     return directory
+
+
+@pytest.fixture(scope="session")
+def place(demo_directory: Path) -> Path:
+    """The former name of `demo_directory`."""
+    return demo_directory

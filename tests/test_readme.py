@@ -1,40 +1,29 @@
-"""What the README shows runs as it stands, in a directory in which the demo was taken."""
+"""The code blocks of the README run as printed, in a directory in which the demo has run; its links resolve."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 
+from tests.code_blocks import blocks_of, commands_of, run_blocks
 from tests.conftest import ROOT
-from wordsight.cli import main
 
-README = (ROOT / "README.md").read_text("utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+README = ROOT / "README.md"
 
 
-def test_the_shell_lines_run(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(place)
-    commands = [shlex.split(line) for block in blocks("bash") for line in block.splitlines()]
-    assert {command[1] for command in commands} >= {"classify", "embed"}
-    for program, *arguments in commands:
-        assert program == "wordsight"
-        assert main(arguments) == 0, capsys.readouterr().err
+def test_the_code_blocks_run(demo_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(demo_directory)
+    names = run_blocks(README)
+    assert names["images"].shape == (1, 128)
+    assert names["texts"].shape == (2, 128)
+    assert names["ids"].shape == (1, 77)
 
 
-def test_the_python_lines_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
-    (block,) = blocks("python")
-    names: dict[str, object] = {}
-    exec(block, names)
-    assert names["images"].shape == (1, 128)  # type: ignore[attr-defined]
-    assert names["texts"].shape == (2, 128)  # type: ignore[attr-defined]
-    assert names["ids"].shape == (1, 77)  # type: ignore[attr-defined]
+def test_the_commands_show_the_main_uses() -> None:
+    commands = [command for block in blocks_of(README) if block.language == "bash" for command in commands_of(block)]
+    assert {command.split()[1] for command in commands} >= {"classify", "embed"}
 
 
-def test_links_lead_to_files() -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+def test_the_links_resolve() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", README.read_text("utf-8")):
         assert (ROOT / target).exists(), target
