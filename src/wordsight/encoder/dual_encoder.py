@@ -88,8 +88,8 @@ class DualEncoder:
             (N, E) float32, unit length.
 
         Raises:
-            ImageError: an image is unreadable. To skip such images, use `ZeroShotClassifier.classify` with `on_broken`
-                or `wordsight embed`.
+            ImageError: an image is unreadable. To skip such images, use `ZeroShotClassifier.classify` with
+                `on_unreadable`, or `wordsight embed`.
             WeightsError: the model returns numbers that are not finite.
         """
         rows = []

@@ -152,7 +152,10 @@ def _build(checkpoint: "Checkpoint", device: "torch.device", runtime: str, name:
 
 
 def _convert_to_half(model: "CLIP") -> None:
-    """Convert all weights but the logit scale and bias to float16; as float16, a scale of 100 would become 100.03."""
+    """Convert all weights to float16 but the scalars, the logit scale and bias, which save nothing.
+
+    The logarithm of a scale of 100, rounded to float16, would be that of 100.03.
+    """
     scalars = [parameter for parameter in model.parameters() if not parameter.ndim]
     exact = [scalar.detach().clone() for scalar in scalars]
     model.half()
