@@ -6,7 +6,7 @@ import pytest
 from wordsight.parallel import ordered_map
 
 
-def test_results_come_in_the_order_of_the_tasks_whichever_is_done_first() -> None:
+def test_results_are_in_the_order_of_the_tasks() -> None:
     def work(number: int) -> int:
         time.sleep(0.002 * (number % 3))
         return number**2
@@ -14,7 +14,7 @@ def test_results_come_in_the_order_of_the_tasks_whichever_is_done_first() -> Non
     assert list(ordered_map(work, range(40))) == [number**2 for number in range(40)]
 
 
-def test_no_more_tasks_are_taken_than_are_wanted_ahead() -> None:
+def test_at_most_ahead_tasks_are_taken_before_their_results_are_requested() -> None:
     taken: list[int] = []
 
     def tasks():
@@ -28,7 +28,7 @@ def test_no_more_tasks_are_taken_than_are_wanted_ahead() -> None:
     results.close()
 
 
-def test_what_goes_wrong_comes_out_and_ends_the_threads() -> None:
+def test_an_exception_is_raised_and_stops_the_threads() -> None:
     def work(number: int) -> int:
         return 1 // (3 - number)
 

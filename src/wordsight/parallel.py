@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 
 def available_cpus() -> int:
-    """The number of CPUs that this process may use."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
@@ -20,8 +20,8 @@ def ordered_map(work: Callable[[Task], Result], tasks: Iterable[Task], ahead: in
     """Apply `work` to each task in one thread per CPU and yield the results in the order of the tasks.
 
     Args:
-        work: called in a thread.
-        tasks: may be a stream; at most `ahead` tasks are taken before their results are requested.
+        work: called in the threads; the first exception it raises is raised here, and ends them.
+        tasks: can be a stream; at most `ahead` tasks are taken before their results are requested.
         ahead: number of results in flight.
     """
     with ThreadPoolExecutor(available_cpus()) as pool:

@@ -36,7 +36,7 @@ def test_a_image_is_a_line_and_a_broken_one_has_its_reason(place, capsys):
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [line[0] for line in lines] == [f"photos/{number:03d}.png" for number in range(3)]
     assert lines[0][1:] == [f"{first.label} {first.probability:.4f}"]
-    assert lines[1][1].startswith("error: photos/001.png: not a image")
+    assert lines[1][1].startswith("error: photos/001.png: not an image")
 
 
 def test_more_labels_are_shown_when_asked_for(place, capsys):
@@ -53,7 +53,7 @@ def test_json_is_an_object_a_line(place, capsys):
     assert first["ranking"][0] == {"label": first["label"], "probability": first["probability"]}
     assert len(first["ranking"]) == 2
     assert broken["image"] == "photos/001.png"
-    assert "not a image" in broken["error"]
+    assert "not an image" in broken["error"]
 
 
 def test_why_writes_a_page_of_all_that_was_labelled(place, capsys):
@@ -105,7 +105,7 @@ def test_a_terminal_gets_a_table(place, capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert shown.startswith("┏━")
     assert "photos/[red]x.png" in shown
-    assert "not a image" in shown
+    assert "not an image" in shown
 
 
 def test_each_label_by_itself_and_all_of_them_in_json(place, capsys):

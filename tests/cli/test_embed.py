@@ -36,7 +36,7 @@ def test_what_was_done_and_left_out_is_told(place, capsys):
     assert run("out.npy") == 0
     shown = capsys.readouterr()
     assert shown.out == f"out.npy: 2 embeddings, 2 of them new, 1 broken images; {tiny_clip().fingerprint}\n"
-    assert shown.err.startswith("left out: photos/001.png: not a image")
+    assert shown.err.startswith("left out: photos/001.png: not an image")
     assert np.load("out.npy").shape == (2, 8)
 
 

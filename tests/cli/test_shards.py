@@ -41,7 +41,7 @@ def call(*arguments: object) -> tuple[int, str, BaseException | None]:
 def test_a_directory_becomes_shards_and_the_summary_says_how(directory: Path, tmp_path: Path) -> None:
     code, output, _ = call(directory, tmp_path / "out")
     assert code == 0
-    assert output.splitlines()[0].startswith("texts beside the images: 3 samples in 1 shards, ")
+    assert output.splitlines()[0].startswith("texts next to the images: 3 samples in 1 shards, ")
     assert "1 skipped, with reasons in" in output
     assert "3 (3.png): " in output
     assert len(open_shards(tmp_path / "out")) == 3

@@ -1,4 +1,4 @@
-"""Small images, tar files written by the standard library, and shard directories, all made on the spot."""
+"""Fixtures that generate small images, tar files written by the standard library, and directories of shards."""
 
 import io
 import json
@@ -19,7 +19,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def image() -> Callable[..., bytes]:
-    """Makes the bytes of a image, another one for each number."""
+    """A function that encodes an image; each number gives a different one."""
 
     def make(number: int = 0, size: tuple[int, int] = (20, 16), form: str = "JPEG") -> bytes:
         pixels = np.random.Generator(np.random.Philox(number)).integers(0, 256, (size[1] // 4, size[0] // 4, 3))
@@ -32,7 +32,7 @@ def image() -> Callable[..., bytes]:
 
 @pytest.fixture
 def write_tar() -> Callable[[Path, Sequence[tuple[str, bytes]]], Path]:
-    """Writes a tar file with the standard library."""
+    """A function that writes a tar file with the standard library."""
 
     def write(path: Path, members: Sequence[tuple[str, bytes]]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,16 +48,19 @@ def write_tar() -> Callable[[Path, Sequence[tuple[str, bytes]]], Path]:
 
 @pytest.fixture
 def make_shards(tmp_path: Path, image: Callable[..., bytes], write_tar: Callable[..., Path]) -> Callable[..., Path]:
-    """Makes a directory of foreign shards: `counts` samples in each, texts by `text_of(number)` as their JSON."""
+    """A function that writes a directory of shards without manifest.
+
+    `counts` are the numbers of samples in each shard, and `text_of(number)` is the JSON of a sample.
+    """
 
     def make(name: str, counts: Sequence[int], text_of: Callable[[int], Any] | None = None) -> Path:
         number = 0
         for shard, count in enumerate(counts):
             members = []
             for _ in range(count):
-                told = text_of(number) if text_of else {"captions": [f"image {number}", f"number {number}"]}
+                texts = text_of(number) if text_of else {"captions": [f"image {number}", f"number {number}"]}
                 members.append((f"{name}{number:04d}.jpg", image(number)))
-                members.append((f"{name}{number:04d}.json", json.dumps(told).encode()))
+                members.append((f"{name}{number:04d}.json", json.dumps(texts).encode()))
                 number += 1
             write_tar(tmp_path / name / f"{shard:06d}.tar", members)
         return tmp_path / name

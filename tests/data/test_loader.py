@@ -1,4 +1,4 @@
-"""Batches: the same bits for any number of workers, resume point and ranks; broken samples are counted."""
+"""Batches: identical for any number of workers and ranks and after a resume, with broken samples counted."""
 
 import dataclasses
 import threading
@@ -29,7 +29,7 @@ TEMPLATES = ("a photo of a {}", "{}")
 
 @pytest.fixture
 def mixture(make_shards: Shards) -> Mixture:
-    """Two to one: 17 captioned samples, and 5 of two labels with two names each."""
+    """17 captioned samples and 5 labelled ones (two labels with two names each), mixed two to one."""
 
     def label(number: int) -> dict[str, Any]:
         return {"label": f"thing {number % 2}", "names": [f"thing {number % 2}", f"object {number % 2}"]}
@@ -39,8 +39,8 @@ def mixture(make_shards: Shards) -> Mixture:
     return Mixture([MixtureSource(captions, 2.0), MixtureSource(labels, 1.0, TEMPLATES)])
 
 
-def take(mixture: Mixture, count: int, plan: BatchPlan = PLAN, **how: Any) -> list[Batch]:
-    with Loader(mixture, clip_tokenizer(16), plan, **how) as loader:
+def take(mixture: Mixture, count: int, plan: BatchPlan = PLAN, **options: Any) -> list[Batch]:
+    with Loader(mixture, clip_tokenizer(16), plan, **options) as loader:
         return [next(loader) for _ in range(count)]
 
 
@@ -50,24 +50,23 @@ def assert_equal(one: Batch, other: Batch) -> None:
         assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
-def test_a_batch_is_what_its_draws_say(mixture: Mixture) -> None:
-    """Place by place, from the definitions alone."""
+def test_every_slot_follows_from_the_documented_draws(mixture: Mixture) -> None:
     for batch in take(mixture, 3):
         for row in range(12):
             source = 0 if row < 8 else 1
             position = batch.step * (8, 4)[source] + row - 8 * source
             shards = mixture.sources[source].shards
-            epoch, place = divmod(position, len(shards))
+            epoch, index = divmod(position, len(shards))
             sample = shards.sample(SourceOrder(shards, 3, source).sample_at(position))
-            drawn = draws(3, stream_of(Purpose.TEXT, source), epoch, place)
+            drawn = draws(3, stream_of(Purpose.TEXT, source), epoch, index)
             _, text = draw_text(sample, mixture.sources[source].templates, drawn)
-            crop = draws(3, stream_of(Purpose.CROP, source), epoch, place)
+            crop = draws(3, stream_of(Purpose.CROP, source), epoch, index)
             assert (batch.keys[row], batch.texts[row]) == (sample.key, text)
             assert (batch.pixels[row].numpy() == augment(decode(sample.image), 8, PLAN.augmentation, crop)).all()
             assert bool(batch.is_label[row]) == (source == 1)
 
 
-def test_types_and_shapes_are_as_promised(mixture: Mixture) -> None:
+def test_types_and_shapes_are_as_documented(mixture: Mixture) -> None:
     (batch,) = take(mixture, 1)
     assert (batch.pixels.shape, batch.pixels.dtype) == ((12, 8, 8, 3), torch.uint8)
     assert (batch.ids.dtype, batch.text_numbers.dtype, batch.is_label.dtype) == (torch.int32, torch.int64, torch.bool)
@@ -82,21 +81,21 @@ def test_types_and_shapes_are_as_promised(mixture: Mixture) -> None:
         batch.step = 5  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("how", [{"workers": 1}, {"workers": 3}, {"workers": 5, "prefetch": 1}])
-def test_any_number_of_workers_gives_the_same_batches(mixture: Mixture, how: dict[str, int]) -> None:
-    for one, other in zip(take(mixture, 9), take(mixture, 9, **how), strict=True):
+@pytest.mark.parametrize("options", [{"workers": 1}, {"workers": 3}, {"workers": 5, "prefetch": 1}])
+def test_the_number_of_workers_does_not_change_the_batches(mixture: Mixture, options: dict[str, int]) -> None:
+    for one, other in zip(take(mixture, 9), take(mixture, 9, **options), strict=True):
         assert_equal(one, other)
 
 
 @pytest.mark.parametrize("first_step", [1, 4, 7])
-def test_a_resume_gives_the_same_batches(mixture: Mixture, first_step: int) -> None:
+def test_a_resumed_loader_returns_the_same_batches(mixture: Mixture, first_step: int) -> None:
     whole = take(mixture, 9)
     for one, other in zip(whole[first_step:], take(mixture, 9 - first_step, first_step=first_step), strict=True):
         assert_equal(one, other)
 
 
 @pytest.mark.parametrize("world", [2, 3, 4])
-def test_ranks_one_after_another_are_the_global_batch(mixture: Mixture, world: int) -> None:
+def test_concatenated_ranks_are_the_global_batch(mixture: Mixture, world: int) -> None:
     whole = take(mixture, 3)
     parts = [take(mixture, 3, rank=rank, world=world) for rank in range(world)]
     for step, batch in enumerate(whole):
@@ -119,16 +118,16 @@ def test_ranks_one_after_another_are_the_global_batch(mixture: Mixture, world: i
 
 
 def test_another_seed_gives_other_batches(mixture: Mixture) -> None:
-    """The negative control of the three equalities above."""
+    """A negative control of the three tests above."""
     (one,), (other,) = take(mixture, 1), take(mixture, 1, dataclasses.replace(PLAN, seed=4))
     assert one.keys != other.keys
     assert not torch.equal(one.pixels, other.pixels)
 
 
-def test_every_batch_has_the_same_composition_and_every_epoch_all_samples(mixture: Mixture) -> None:
+def test_every_batch_has_the_same_composition_and_every_epoch_has_all_samples(mixture: Mixture) -> None:
     batches = take(mixture, 17)
     assert {int(batch.is_label.sum()) for batch in batches} == {4}
-    captions = [key for batch in batches for key in batch.keys[:8]]  # 136 places, 8 epochs of 17
+    captions = [key for batch in batches for key in batch.keys[:8]]  # 136 slots, 8 epochs of 17
     labels = [key for batch in batches for key in batch.keys[8:]][:65]  # 13 epochs of 5
     assert set(Counter(captions).values()) == {8}
     assert set(Counter(labels).values()) == {13}
@@ -142,10 +141,10 @@ def test_all_captions_names_and_templates_are_drawn(mixture: Mixture) -> None:
     assert texts == labels | captions
 
 
-def test_a_text_is_known_as_every_images_that_has_it(make_shards: Shards) -> None:
-    told = ["A  cat ", "a dog"]
+def test_equal_texts_belong_to_every_image_that_has_them(make_shards: Shards) -> None:
+    caption_of = ["A  cat ", "a dog"]
     names = [{"label": "tabby", "names": ["tabby", "a cat"]}, {"label": "pug", "names": ["pug", "a dog"]}]
-    captions = open_shards(make_shards("captions", [2], lambda number: {"caption": told[number]}))
+    captions = open_shards(make_shards("captions", [2], lambda number: {"caption": caption_of[number]}))
     labels = open_shards(make_shards("labels", [2], lambda number: names[number % 2]))
     mixture = Mixture([MixtureSource(captions, 2.0), MixtureSource(labels, 2.0, ("a big {}",))])
     drawn = set()
@@ -156,13 +155,13 @@ def test_a_text_is_known_as_every_images_that_has_it(make_shards: Shards) -> Non
         ]
         bare = [" ".join(text.removeprefix("a big ").lower().split()) for text in batch.texts]
         expected = [[text in texts for text in bare] for texts in own]
-        # the image of "a big a cat" is a tabby's, of "a big a dog" a pug's
+        # "a big a cat" is a text of the tabby's image, and "a big a dog" of the pug's
         assert batch.is_own_text().tolist() == expected
         drawn.update(bare)
     assert drawn == {"a cat", "a dog", "tabby", "pug"}
 
 
-def test_a_source_may_have_crops_of_its_own(mixture: Mixture) -> None:
+def test_a_source_can_have_its_own_augmentation(mixture: Mixture) -> None:
     first, second = mixture.sources
     own = Augmentation(scale=(0.1, 0.2), detail=(0.5, 0.5))
     changed = Mixture([first, msgspec.structs.replace(second, augmentation=own)])
@@ -172,28 +171,28 @@ def test_a_source_may_have_crops_of_its_own(mixture: Mixture) -> None:
     assert changed.fingerprint != mixture.fingerprint
 
 
-def test_a_name_with_braces_is_only_text() -> None:
+def test_braces_in_a_name_are_not_formatted() -> None:
     sample = Sample(key="a", image=b"", names=("{0.__class__}",))
     assert draw_text(sample, ("a {}",), draws(0, 0, 0, 0)) == ("{0.__class__}", "a {0.__class__}")
 
 
-def test_templates_hold_captions_too() -> None:
+def test_templates_apply_to_captions_too() -> None:
     sample = Sample(key="a", image=b"", captions=("two dogs",), names=())
-    drawn = {draw_text(sample, ("{}", "a picture of {}"), draws(0, 0, 0, place)) for place in range(20)}
+    drawn = {draw_text(sample, ("{}", "a picture of {}"), draws(0, 0, 0, position)) for position in range(20)}
     assert drawn == {("two dogs", "two dogs"), ("two dogs", "a picture of two dogs")}
 
 
-def test_words_are_dropped_with_their_probability_and_one_stays() -> None:
+def test_words_are_dropped_with_the_given_probability_and_one_is_kept() -> None:
     words = [f"w{number}" for number in range(20)]
-    kept = [drop_words(" ".join(words), 0.3, draws(0, 0, 0, place)).split() for place in range(500)]
+    kept = [drop_words(" ".join(words), 0.3, draws(0, 0, 0, position)).split() for position in range(500)]
     assert all(list(dict.fromkeys(one)) == sorted(one, key=words.index) for one in kept)
     assert abs(np.mean([len(one) for one in kept]) / 20 - 0.7) < 4 * (0.3 * 0.7 / (20 * 500)) ** 0.5
-    assert {drop_words("two dogs", 0.99, draws(0, 0, 0, place)) for place in range(50)} == {"two", "dogs"}
+    assert {drop_words("two dogs", 0.99, draws(0, 0, 0, position)) for position in range(50)} == {"two", "dogs"}
     assert drop_words("  as  it is ", 0.0, draws(0, 0, 0, 0)) == "  as  it is "
     assert drop_words("", 0.5, draws(0, 0, 0, 0)) == ""
 
 
-def test_a_source_drops_words_of_its_own_texts_alone_and_knows_the_whole_ones(mixture: Mixture) -> None:
+def test_word_dropout_changes_only_the_drawn_texts_of_its_source(mixture: Mixture) -> None:
     dropping = Mixture([msgspec.structs.replace(mixture.sources[0], word_dropout=0.9), *mixture.sources[1:]])
     assert dropping.fingerprint != mixture.fingerprint
     (plain,), (batch,) = take(mixture, 1), take(dropping, 1)
@@ -204,13 +203,13 @@ def test_a_source_drops_words_of_its_own_texts_alone_and_knows_the_whole_ones(mi
     assert torch.equal(batch.own_ids, plain.own_ids)
 
 
-def test_the_size_may_grow_with_the_steps(mixture: Mixture) -> None:
+def test_the_image_size_can_depend_on_the_step(mixture: Mixture) -> None:
     plan = dataclasses.replace(PLAN, size_px=lambda step: 8 if step < 2 else 16)
     assert [batch.pixels.shape[1] for batch in take(mixture, 4, plan, workers=2)] == [8, 8, 16, 16]
 
 
 class TestBroken:
-    """Some samples cannot be used."""
+    """Sets in which some samples cannot be used."""
 
     def mixture(self, tmp_path: Path, write_tar: Callable[..., Path], members: Sequence[tuple[str, bytes]]) -> Mixture:
         return Mixture([MixtureSource(open_shards(write_tar(tmp_path / "set" / "000007.tar", members)))])
@@ -229,7 +228,7 @@ class TestBroken:
         ]
         return [member for pair in pairs for member in pair] + broken
 
-    def test_each_is_listed_once_with_its_reason_and_its_place_taken(
+    def test_each_broken_sample_is_listed_once_and_replaced(
         self, tmp_path: Path, write_tar: Callable[..., Path], image: Callable[..., bytes]
     ) -> None:
         mixture = self.mixture(tmp_path, write_tar, self.members(image, 15))
@@ -249,7 +248,7 @@ class TestBroken:
             assert_equal(one, other)
         assert_equal(batches[7], take(mixture, 1, plan, first_step=7)[0])
 
-    def test_too_large_a_share_stops_and_names_the_worst_shard(
+    def test_too_many_broken_samples_stop_the_loader_and_name_the_worst_shard(
         self, tmp_path: Path, write_tar: Callable[..., Path], image: Callable[..., bytes]
     ) -> None:
         good = [(f"g{i}.{kind}", image(i) if kind == "jpg" else b"t") for i in range(60) for kind in ("jpg", "txt")]
@@ -257,7 +256,9 @@ class TestBroken:
         write_tar(tmp_path / "set" / "000001.tar", self.members(image, 60))
         mixture = Mixture([MixtureSource(open_shards(tmp_path / "set"))])
         with Loader(mixture, clip_tokenizer(16), PLAN, workers=2) as loader:
-            words = r"000001\.tar: [345] broken samples, .* of 1\d\d seen are broken, more than 2\.0%; the first: "
+            words = (
+                r"000001\.tar: [345] broken samples, .* of 1\d\d samples read are broken, more than 2\.0%; the first"
+            )
             with pytest.raises(DataError, match=words):
                 deque(loader, maxlen=0)
             assert len(loader.broken) >= 3
@@ -269,19 +270,22 @@ class TestBroken:
     ) -> None:
         mixture = self.mixture(tmp_path, write_tar, self.members(image, 15))
         plan = dataclasses.replace(PLAN, batch_size=4)
-        with Loader(mixture, clip_tokenizer(16), plan) as loader, pytest.raises(DataError, match="5 of 20 seen"):
+        with (
+            Loader(mixture, clip_tokenizer(16), plan) as loader,
+            pytest.raises(DataError, match="5 of 20 samples read"),
+        ):
             deque(loader, maxlen=0)
 
-    def test_a_set_without_a_usable_sample_ends_instead_of_turning_for_ever(
+    def test_a_set_without_usable_samples_is_an_error_and_not_an_endless_loop(
         self, tmp_path: Path, write_tar: Callable[..., Path]
     ) -> None:
         members = [(f"{i}.{kind}", b"junk") for i in range(200) for kind in ("jpg", "txt")]
         mixture = self.mixture(tmp_path, write_tar, members)
-        with pytest.raises(DataError, match=r"000007\.tar: 100 of 100 samples drawn one after another are broken"):
+        with pytest.raises(DataError, match=r"000007\.tar: 100 of 100 samples drawn in a row are broken"):
             take(mixture, 1, workers=2)
 
 
-def test_an_unexpected_error_in_a_worker_carries_the_key(mixture: Mixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_in_a_worker_names_the_sample(mixture: Mixture, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("ours")
 
@@ -291,17 +295,17 @@ def test_an_unexpected_error_in_a_worker_carries_the_key(mixture: Mixture, monke
     assert "while decoding captions0" in caught.value.__notes__[0]
 
 
-def test_memory_ahead_is_bounded_and_closing_ends_the_threads(
+def test_prefetching_is_bounded_and_closing_stops_the_threads(
     mixture: Mixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[int] = []
-    make = module._Maker.make
+    make = module._BatchMaker.make
 
     def count(self: Any, step: int, size_px: int) -> Any:
         started.append(step)
         return make(self, step, size_px)
 
-    monkeypatch.setattr(module._Maker, "make", count)
+    monkeypatch.setattr(module._BatchMaker, "make", count)
     before = threading.active_count()
     loader = Loader(mixture, clip_tokenizer(16), PLAN, workers=4, prefetch=2)
     for _ in range(3):
@@ -315,25 +319,25 @@ def test_memory_ahead_is_bounded_and_closing_ends_the_threads(
 
 
 @pytest.mark.parametrize(
-    ("plan", "how", "words"),
+    ("plan", "options", "words"),
     [
         ({}, {"rank": 2, "world": 2}, "equal parts"),
         ({}, {"rank": 0, "world": 5}, "equal parts"),
-        ({}, {"workers": -1}, "too few"),
-        ({}, {"prefetch": 0}, "too few"),
+        ({}, {"workers": -1}, "workers=-1, .*: expected at least 0"),
+        ({}, {"prefetch": 0}, "prefetch=0, .*: expected at least"),
         ({"batch_size": 0}, {}, "batch size 0"),
         ({"seed": -1}, {}, "seed -1"),
-        ({"batch_size": 1}, {}, "gives no place"),
+        ({"batch_size": 1}, {}, "gives no slot"),
     ],
 )
-def test_impossible_numbers_are_refused(
-    mixture: Mixture, plan: dict[str, Any], how: dict[str, int], words: str
+def test_invalid_arguments_are_refused(
+    mixture: Mixture, plan: dict[str, Any], options: dict[str, int], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        Loader(mixture, clip_tokenizer(16), dataclasses.replace(PLAN, **plan), **how)
+        Loader(mixture, clip_tokenizer(16), dataclasses.replace(PLAN, **plan), **options)
 
 
-def test_no_global_random_state_is_touched(mixture: Mixture) -> None:
+def test_global_random_state_is_not_changed(mixture: Mixture) -> None:
     import random
 
     before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())

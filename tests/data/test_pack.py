@@ -1,4 +1,4 @@
-"""Packing: originals kept, images looked at, keys unique, choices obeyed, real archives whole."""
+"""Packing: original bytes, broken images, unique keys, selection, and the real archives."""
 
 import io
 import json
@@ -21,13 +21,13 @@ def lay(root: Path, images: dict[str, bytes], captions: dict[str, object] | None
     for name, content in images.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(content)
-    told = captions if captions is not None else {name: [f"text of {name}"] for name in images}
-    lines = [json.dumps({"file": name, "captions": texts}) + "\n" for name, texts in told.items()]
+    captions = captions if captions is not None else {name: [f"text of {name}"] for name in images}
+    lines = [json.dumps({"file": name, "captions": texts}) + "\n" for name, texts in captions.items()]
     (root / "captions.jsonl").write_text("".join(lines))
     return root
 
 
-def test_the_original_bytes_are_kept_and_what_cannot_be_seen_is_listed(tmp_path: Path, image: Images) -> None:
+def test_original_bytes_are_kept_and_broken_images_are_listed(tmp_path: Path, image: Images) -> None:
     images = {
         "a.JPG": image(1),
         "b.png": image(2, form="PNG"),
@@ -38,13 +38,13 @@ def test_the_original_bytes_are_kept_and_what_cannot_be_seen_is_listed(tmp_path:
     }
     summary = pack(open_source(lay(tmp_path / "in", images)), tmp_path / "out")
     shards = open_shards(tmp_path / "out")
-    found = {sample.key: sample for sample in map(shards.sample, range(len(shards)))}
-    assert {key: sample.image for key, sample in found.items()} == {
+    samples = {sample.key: sample for sample in map(shards.sample, range(len(shards)))}
+    assert {key: sample.image for key, sample in samples.items()} == {
         "a": images["a.JPG"],
         "b": images["b.png"],
         "liar": images["liar.jpg"],
     }
-    assert found["a"].captions == ("text of a.JPG",)
+    assert samples["a"].captions == ("text of a.JPG",)
     assert (summary.samples, summary.skipped, summary.shards) == (3, 3, 1)
     lines = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()]
     assert [line["key"] for line in lines] == ["cut", "empty", "text"]
@@ -52,7 +52,7 @@ def test_the_original_bytes_are_kept_and_what_cannot_be_seen_is_listed(tmp_path:
     assert not any(line["reason"].startswith(line["shard"]) for line in lines)
 
 
-def test_larger_images_are_made_small_and_smaller_ones_left(tmp_path: Path, image: Images) -> None:
+def test_larger_images_are_reduced_and_smaller_ones_kept(tmp_path: Path, image: Images) -> None:
     images = {
         "wide.png": image(1, (120, 40), "PNG"),
         "tall.jpg": image(2, (50, 111)),
@@ -60,14 +60,14 @@ def test_larger_images_are_made_small_and_smaller_ones_left(tmp_path: Path, imag
     }
     pack(open_source(lay(tmp_path / "in", images)), tmp_path / "out", PackOptions(size_px=32))
     shards = open_shards(tmp_path / "out")
-    found = {sample.key: sample.image for sample in map(shards.sample, range(3))}
-    opened = {key: Image.open(io.BytesIO(content)) for key, content in found.items()}
+    packed = {sample.key: sample.image for sample in map(shards.sample, range(3))}
+    opened = {key: Image.open(io.BytesIO(content)) for key, content in packed.items()}
     assert {key: (image.size, image.format) for key, image in opened.items()} == {
         "wide": ((96, 32), "JPEG"),
         "tall": ((32, 71), "JPEG"),
         "small": ((30, 9), "PNG"),
     }
-    assert found["small"] == images["small.png"]
+    assert packed["small"] == images["small.png"]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_keys_are_usable_member_names(file: str, key: str) -> None:
     assert key_of(file) == key
 
 
-def test_files_of_one_stem_get_keys_of_their_own(tmp_path: Path, image: Images) -> None:
+def test_files_with_the_same_stem_get_different_keys(tmp_path: Path, image: Images) -> None:
     images = {
         "a.jpg": image(1),
         "a.png": image(2, form="PNG"),
@@ -99,12 +99,12 @@ def test_files_of_one_stem_get_keys_of_their_own(tmp_path: Path, image: Images) 
     }
     pack(open_source(lay(tmp_path / "in", images)), tmp_path / "out")
     shards = open_shards(tmp_path / "out")
-    found = {shards.sample(number).key: shards.sample(number).captions[0] for number in range(4)}
-    assert sorted(found) == ["a", "a_2", "a_2_2", "a_3"]
-    assert sorted(found.values()) == sorted(f"text of {name}" for name in images)
+    captions = {shards.sample(number).key: shards.sample(number).captions[0] for number in range(4)}
+    assert sorted(captions) == ["a", "a_2", "a_2_2", "a_3"]
+    assert sorted(captions.values()) == sorted(f"text of {name}" for name in images)
 
 
-def test_exclude_and_only_split_a_source_in_two(tmp_path: Path, image: Images) -> None:
+def test_exclude_and_only_divide_a_source(tmp_path: Path, image: Images) -> None:
     directory = lay(tmp_path / "in", {f"p{number}.jpg": image(number) for number in range(6)})
     held = tmp_path / "held.txt"
     held.write_text("p1\np4.jpg\n\nnot-there\n")
@@ -121,13 +121,13 @@ def test_exclude_and_only_split_a_source_in_two(tmp_path: Path, image: Images) -
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"[]", b"[1]", b"[", b"\xff"])
-def test_lists_that_are_not_keys_are_refused(content: bytes, tmp_path: Path) -> None:
+def test_files_without_keys_are_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "keys").write_bytes(content)
     with pytest.raises(DataError, match=str(tmp_path / "keys")):
         read_keys(tmp_path / "keys")
 
 
-def test_packing_is_the_same_every_time(tmp_path: Path, image: Images) -> None:
+def test_packing_is_deterministic(tmp_path: Path, image: Images) -> None:
     directory = lay(tmp_path / "in", {f"{number}.jpg": image(number, (90, 80)) for number in range(30)})
     for name in ("one", "two"):
         pack(open_source(directory), tmp_path / name, PackOptions(size_px=32, max_samples=7))
@@ -136,7 +136,7 @@ def test_packing_is_the_same_every_time(tmp_path: Path, image: Images) -> None:
     assert len(one) == 5 + 2
 
 
-def test_nothing_usable_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_source_without_usable_images_is_a_one_line_error_and_leaves_nothing(tmp_path: Path) -> None:
     directory = lay(tmp_path / "in", {"a.jpg": b"junk", "b.jpg": b"junk"})
     with pytest.raises(DataError, match="no sample could be packed, 2 were skipped; the first: a: "):
         pack(open_source(directory), tmp_path / "out")
@@ -145,14 +145,14 @@ def test_nothing_usable_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
         pack(open_source(directory), tmp_path / "out", PackOptions(size_px=0))
 
 
-def test_a_foreign_directory_is_refused_before_any_work(tmp_path: Path, image: Images) -> None:
+def test_another_directory_is_refused_before_any_work(tmp_path: Path, image: Images) -> None:
     directory = lay(tmp_path / "in", {"a.jpg": image()})
-    with pytest.raises(OutputError, match="not a shard of ours"):
+    with pytest.raises(OutputError, match="not one of our shards"):
         pack(open_source(directory), directory)
     assert sorted(path.name for path in directory.iterdir()) == ["a.jpg", "captions.jsonl"]
 
 
-def test_shards_can_be_packed_again_without_some(make_shards: Callable[..., Path], tmp_path: Path) -> None:
+def test_shards_can_be_packed_again_without_some_samples(make_shards: Callable[..., Path], tmp_path: Path) -> None:
     pack(open_source(make_shards("set", [3, 2])), tmp_path / "out", PackOptions(exclude=frozenset({"set0001"})))
     shards = open_shards(tmp_path / "out")
     assert [shards.sample(number).key for number in range(4)] == ["set0000", "set0002", "set0003", "set0004"]
@@ -160,10 +160,10 @@ def test_shards_can_be_packed_again_without_some(make_shards: Callable[..., Path
 
 def test_progress_counts_every_record(tmp_path: Path, image: Images) -> None:
     directory = lay(tmp_path / "in", {f"{number}.jpg": image(number) for number in range(9)} | {"x.jpg": b"junk"})
-    seen: list[int] = []
-    pack(open_source(directory), tmp_path / "out", PackOptions(exclude=frozenset({"3"})), seen.append)
-    assert seen[-1] == 10
-    assert seen == sorted(seen)
+    counts: list[int] = []
+    pack(open_source(directory), tmp_path / "out", PackOptions(exclude=frozenset({"3"})), counts.append)
+    assert counts[-1] == 10
+    assert counts == sorted(counts)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_progress_counts_every_record(tmp_path: Path, image: Images) -> None:
         ("tiny-imagenet-eval", "tiny-imagenet-names.json", 5000, 0),
     ],
 )
-def test_the_shared_archives_pack_whole(
+def test_the_real_archives_can_be_packed_completely(
     archive: str, names: str | None, samples: int, texts: int, shared_data: Path, tmp_path: Path
 ) -> None:
     options = SourceOptions(names=shared_data / names if names else None)

@@ -1,4 +1,4 @@
-"""Every form that `wordsight shards` recognises, in a directory and in a tar file, and what it says of the rest."""
+"""Every layout that `wordsight shards` recognises, in a directory and in a tar file, and the errors for others."""
 
 import json
 import tarfile
@@ -13,7 +13,7 @@ from wordsight.errors import DataError
 Images = Callable[..., bytes]
 
 
-def lay(root: Path, files: dict[str, bytes | str]) -> Path:
+def write_files(root: Path, files: dict[str, bytes | str]) -> Path:
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,16 +25,16 @@ def rows(*values: object) -> str:
     return "".join(json.dumps(value) + "\n" for value in values)
 
 
-def told(records: list[Record]) -> dict[str, object]:
+def texts_by_file(records: list[Record]) -> dict[str, object]:
     return {record.file: record.problem or record.texts.captions or record.texts.names for record in records}
 
 
 @pytest.fixture(params=["directory", "tar"])
 def as_source(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[dict[str, bytes | str]], Path]:
-    """Lays files in a directory, or in a tar file of that directory as `tar cf` makes it."""
+    """A function that writes files to a directory, or to a tar file of that directory like `tar cf`."""
 
     def make(files: dict[str, bytes | str]) -> Path:
-        directory = lay(tmp_path / "things", files)
+        directory = write_files(tmp_path / "things", files)
         if request.param == "directory":
             return directory
         with tarfile.open(tmp_path / "things.tar", "w") as tar:
@@ -44,10 +44,10 @@ def as_source(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[dict[
     return make
 
 
-Lay = Callable[[dict[str, bytes | str]], Path]
+MakeSource = Callable[[dict[str, bytes | str]], Path]
 
 
-def test_captions_listing(as_source: Lay, image: Images) -> None:
+def test_captions_listing(as_source: MakeSource, image: Images) -> None:
     listing = rows(
         {"file": "a.jpg", "captions": ["one", " two "]},
         {"file": "b/c.PNG", "captions": "three"},
@@ -62,12 +62,12 @@ def test_captions_listing(as_source: Lay, image: Images) -> None:
     source = open_source(as_source({"captions.jsonl": listing + "{broken\n", "SOURCE.txt": "hello", **images}))
     records = list(source.records)
     assert (source.form, source.count) == ("captions.jsonl", len(records))
-    assert told(records) == {
+    assert texts_by_file(records) == {
         "a.jpg": ("one", "two", "three"),
         "b/c.PNG": ("three",),
         "gone.jpg": "captions.jsonl row 3: no such image",
         "e.jpg": "captions.jsonl row 5: captions: empty text",
-        "n.jpg": "captions.jsonl row 6: captions has a value of kind int among its texts",
+        "n.jpg": "captions.jsonl row 6: captions has a value of type int among its texts",
         "captions.jsonl row 7": "captions.jsonl row 7: no image",
         "captions.jsonl row 8": "captions.jsonl row 8: not a JSON object",
         "captions.jsonl row 9": records[7].problem,
@@ -77,7 +77,7 @@ def test_captions_listing(as_source: Lay, image: Images) -> None:
     assert records[0].read() == image()
 
 
-def test_pairs_listing_and_a_directory_above_it(as_source: Lay, image: Images) -> None:
+def test_a_pairs_listing_in_a_subdirectory(as_source: MakeSource, image: Images) -> None:
     listing = rows({"file": "a.png", "texts": ["bell", "ring, sound"], "licence": "MIT"})
     source = open_source(as_source({"inner/pairs.jsonl": listing, "inner/a.png": image()}))
     (record,) = source.records
@@ -85,7 +85,7 @@ def test_pairs_listing_and_a_directory_above_it(as_source: Lay, image: Images) -
     assert record.read() == image()
 
 
-def test_labels_by_number_name_and_names_file(as_source: Lay, image: Images, tmp_path: Path) -> None:
+def test_labels_by_number_name_and_names_file(as_source: MakeSource, image: Images, tmp_path: Path) -> None:
     listing = rows(
         {"file": "a.jpg", "label": 1, "wnid": "n02"},
         {"file": "b.jpg", "label": "zebra", "wnid": "n09"},
@@ -95,55 +95,55 @@ def test_labels_by_number_name_and_names_file(as_source: Lay, image: Images, tmp
     )
     images = {f"{name}.jpg": image() for name in "abcde"}
     source = as_source({"labels.jsonl": listing, "classes.json": '["cat", "dog"]', **images})
-    found = told(list(open_source(source).records))
-    assert (found["a.jpg"], found["b.jpg"]) == (("dog",), ("zebra",))
-    assert "label 7 of 2 classes, counted from 0" in str(found["c.jpg"])
-    assert "the label is a bool" in str(found["d.jpg"])
-    assert "the label is missing" in str(found["e.jpg"])
+    texts = texts_by_file(list(open_source(source).records))
+    assert (texts["a.jpg"], texts["b.jpg"]) == (("dog",), ("zebra",))
+    assert "label 7 of 2 classes, counted from 0" in str(texts["c.jpg"])
+    assert "the label is a bool" in str(texts["d.jpg"])
+    assert "the label is missing" in str(texts["e.jpg"])
     names = tmp_path / "names.json"
     for content in ({"n02": ["dog", "hound"]}, {"1": ["dog", "hound"]}):
         names.write_text(json.dumps(content))
-        assert told(list(open_source(source, SourceOptions(names=names)).records))["a.jpg"] == ("dog", "hound")
+        assert texts_by_file(list(open_source(source, SourceOptions(names=names)).records))["a.jpg"] == ("dog", "hound")
 
 
-def test_numbers_without_names_say_what_to_do(as_source: Lay, image: Images) -> None:
+def test_labels_that_are_numbers_without_names_have_a_helpful_reason(as_source: MakeSource, image: Images) -> None:
     source = as_source({"labels.jsonl": rows({"file": "a.jpg", "label": 0}), "a.jpg": image()})
-    assert "put classes.json beside labels.jsonl, or use --names FILE" in next(open_source(source).records).problem
+    assert "put classes.json next to labels.jsonl, or use --names FILE" in next(open_source(source).records).problem
 
 
-def test_texts_beside_the_images(as_source: Lay, image: Images) -> None:
+def test_text_files_next_to_the_images(as_source: MakeSource, image: Images) -> None:
     files: dict[str, bytes | str] = {f"{name}.jpg": image() for name in "abcd"}
     files |= {"a.txt": "one\n\ntwo\n", "b.json": '{"caption": "three"}', "c.json": '{"width": 3}', "c.txt": "four"}
     source = open_source(as_source(files))
-    assert source.form == "texts beside the images"
-    assert told(list(source.records)) == {
+    assert source.form == "texts next to the images"
+    assert texts_by_file(list(source.records)) == {
         "a.jpg": ("one", "two"),
         "b.jpg": ("three",),
         "c.jpg": ("four",),
-        "d.jpg": "no text beside it",
+        "d.jpg": "no text next to it",
     }
 
 
-def test_a_directory_for_each_class(as_source: Lay, image: Images, tmp_path: Path) -> None:
+def test_one_directory_per_class(as_source: MakeSource, image: Images, tmp_path: Path) -> None:
     source = as_source({"red_fox/1.jpg": image(), "n01/2.jpg": image(), "x.jpg": image()})
-    found = told(list(open_source(source).records))
-    assert found == {
+    texts = texts_by_file(list(open_source(source).records))
+    assert texts == {
         "red_fox/1.jpg": ("red fox",),
         "n01/2.jpg": ("n01",),
-        "x.jpg": "no text: it lies in no class's directory",
+        "x.jpg": "no text: it is not in the directory of a class",
     }
     names = tmp_path / "names.json"
     names.write_text('{"n01": ["tench", "Tinca tinca"], "red_fox": "fox"}')
-    found = told(list(open_source(source, SourceOptions(names=names)).records))
-    assert (found["n01/2.jpg"], found["red_fox/1.jpg"]) == (("tench", "Tinca tinca"), ("fox",))
+    texts = texts_by_file(list(open_source(source, SourceOptions(names=names)).records))
+    assert (texts["n01/2.jpg"], texts["red_fox/1.jpg"]) == (("tench", "Tinca tinca"), ("fox",))
     names.write_text('{"n1": ["tench"]}')
     assert (
         "no names for 'n01'; did you mean 'n1'"
-        in told(list(open_source(source, SourceOptions(names=names)).records))["n01/2.jpg"]
+        in texts_by_file(list(open_source(source, SourceOptions(names=names)).records))["n01/2.jpg"]
     )  # type: ignore[operator]
 
 
-def test_members_that_leave_the_archive_stay_in_it(
+def test_members_that_point_outside_the_archive_are_not_read(
     tmp_path: Path, image: Images, write_tar: Callable[..., Path]
 ) -> None:
     (tmp_path / "secret.jpg").write_bytes(image(1))
@@ -151,7 +151,7 @@ def test_members_that_leave_the_archive_stay_in_it(
     members = [("captions.jsonl", listing.encode()), ("../secret.jpg", image()), ("/etc/passwd", b"p")]
     records = list(open_source(write_tar(tmp_path / "inner" / "t.tar", members)).records)
     for record in records:
-        with pytest.raises(DataError, match="leads out of the archive"):
+        with pytest.raises(DataError, match="points outside the archive"):
             record.read()
     with tarfile.open(tmp_path / "link.tar", "w") as tar:
         for name in ("cats/a.jpg", "dogs/b.jpg"):
@@ -163,14 +163,14 @@ def test_members_that_leave_the_archive_stay_in_it(
             record.read()
 
 
-def test_a_directory_of_shards_is_a_source_too(make_shards: Callable[..., Path]) -> None:
+def test_a_directory_of_shards_is_a_source(make_shards: Callable[..., Path]) -> None:
     source = open_source(make_shards("set", [2, 1]))
     assert source.form == "WebDataset shards"
-    assert told(list(source.records))["set0002"] == ("image 2", "number 2")
+    assert texts_by_file(list(source.records))["set0002"] == ("image 2", "number 2")
 
 
 @pytest.mark.parametrize(
-    ("files", "place", "words"),
+    ("files", "name", "words"),
     [
         ({"a.txt": "x"}, "", "no images in it"),
         ({"a.jpg": "x"}, "", "1 images and no texts; expected captions.jsonl"),
@@ -181,15 +181,15 @@ def test_a_directory_of_shards_is_a_source_too(make_shards: Callable[..., Path])
         ({"labels.jsonl": "{}", "classes.json": "3", "a.jpg": "x"}, "", "expected a list of class names"),
     ],
 )
-def test_what_is_not_recognised_is_one_line(
-    files: dict[str, bytes | str], place: str, words: str, tmp_path: Path
+def test_unrecognised_sources_are_one_line_errors(
+    files: dict[str, bytes | str], name: str, words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError) as caught:
-        open_source(lay(tmp_path / "in", files) / place)
+        open_source(write_files(tmp_path / "in", files) / name)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_columns_are_for_tables_only(tmp_path: Path) -> None:
+def test_column_options_need_a_table(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="options of tables only"):
-        open_source(lay(tmp_path / "in", {"a.jpg": "x"}), SourceOptions(text_columns=("a",)))
+        open_source(write_files(tmp_path / "in", {"a.jpg": "x"}), SourceOptions(text_columns=("a",)))

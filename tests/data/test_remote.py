@@ -1,4 +1,4 @@
-"""Remote shards against a web server on loopback that can be busy, cut connections and ignore ranges."""
+"""Remote shards, read from a loopback server that can be busy, cut connections and ignore range requests."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -18,15 +18,19 @@ Images = Callable[..., bytes]
 
 
 class Server(LoopbackServer):
-    """Serves a directory; what it does wrong is set by the tests."""
+    """Serves a directory; tests set its faults.
+
+    Attributes:
+        requests: path and Range header of every request.
+    """
 
     root: Path
     busy = 0
     busy_after_a_cut = 0
     cut_after: int | None = None
     cuts = 0
-    knows_ranges = True
-    asked: list[tuple[str, str]]
+    supports_ranges = True
+    requests: list[tuple[str, str]]
 
 
 class Handler(QuietHandler):
@@ -34,7 +38,7 @@ class Handler(QuietHandler):
 
     def respond(self) -> None:
         server = self.server
-        server.asked.append((self.path, self.headers.get("Range", "")))
+        server.requests.append((self.path, self.headers.get("Range", "")))
         path = server.root / self.path.lstrip("/").partition("?")[0]
         if not path.is_file():
             return self.send_error(404)
@@ -42,7 +46,7 @@ class Handler(QuietHandler):
             server.busy -= 1
             return self.send_error(503)
         content = path.read_bytes()
-        start = int(self.headers["Range"][6:-1]) if "Range" in self.headers and server.knows_ranges else 0
+        start = int(self.headers["Range"][6:-1]) if "Range" in self.headers and server.supports_ranges else 0
         self.send_response(206 if start else 200)
         self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
         if start:
@@ -60,12 +64,12 @@ class Handler(QuietHandler):
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    found = Server(("127.0.0.1", 0), Handler)
-    found.root = tmp_path / "served"
-    found.root.mkdir()
-    found.asked = []
-    with serving(found):
-        yield found
+    instance = Server(("127.0.0.1", 0), Handler)
+    instance.root = tmp_path / "served"
+    instance.root.mkdir()
+    instance.requests = []
+    with serving(instance):
+        yield instance
 
 
 @pytest.fixture
@@ -75,7 +79,7 @@ def cache(tmp_path: Path) -> RemoteCache:
 
 @pytest.fixture
 def served(server: Server, image: Images) -> str:
-    """Three shards of three samples with a manifest; their address."""
+    """The address of three shards of three samples with a manifest."""
     with writing_shards(server.root / "set", max_samples=3) as writer:
         for number in range(9):
             writer.add(Sample(key=f"k{number}", image=image(number), captions=(f"caption {number}",)))
@@ -83,29 +87,29 @@ def served(server: Server, image: Images) -> str:
     return f"{server.address}/set/{{000000..000002}}.tar"
 
 
-def test_remote_samples_equal_local_ones_and_each_shard_comes_once(
+def test_remote_samples_equal_local_ones_and_each_shard_is_fetched_once(
     served: str, server: Server, cache: RemoteCache
 ) -> None:
     remote, local = open_shards(served, cache), open_shards(server.root / "set")
-    assert [path for path, _ in server.asked] == ["/set/manifest.json"]  # lengths need no shard
+    assert [path for path, _ in server.requests] == ["/set/manifest.json"]  # the counts need no shard
     assert len(remote) == 9
     assert remote.fingerprint == local.fingerprint
     for number in (8, 0, 4, 1):
-        found, expected = remote.sample(number), local.sample(number)
-        assert (found.key, found.image, found.captions) == (expected.key, expected.image, expected.captions)
-    assert found.shard.startswith("http://")
-    assert sorted(path for path, _ in server.asked[1:]) == [f"/set/00000{number}.tar" for number in range(3)]
+        sample, expected = remote.sample(number), local.sample(number)
+        assert (sample.key, sample.image, sample.captions) == (expected.key, expected.image, expected.captions)
+    assert sample.shard.startswith("http://")
+    assert sorted(path for path, _ in server.requests[1:]) == [f"/set/00000{number}.tar" for number in range(3)]
     open_shards(served, RemoteCache(cache.directory, cache.settings)).sample(0)
-    assert len(server.asked) == 5  # the manifest again, no shard
+    assert len(server.requests) == 5  # the manifest again, no shard
 
 
-def test_shards_without_a_manifest_are_read_too(served: str, server: Server, cache: RemoteCache) -> None:
+def test_shards_without_a_manifest_can_be_read(served: str, server: Server, cache: RemoteCache) -> None:
     (server.root / "set" / "manifest.json").unlink()
     shards = open_shards(served + "?token=x", cache)
     assert [len(shards), shards.sample(5).key] == [9, "k5"]
 
 
-def test_a_busy_server_is_asked_again_and_not_for_ever(served: str, server: Server, cache: RemoteCache) -> None:
+def test_a_busy_server_is_retried_but_not_forever(served: str, server: Server, cache: RemoteCache) -> None:
     shards = open_shards(served, cache)
     server.busy = 2
     assert shards.sample(0).key == "k0"
@@ -115,23 +119,25 @@ def test_a_busy_server_is_asked_again_and_not_for_ever(served: str, server: Serv
     assert [path.suffix for path in cache.directory.glob(".*")] == [".lock", ".lock"]
 
 
-@pytest.mark.parametrize("knows_ranges", [True, False])
-def test_a_cut_connection_is_continued(served: str, server: Server, cache: RemoteCache, knows_ranges: bool) -> None:
+@pytest.mark.parametrize("supports_ranges", [True, False])
+def test_an_interrupted_download_is_continued(
+    served: str, server: Server, cache: RemoteCache, supports_ranges: bool
+) -> None:
     shards = open_shards(served, cache)
-    server.cuts, server.cut_after, server.knows_ranges = 2, 1500, knows_ranges
+    server.cuts, server.cut_after, server.supports_ranges = 2, 1500, supports_ranges
     assert shards.sample(0).key == "k0"
-    ranges = [given for path, given in server.asked if path == "/set/000000.tar"]
-    assert ranges == (["", "bytes=1500-", "bytes=3000-"] if knows_ranges else ["", "bytes=1500-", "bytes=1500-"])
+    ranges = [header for path, header in server.requests if path == "/set/000000.tar"]
+    assert ranges == (["", "bytes=1500-", "bytes=3000-"] if supports_ranges else ["", "bytes=1500-", "bytes=1500-"])
 
 
-def test_a_connection_that_is_always_cut_is_one_line(served: str, server: Server, cache: RemoteCache) -> None:
+def test_a_connection_that_is_always_cut_is_a_one_line_error(served: str, server: Server, cache: RemoteCache) -> None:
     shards = open_shards(served, cache)
     server.cuts, server.cut_after = 99, 0
     with pytest.raises(DownloadError, match=r"000000\.tar: the connection ended early, 3 times, at byte 0"):
         shards.sample(0)
 
 
-def test_another_content_than_the_manifest_says_is_refused(served: str, server: Server, cache: RemoteCache) -> None:
+def test_content_that_differs_from_the_manifest_is_refused(served: str, server: Server, cache: RemoteCache) -> None:
     shards = open_shards(served, cache)
     path = server.root / "set" / "000000.tar"
     content = bytearray(path.read_bytes())
@@ -142,7 +148,7 @@ def test_another_content_than_the_manifest_says_is_refused(served: str, server: 
     assert [path.suffix for path in cache.directory.iterdir()] == [".lock"]
 
 
-def test_missing_shards_and_servers_are_one_line(served: str, server: Server, cache: RemoteCache) -> None:
+def test_missing_shards_and_servers_are_one_line_errors(served: str, server: Server, cache: RemoteCache) -> None:
     with pytest.raises(DownloadError, match="not on the server"):
         open_shards(served.replace("{000000..000002}", "x"), cache)
     with pytest.raises(DownloadError, match="check the address"):
@@ -153,7 +159,7 @@ def test_missing_shards_and_servers_are_one_line(served: str, server: Server, ca
         open_shards("http://[127/000000.tar", cache)
 
 
-def test_the_cache_keeps_its_bound_and_fetches_again_what_it_dropped(
+def test_the_cache_stays_within_its_limit_and_fetches_deleted_copies_again(
     served: str, server: Server, tmp_path: Path
 ) -> None:
     size = (server.root / "set" / "000000.tar").stat().st_size
@@ -162,16 +168,16 @@ def test_the_cache_keeps_its_bound_and_fetches_again_what_it_dropped(
     for number in (0, 3, 6, 0, 8, 4):
         assert shards.sample(number).key == f"k{number}"
         assert len(list(cache.directory.glob("*.tar"))) <= 2
-    assert len([path for path, _ in server.asked if path == "/set/000000.tar"]) == 2
+    assert len([path for path, _ in server.requests if path == "/set/000000.tar"]) == 2
 
 
-def test_a_shard_above_the_bound_is_refused(served: str, tmp_path: Path) -> None:
+def test_a_shard_above_the_limit_is_refused(served: str, tmp_path: Path) -> None:
     shards = open_shards(served, RemoteCache(tmp_path / "c", RemoteSettings(max_shard_bytes=100)))
     with pytest.raises(DownloadError, match=r"8,704 bytes, more than 100; not what is meant"):
         shards.sample(0)
 
 
-def test_a_shard_that_broke_off_is_continued_by_the_next_run(served: str, server: Server, cache: RemoteCache) -> None:
+def test_the_next_run_continues_an_interrupted_download(served: str, server: Server, cache: RemoteCache) -> None:
     shards = open_shards(served, cache)
     server.cuts, server.cut_after = 1, 1500
     server.busy_after_a_cut = 99
@@ -179,16 +185,16 @@ def test_a_shard_that_broke_off_is_continued_by_the_next_run(served: str, server
         shards.sample(0)
     server.busy = server.busy_after_a_cut = 0
     assert open_shards(served, RemoteCache(cache.directory, cache.settings)).sample(0).key == "k0"
-    assert server.asked[-1] == ("/set/000000.tar", "bytes=1500-")
+    assert server.requests[-1] == ("/set/000000.tar", "bytes=1500-")
 
 
-def test_where_the_hub_is_out_of_reach_shards_of_another_server_are_not(
+def test_the_offline_switch_of_the_hub_does_not_affect_shards(
     served: str, cache: RemoteCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert open_shards(served, cache).sample(4).key == "k4"
 
 
-def test_remote_order_stays_within_a_window_of_shards(served: str, cache: RemoteCache, server: Server) -> None:
+def test_only_remote_shards_have_a_window(served: str, cache: RemoteCache, server: Server) -> None:
     assert open_shards(served, cache).window is not None
     assert open_shards(server.root / "set").window is None

@@ -1,4 +1,4 @@
-"""Written shards: bounded, equal for equal input, readable by the standard library, and never half there."""
+"""Written shards: bounded, deterministic, readable by the standard library, and never incomplete."""
 
 import json
 import tarfile
@@ -28,15 +28,15 @@ def write(out: Path, items: list[Sample], max_samples: int = 10_000, max_bytes: 
         writer.finish()
 
 
-def test_what_is_written_is_read_back(tmp_path: Path, image: Images) -> None:
+def test_written_samples_are_read_back(tmp_path: Path, image: Images) -> None:
     label = Sample(key="l", image=image(7, form="PNG"), names=("Egyptian cat", "Mau"))
     items = [*samples(image, 5), label]
     write(tmp_path / "out", items, max_samples=2)
     shards = open_shards(tmp_path / "out")
-    found = [shards.sample(number) for number in range(6)]
-    assert [(each.key, each.image, each.names) for each in found] == [(s.key, s.image, s.names) for s in items]
-    assert found[0].captions == ("caption 0", "é")
-    assert found[5].shard == str(tmp_path / "out" / "000002.tar")
+    read = [shards.sample(number) for number in range(6)]
+    assert [(s.key, s.image, s.names) for s in read] == [(s.key, s.image, s.names) for s in items]
+    assert read[0].captions == ("caption 0", "é")
+    assert read[5].shard == str(tmp_path / "out" / "000002.tar")
 
 
 def test_the_standard_library_reads_the_shards(tmp_path: Path, image: Images) -> None:
@@ -54,7 +54,7 @@ def test_equal_samples_give_equal_directories(tmp_path: Path, image: Images) -> 
     assert sorted(one) == ["000000.tar", "000001.tar", MANIFEST_NAME, "skipped.jsonl"]
 
 
-def test_shards_keep_their_bounds_and_the_manifest_tells_the_truth(tmp_path: Path, image: Images) -> None:
+def test_shards_stay_within_their_limits_and_the_manifest_is_correct(tmp_path: Path, image: Images) -> None:
     write(tmp_path / "out", samples(image, 20), max_bytes=8_000)
     manifest = read_manifest(tmp_path / "out" / MANIFEST_NAME)
     assert manifest is not None
@@ -66,7 +66,7 @@ def test_shards_keep_their_bounds_and_the_manifest_tells_the_truth(tmp_path: Pat
     assert sum(shard.samples for shard in manifest.shards) == manifest.samples == 20
 
 
-def test_one_sample_larger_than_a_shard_gets_its_own(tmp_path: Path, image: Images) -> None:
+def test_a_sample_larger_than_the_limit_gets_its_own_shard(tmp_path: Path, image: Images) -> None:
     write(tmp_path / "out", samples(image, 3), max_bytes=100)
     assert len(list((tmp_path / "out").glob("*.tar"))) == 3
 
@@ -74,10 +74,10 @@ def test_one_sample_larger_than_a_shard_gets_its_own(tmp_path: Path, image: Imag
 def test_skipped_samples_are_listed_and_counted(tmp_path: Path, image: Images) -> None:
     with writing_shards(tmp_path / "out") as writer:
         writer.add(samples(image, 1)[0])
-        writer.skip(BrokenSample("bad", "bad.jpg", "not a image"))
+        writer.skip(BrokenSample("bad", "bad.jpg", "not an image"))
         assert writer.finish().skipped == 1
     line = json.loads((tmp_path / "out" / "skipped.jsonl").read_text())
-    assert line == {"key": "bad", "shard": "bad.jpg", "reason": "not a image"}
+    assert line == {"key": "bad", "shard": "bad.jpg", "reason": "not an image"}
 
 
 @pytest.mark.parametrize("key", ["", "a.b", "/a", "a/", "a//b", "../a", "a/../b", "a\nb", "a\0b", "\udcff", "x" * 2000])
@@ -87,8 +87,8 @@ def test_keys_that_cannot_be_member_names_are_refused(key: str, tmp_path: Path, 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_key_used_twice_and_a_sample_without_text_are_refused(tmp_path: Path, image: Images) -> None:
-    with pytest.raises(DataError, match="used twice"):
+def test_duplicate_keys_and_samples_without_text_are_refused(tmp_path: Path, image: Images) -> None:
+    with pytest.raises(DataError, match="duplicate key"):
         write(tmp_path / "out", samples(image, 1) * 2)
     with pytest.raises(DataError, match="neither captions nor names"):
         write(tmp_path / "out", [Sample(key="a", image=image())])
@@ -97,7 +97,7 @@ def test_a_key_used_twice_and_a_sample_without_text_are_refused(tmp_path: Path, 
     assert not list(tmp_path.iterdir())
 
 
-def test_an_interruption_leaves_nothing_and_the_former_directory(tmp_path: Path, image: Images) -> None:
+def test_an_interruption_leaves_nothing_or_the_previous_directory(tmp_path: Path, image: Images) -> None:
     def interrupted() -> None:
         with writing_shards(tmp_path / "out", max_samples=2) as writer:
             for sample in samples(image, 5):
@@ -118,11 +118,11 @@ def test_an_interruption_leaves_nothing_and_the_former_directory(tmp_path: Path,
 def test_our_own_directory_is_replaced_and_a_foreign_one_refused(tmp_path: Path, image: Images) -> None:
     out = tmp_path / "out"
     write(out, samples(image, 5), max_samples=1)
-    open_shards(out)  # leaves index files beside the shards
+    open_shards(out)  # writes index files next to the shards
     write(out, samples(image, 2), max_samples=1)
     assert len(open_shards(out)) == 2
     (out / "thesis.tex").write_text("years of work")
-    with pytest.raises(OutputError, match=r"holds 'thesis.tex'"):
+    with pytest.raises(OutputError, match=r"contains 'thesis.tex'"):
         write(out, samples(image, 1))
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="a file, not a directory"):
@@ -134,11 +134,11 @@ def test_our_own_directory_is_replaced_and_a_foreign_one_refused(tmp_path: Path,
         write(foreign, samples(image, 1))
 
 
-def test_suffixes_follow_the_bytes_not_the_name(image: Images) -> None:
-    forms = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
-    assert {form: suffix_of(image(form=form)) for form in forms} == forms
+def test_suffixes_follow_from_the_bytes(image: Images) -> None:
+    suffixes = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
+    assert {form: suffix_of(image(form=form)) for form in suffixes} == suffixes
 
 
-def test_empty_bounds_are_refused(tmp_path: Path) -> None:
+def test_limits_of_zero_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds nothing"):
         ShardWriter(tmp_path, max_samples=0)

@@ -1,4 +1,4 @@
-"""Tables of three formats, their columns guessed or named, rows about one image put together."""
+"""Tables of four formats: guessed and given columns, and the rows of one image."""
 
 import json
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def write_table(path: Path, columns: dict[str, list[Any]]) -> Path:
     return path
 
 
-def told(records: list[Record]) -> dict[str, object]:
+def texts_by_file(records: list[Record]) -> dict[str, object]:
     return {record.file: record.problem or record.texts.captions or record.texts.names for record in records}
 
 
@@ -36,7 +36,7 @@ FORMATS = ["csv", "tsv", "parquet", "jsonl"]
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_columns_are_guessed_and_rows_of_one_image_joined(suffix: str, tmp_path: Path, image: Images) -> None:
+def test_columns_are_guessed_and_rows_of_one_image_are_merged(suffix: str, tmp_path: Path, image: Images) -> None:
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / name).write_bytes(image())
     columns = {
@@ -47,40 +47,40 @@ def test_columns_are_guessed_and_rows_of_one_image_joined(suffix: str, tmp_path:
     source = open_source(write_table(tmp_path / f"t.{suffix}", columns))
     assert source.form == f"{suffix} table, columns Image + caption"
     records = list(source.records)
-    assert told(records) == {"a.jpg": ('one, "quoted"\nline', "three"), "b.jpg": ("42",)}
+    assert texts_by_file(records) == {"a.jpg": ('one, "quoted"\nline', "three"), "b.jpg": ("42",)}
     assert records[0].read() == image()
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_several_text_columns_may_be_named(suffix: str, tmp_path: Path) -> None:
+def test_several_text_columns_can_be_given(suffix: str, tmp_path: Path) -> None:
     columns = {"where": ["a.jpg", "b.jpg"], "t1": ["one", ""], "t2": ["two", "three"]}
     table = write_table(tmp_path / f"t.{suffix}", columns)
     source = open_source(table, SourceOptions(image_column="where", text_columns=("t1", "t2")))
-    assert told(list(source.records)) == {"a.jpg": ("one", "two"), "b.jpg": ("three",)}
+    assert texts_by_file(list(source.records)) == {"a.jpg": ("one", "two"), "b.jpg": ("three",)}
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_labels_are_used_where_no_text_is(suffix: str, tmp_path: Path) -> None:
+def test_labels_are_used_if_there_is_no_text(suffix: str, tmp_path: Path) -> None:
     table = write_table(tmp_path / f"t.{suffix}", {"path": ["a.jpg", "b.jpg"], "label": ["cat", "dog"]})
-    assert told(list(open_source(table).records)) == {"a.jpg": ("cat",), "b.jpg": ("dog",)}
+    assert texts_by_file(list(open_source(table).records)) == {"a.jpg": ("cat",), "b.jpg": ("dog",)}
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_numbers_as_labels_take_their_names_from_a_list(suffix: str, tmp_path: Path) -> None:
+def test_labels_that_are_numbers_get_their_names_from_a_list(suffix: str, tmp_path: Path) -> None:
     (tmp_path / "classes.json").write_text('["cat", "dog"]')
     table = write_table(tmp_path / f"t.{suffix}", {"path": ["a.jpg", "b.jpg"], "label": [1, 0]})
     source = open_source(table, SourceOptions(names=tmp_path / "classes.json"))
-    assert told(list(source.records)) == {"a.jpg": ("dog",), "b.jpg": ("cat",)}
+    assert texts_by_file(list(source.records)) == {"a.jpg": ("dog",), "b.jpg": ("cat",)}
 
 
-def test_one_image_with_two_labels_is_refused(tmp_path: Path) -> None:
+def test_an_image_with_two_labels_is_refused(tmp_path: Path) -> None:
     table = write_table(tmp_path / "t.csv", {"path": ["a.jpg", "a.jpg"], "label": ["cat", "dog"]})
     (record,) = open_source(table).records
     assert record.problem == "t.csv row 2: labelled 'cat' here and 'dog' in another row"
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_images_may_lie_in_a_parquet_table(wrapped: bool, tmp_path: Path, image: Images) -> None:
+def test_a_parquet_table_can_contain_images(wrapped: bool, tmp_path: Path, image: Images) -> None:
     values = [image(0), image(1), None]
     images = [{"bytes": value, "path": None} for value in values] if wrapped else values
     table = write_table(tmp_path / "t.parquet", {"image": images, "texts": [["one", "two"], ["three"], ["four"]]})
@@ -90,7 +90,7 @@ def test_images_may_lie_in_a_parquet_table(wrapped: bool, tmp_path: Path, image:
     assert records[2].problem == "t.parquet row 3: no image in image"
 
 
-def test_paths_may_lead_out_of_the_tables_directory_and_addresses_are_not_fetched(
+def test_paths_can_point_outside_the_tables_directory_and_addresses_are_not_fetched(
     tmp_path: Path, image: Images
 ) -> None:
     (tmp_path / "a.jpg").write_bytes(image())
@@ -110,14 +110,14 @@ def test_paths_may_lead_out_of_the_tables_directory_and_addresses_are_not_fetche
         (
             {"x": ["a"], "caption": ["b"]},
             {},
-            "no column looks like a image; name it with --image-column; the columns",
+            "no column looks like an image; name it with --image-column; the columns",
         ),
         ({"path": ["a"], "x": ["b"]}, {}, "use --text-column or --label-column; the columns are: path, x"),
         ({"path": ["a"], "x": ["b"]}, {"text_columns": ("y",)}, "no column 'y'"),
         ({"path": ["a"], "caption": ["b"]}, {"text_columns": ("captoin",)}, "did you mean 'caption'"),
     ],
 )
-def test_columns_that_are_not_there_list_those_that_are(
+def test_errors_about_missing_columns_list_the_existing_ones(
     columns: dict[str, list[str]], options: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     for suffix in FORMATS:
@@ -139,7 +139,7 @@ def test_columns_that_are_not_there_list_those_that_are(
         ("t.jsonl", b"\xff\xff\n[]\n"),
     ],
 )
-def test_damaged_tables_are_one_line(name: str, content: bytes, tmp_path: Path) -> None:
+def test_damaged_tables_are_one_line_errors(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError) as caught:
         list(open_source(tmp_path / name).records)
@@ -147,7 +147,7 @@ def test_damaged_tables_are_one_line(name: str, content: bytes, tmp_path: Path) 
     assert str(tmp_path / name) in str(caught.value)
 
 
-def test_a_caption_of_ten_megabytes_is_refused_alone(tmp_path: Path) -> None:
+def test_a_caption_of_ten_megabytes_does_not_affect_other_rows(tmp_path: Path) -> None:
     columns = {"path": ["a.jpg", "b.jpg"], "text": ["x" * 10_000_000, "fine"]}
     records = list(open_source(write_table(tmp_path / "t.csv", columns)).records)
     assert "more than 1,048,576 characters" in records[0].problem

@@ -1,11 +1,15 @@
 """The image pipeline: order, batches, unreadable images, and embeddings of earlier runs."""
 
 import hashlib
+import os
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.tiny_clip import png, random_image, tiny_clip
 
+from wordsight.data.inputs import count_image_files, find_image_files
 from wordsight.encoder.pipeline import as_images, embed_each, read_ref
 from wordsight.errors import ImageError
 from wordsight.image import ImageRef, decode, resize_and_crop
@@ -21,7 +25,7 @@ def test_unreadable_images_neither_stop_nor_shift_the_others():
     results = list(embed_each(clip, iter(sources)))
     assert [result.source for result in results] == sources
     assert [number for number, result in enumerate(results) if result.embedding is None] == [1, 3]
-    assert results[1].error.startswith("image 1: not a")
+    assert results[1].error.startswith("image 1: not an image")
     assert results[3].error.startswith("missing.jpg: no such file")
     embeddings = np.stack([result.embedding for result in results if result.embedding is not None])
     np.testing.assert_allclose(embeddings, clip.embed_images([png(seed) for seed in range(80)]), atol=1e-5)
@@ -53,7 +57,7 @@ def test_refs_have_the_embeddings_of_their_contents_and_errors_have_their_names(
     ]
     results = list(embed_each(clip, refs))
     assert [result.source for result in results] == refs
-    assert results[1].error.startswith("b: not a")
+    assert results[1].error.startswith("b: not an image")
     assert results[2].error == "c: no permission"
     embeddings = np.stack([results[0].embedding, results[3].embedding])
     np.testing.assert_allclose(embeddings, clip.embed_images([png(0), png(1)]), atol=1e-6)
@@ -85,8 +89,38 @@ def test_earlier_embeddings_are_found_by_hash_and_their_images_are_not_encoded()
     assert [result.is_new for result in results] == [False, True, False, False]
     assert results[0].embedding is results[3].embedding is earlier
     assert [result.sha256 for result in results[:3]] == [hashlib.sha256(ref.read()).hexdigest() for ref in refs[:3]]
-    assert results[2].error.startswith("c: not a")
+    assert results[2].error.startswith("c: not an image")
     assert set(calls) == {ref.name for ref in refs}
+
+
+@pytest.fixture
+def unprivileged_directory():
+    """A directory of a user without special permissions; the test runs as that user."""
+    with tempfile.TemporaryDirectory() as name:
+        is_root = os.geteuid() == 0
+        if is_root:
+            os.chown(name, 65534, 65534)
+            os.seteuid(65534)
+        yield Path(name)
+        if is_root:
+            os.seteuid(0)
+        (Path(name) / "below").chmod(0o700)
+
+
+def test_files_and_directories_without_permission_have_results_with_reasons(unprivileged_directory):
+    for name in ("a.png", "below/b.png", "c.png"):
+        (unprivileged_directory / name).parent.mkdir(exist_ok=True)
+        (unprivileged_directory / name).write_bytes(png(0))
+    (unprivileged_directory / "a.png").chmod(0)
+    (unprivileged_directory / "below").chmod(0)
+    (unprivileged_directory / "loop.png").symlink_to("loop.png")
+    assert count_image_files([unprivileged_directory]) == 4
+    results = list(embed_each(tiny_clip(), find_image_files([unprivileged_directory])))
+    assert [result.source.name for result in results] == ["a.png", "c.png", "loop.png", "below"]
+    assert [result.embedding is None for result in results] == [True, False, True, True]
+    reasons = ["Permission denied", "", "symbolic links", "Permission denied"]
+    for result, reason in zip(results, reasons, strict=True):
+        assert reason in result.error
 
 
 def test_reading_a_ref_returns_its_contents_unless_there_is_nothing_to_do():

@@ -1,4 +1,4 @@
-"""Images that lie, break off, or are not images: one `ImageError` each, and no warning of Pillow's."""
+"""Inconsistent, truncated and foreign files: each is one `ImageError`, without a warning from Pillow."""
 
 import io
 import os
@@ -24,7 +24,7 @@ except ImportError:  # the extra `heif`
 from wordsight.image import MAX_PIXELS, decode
 
 IMAGE = Image.fromarray(np.random.default_rng(3).integers(0, 256, (23, 31, 3), dtype=np.uint8))
-TURNED = [IMAGE.rotate(90), IMAGE.rotate(180)]
+ROTATED = [IMAGE.rotate(90), IMAGE.rotate(180)]
 
 
 def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -39,12 +39,12 @@ FILES = {
     "jpeg-cmyk": encode(IMAGE.convert("CMYK"), "JPEG"),
     "png": encode(IMAGE, "PNG"),
     "png-palette": encode(IMAGE.quantize(17), "PNG", transparency=bytes(range(17))),
-    "png-animated": encode(IMAGE, "PNG", save_all=True, append_images=TURNED),
+    "png-animated": encode(IMAGE, "PNG", save_all=True, append_images=ROTATED),
     "webp": encode(IMAGE, "WEBP"),
     "webp-lossless": encode(IMAGE.convert("RGBA"), "WEBP", lossless=True),
-    "webp-animated": encode(IMAGE, "WEBP", save_all=True, append_images=TURNED),
+    "webp-animated": encode(IMAGE, "WEBP", save_all=True, append_images=ROTATED),
     "gif": encode(IMAGE, "GIF"),
-    "gif-animated": encode(IMAGE, "GIF", save_all=True, append_images=TURNED, disposal=2),
+    "gif-animated": encode(IMAGE, "GIF", save_all=True, append_images=ROTATED, disposal=2),
     "tiff": encode(IMAGE, "TIFF"),
     "tiff-lzw": encode(IMAGE, "TIFF", compression="tiff_lzw"),
     "bmp": encode(IMAGE, "BMP"),
@@ -67,9 +67,9 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def claiming(content: bytes, side: int) -> bytes:
-    """A file of boxes whose item has another size; a HEIF image is a part of it, for which the claim stays."""
-    place = content.index(b"ispe") + 8
-    return content[:place] + struct.pack(">II", side, side) + content[place + 8 :]
+    """Change the size of the item in an AVIF or HEIF file; the image of a HEIF file is a part of the item."""
+    offset = content.index(b"ispe") + 8
+    return content[:offset] + struct.pack(">II", side, side) + content[offset + 8 :]
 
 
 def bombs() -> dict[str, bytes]:
@@ -91,7 +91,7 @@ def bombs() -> dict[str, bytes]:
         "webp": b"RIFF" + struct.pack("<I", 40) + b"WEBPVP8X" + struct.pack("<II", 10, 0) + canvas + bytes(20),
         "webp-lossless": b"RIFF" + struct.pack("<I", 40) + b"WEBPVP8L" + struct.pack("<I", 20) + lossless + bytes(15),
         "bmp": FILES["bmp"][:18] + struct.pack("<ii", side, side) + FILES["bmp"][26:],
-        **{form: claiming(FILES[form], side) for form in ("avif", "heif") if form in FILES},
+        **{kind: claiming(FILES[kind], side) for kind in ("avif", "heif") if kind in FILES},
         "tiff": b"II*\0\x08\0\0\0" + struct.pack("<H", len(tiff_tags)) + entries + bytes(4),
     }
 
@@ -100,16 +100,16 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-@pytest.mark.parametrize("form", bombs())
-def test_a_bomb_is_refused_quickly_and_without_its_memory(form: str) -> None:
+@pytest.mark.parametrize("kind", bombs())
+def test_a_decompression_bomb_is_refused_without_allocating_its_memory(kind: str) -> None:
     before, start_s = peak_bytes(), time.perf_counter()
     with pytest.raises(ImageError, match=r"^bomb: (60000 x 60000|16383 x 16383) pixels, more than|more pixels than"):
-        decode(bombs()[form], name="bomb")
+        decode(bombs()[kind], name="bomb")
     assert time.perf_counter() - start_s < 1
     assert peak_bytes() - before < 50e6
 
 
-def test_the_bound_is_pillows_and_its_globals_stay() -> None:
+def test_the_limit_is_that_of_pillow_whose_globals_are_not_changed() -> None:
     before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
     assert Image.MAX_IMAGE_PIXELS is not None
     assert MAX_PIXELS in (2 * Image.MAX_IMAGE_PIXELS, 2 * Image.MAX_IMAGE_PIXELS + 1)
@@ -117,36 +117,36 @@ def test_the_bound_is_pillows_and_its_globals_stay() -> None:
     assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
 
 
-@pytest.mark.parametrize("form", FILES)
-def test_a_bound_of_ones_own_is_kept_to_the_pixel(form: str) -> None:
-    width, height = (64, 64) if form == "heif" else (31, 23)  # what is coded, of which the image is a part
-    assert decode(FILES[form], max_pixels=width * height).shape == (23, 31, 3)
-    with pytest.raises(ImageError, match=rf"^a\.jpg: {width} x {height} pixels, more than the bound of \d+; "):
-        decode(FILES[form], max_pixels=width * height - 1, name="a.jpg")
-    if form != "heif":
-        with pytest.raises(ImageError, match=r"31 x 23 pixels, more than the bound of 712; "):
-            decode(Image.open(io.BytesIO(FILES[form])), max_pixels=23 * 31 - 1)
+@pytest.mark.parametrize("kind", FILES)
+def test_max_pixels_is_exact(kind: str) -> None:
+    width, height = (64, 64) if kind == "heif" else (31, 23)  # the size of the coded item, of which the image is a part
+    assert decode(FILES[kind], max_pixels=width * height).shape == (23, 31, 3)
+    with pytest.raises(ImageError, match=rf"^a\.jpg: {width} x {height} pixels, more than the limit of \d+; "):
+        decode(FILES[kind], max_pixels=width * height - 1, name="a.jpg")
+    if kind != "heif":
+        with pytest.raises(ImageError, match=r"31 x 23 pixels, more than the limit of 712; "):
+            decode(Image.open(io.BytesIO(FILES[kind])), max_pixels=23 * 31 - 1)
 
 
-@pytest.mark.parametrize("form", FILES)
-def test_pillows_own_warning_of_large_images_does_not_leak(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", FILES)
+def test_pillows_warning_about_large_images_is_not_raised(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 23 * 31 - 1)
-    if not form.startswith(("tiff", "heif")):  # not even with warnings as errors, which pyproject.toml asks for
+    if not kind.startswith(("tiff", "heif")):  # warnings are errors in the tests
         with pytest.raises(Image.DecompressionBombWarning):
-            Image.open(io.BytesIO(FILES[form]))
-    assert decode(FILES[form]).shape == (23, 31, 3)
+            Image.open(io.BytesIO(FILES[kind]))
+    assert decode(FILES[kind]).shape == (23, 31, 3)
 
 
-def test_pillows_own_refusal_of_large_images_is_told_in_our_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pillows_refusal_of_large_images_is_an_image_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(ImageError, match=r"^<bytes>: more pixels than Pillow reads of TIFF .*; make it smaller$"):
+    with pytest.raises(ImageError, match=r"^<bytes>: more pixels than Pillow decodes from TIFF .*; make it smaller$"):
         decode(FILES["tiff"])
 
 
-@pytest.mark.parametrize("form", FILES)
+@pytest.mark.parametrize("kind", FILES)
 @pytest.mark.parametrize("policy", ["viewer", "published"])
-def test_a_file_cut_anywhere_is_an_error_or_the_whole_image(form: str, policy: Any) -> None:
-    content = FILES[form]
+def test_a_file_truncated_anywhere_is_an_error_or_the_complete_image(kind: str, policy: Any) -> None:
+    content = FILES[kind]
     whole = decode(content, policy)
     cuts = sorted({*range(0, len(content), 37), *range(len(content) - 30, len(content))})
     for cut in cuts:
@@ -155,47 +155,47 @@ def test_a_file_cut_anywhere_is_an_error_or_the_whole_image(form: str, policy: A
         except ImageError as error:
             assert str(error).startswith("cut.jpg: ")  # noqa: PT017
             assert "\n" not in str(error)  # noqa: PT017
-        else:  # what is missing are check sums, padding or later frames
+        else:  # only checksums, padding or later frames are missing
             assert np.array_equal(decoded, whole)
             assert cut > len(content) / 4, "a quarter of the file cannot hold it"
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.6, 0.99])
 @pytest.mark.parametrize("progressive", [False, True])
-def test_half_a_photograph_is_an_error_even_if_pillow_was_told_to_bear_it(
+def test_a_truncated_jpeg_is_an_error_even_if_pillow_is_set_to_accept_it(
     keep: float, progressive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = encode(IMAGE.resize((700, 500)), "JPEG", quality=95, progressive=progressive)
-    assert len(content) > 1 << 16  # more than one block of Pillow's reading
+    assert len(content) > 1 << 16  # more than one of the blocks that Pillow reads
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     assert decode(content).shape == (500, 700, 3)
-    with pytest.raises(ImageError, match="cut short"):
+    with pytest.raises(ImageError, match="truncated"):
         decode(content[: int(len(content) * keep)])
 
 
-@pytest.mark.parametrize("form", FILES)
-def test_changed_bytes_never_escape_as_anything_but_a_image_error(form: str, capfd: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("kind", FILES)
+def test_damaged_files_raise_only_image_errors(kind: str, capfd: pytest.CaptureFixture) -> None:
     generator = np.random.default_rng(11)
     for trial in range(60):
-        content = bytearray(FILES[form])
-        for place in generator.integers(0, 200 if trial % 2 else len(content), 3):
-            content[place] = generator.choice([0, 255, generator.integers(256)])
+        content = bytearray(FILES[kind])
+        for index in generator.integers(0, 200 if trial % 2 else len(content), 3):
+            content[index] = generator.choice([0, 255, generator.integers(256)])
         try:
             assert decode(bytes(content), max_pixels=1 << 20).ndim == 3
         except ImageError as error:
             assert "\n" not in str(error)  # noqa: PT017
-    capfd.readouterr()  # libtiff itself writes to the error stream
+    capfd.readouterr()  # libtiff writes to stderr
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "empty, not a image"),
-        (b"a cat sat on the mat\n", "not a image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a image"),
-        (b"%PDF-1.7\n", "not a image"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a image"),
-        (b"P6 1 1 255 abc", "not a image"),
+        (b"", "empty, not an image"),
+        (b"a cat sat on the mat\n", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+        (b"%PDF-1.7\n", "not an image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
+        (b"P6 1 1 255 abc", "not an image"),
         (b"\xff\xd8\xff", "cannot be decoded as JPEG"),
         (b"\x89PNG\r\n\x1a\n", "cannot be decoded as PNG"),
         (b"RIFF\0\0\0\0WEBP", "cannot be decoded as WebP"),
@@ -205,7 +205,7 @@ def test_changed_bytes_never_escape_as_anything_but_a_image_error(form: str, cap
         (FILES["gif"][:6] + bytes(20), "cannot be decoded as GIF"),
     ],
 )
-def test_what_is_not_a_image_is_named(content: bytes, message: str, tmp_path: Path) -> None:
+def test_files_that_are_not_images_are_errors_that_name_the_file(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "cat.jpg"
     path.write_bytes(content)
     for source, name in ((path, str(path)), (content, "<bytes>")):
@@ -217,13 +217,13 @@ def test_what_is_not_a_image_is_named(content: bytes, message: str, tmp_path: Pa
         decode(content, name="shard.tar: 0001.jpg")
 
 
-def test_missing_files_directories_and_pipes_are_named(tmp_path: Path) -> None:
+def test_missing_files_directories_and_pipes_are_errors_that_name_the_path(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path, message in (
         (tmp_path / "none.jpg", "no such file"),
-        (tmp_path, "a directory, not a image"),
-        (pipe, "not an ordinary file"),
+        (tmp_path, "a directory, not an image"),
+        (pipe, "not a regular file"),
     ):
         with pytest.raises(ImageError) as caught:
             decode(path)
@@ -234,13 +234,13 @@ def test_missing_files_directories_and_pipes_are_named(tmp_path: Path) -> None:
         decode("a" * 5000)
 
 
-def test_a_file_too_large_for_a_image_is_not_read(tmp_path: Path) -> None:
+def test_a_file_above_the_size_limit_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "film.jpg"
     with path.open("wb") as file:
         file.write(FILES["jpeg"])
-        file.truncate((1 << 30) + 1)  # sparse: takes no room on disk
+        file.truncate((1 << 30) + 1)  # sparse: uses no disk space
     before = peak_bytes()
-    with pytest.raises(ImageError, match=r"film\.jpg: 1073741825 bytes, a image may have 1073741824"):
+    with pytest.raises(ImageError, match=r"film\.jpg: 1073741825 bytes; expected at most 1073741824"):
         decode(path)
     assert peak_bytes() - before < 50e6
 
@@ -257,17 +257,17 @@ def broken_exif_blocks() -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("form", broken_exif_blocks())
+@pytest.mark.parametrize("kind", broken_exif_blocks())
 @pytest.mark.parametrize("policy", ["viewer", "published"])
-def test_a_broken_exif_block_turns_nothing_and_warns_of_nothing(form: str, policy: Any) -> None:
+def test_a_damaged_exif_block_is_ignored_without_a_warning(kind: str, policy: Any) -> None:
     plain = encode(IMAGE, "JPEG")
-    block = broken_exif_blocks()[form]
+    block = broken_exif_blocks()[kind]
     segment = b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block
-    without_resolution = plain[:2] + segment + plain[20:]  # no JFIF segment, so that Pillow would ask EXIF
+    without_resolution = plain[:2] + segment + plain[20:]  # no JFIF segment, so that Pillow would read the EXIF block
     assert np.array_equal(decode(without_resolution, policy), decode(plain, policy))
 
 
-def test_an_invalid_animation_warns_of_nothing() -> None:
+def test_an_invalid_animation_is_decoded_without_a_warning() -> None:
     png = encode(IMAGE, "PNG")
     content = png[:33] + chunk(b"acTL", struct.pack(">II", 0, 0)) + png[33:]
     with pytest.raises(UserWarning, match="Invalid APNG"):
@@ -275,15 +275,15 @@ def test_an_invalid_animation_warns_of_nothing() -> None:
     assert np.array_equal(decode(content), np.asarray(IMAGE))
 
 
-def test_many_threads_leave_the_warning_filters_as_they_were() -> None:
+def test_decoding_in_many_threads_does_not_change_the_warning_filters() -> None:
     before = list(warnings.filters)
     failures: list[BaseException] = []
 
     def work() -> None:
         try:
             for _ in range(20):
-                for form in ("tiff", "gif", "png-animated", "jpeg"):
-                    decode(FILES[form])
+                for kind in ("tiff", "gif", "png-animated", "jpeg"):
+                    decode(FILES[kind])
         except BaseException as error:
             failures.append(error)
 

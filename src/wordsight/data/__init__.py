@@ -1,19 +1,27 @@
-"""Pairs to batches: tar shards, what they are made from, mixtures, the order of training, and the loader.
+"""Image-text pairs: sources, tar shards, mixtures of shards, the order of training, and batches.
 
-    sample.py    one pair, and the ways in which it can be broken
-    tar.py       the members of a tar file
-    index.py     where the samples of a shard lie
-    remote.py    shards on a web server
-    reader.py    open_shards: shards as one sequence
-    manifest.py  what a directory of shards says about itself
-    shards.py    writing them
-    trees.py, tables.py, labels.py, sources.py, pack.py    what `wordsight shards` reads, and how it packs it
-    order.py     random numbers as a function of (seed, epoch, position)
-    mixture.py   several shard sets in one batch
-    loader.py    batches
+    inputs.py         what kind of data a path is, and the stream of images in directories, tables, shards and videos
+    walk.py           image files in directories
+    video.py          frames of videos
+    tables.py         rows of tables
+    file_listing.py   the files of a directory or a tar file
+    class_names.py    names of classes
+    records.py        open_source: what `wordsight shards` reads, with the texts of each image
+    pack.py           records to shards
+    sample.py         a sample, and the error for one that is broken
+    tar.py            the members of a tar file
+    index.py          the location of each sample in a shard
+    manifest.py       the names, hashes and counts of a directory of shards
+    remote.py         shards on a web server
+    shard_reader.py   open_shards: shards as one sequence of samples
+    shard_writer.py   samples to shards
+    order.py          random numbers as a function of (seed, stream, epoch, position)
+    mixture.py        several sources in one batch
+    loader.py         batches
+    openmoji.py       the demo's image-text pairs
 
-A sample on its way to training: shard bytes -> `Sample` -> decoded, cropped, drawn text -> `Batch`. Only the loader
-needs torch; it is imported when its names are first used.
+The path of a sample in training: bytes in a shard -> `Sample` -> decoded and cropped image, drawn text -> `Batch`.
+Only the loader needs torch, which is imported when its names are first used.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,7 @@
-"""From a class, told by number, name, WordNet id or directory, to the names that become its captions."""
+"""The names of classes, which become the texts of labelled images.
+
+Datasets state the class of an image in different ways: by number, by name, by WordNet id, or by a directory.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +9,7 @@ from typing import Any
 import msgspec
 
 from wordsight.data.file_listing import read_file
-from wordsight.data.sample import clean_texts, read_json
+from wordsight.data.sample import clean_texts, parse_json
 from wordsight.errors import DataError, nearest
 
 MAX_NAMES_BYTES = 1 << 26
@@ -14,12 +17,12 @@ _ID_COLUMNS = ("wnid", "synset", "class_id")
 
 
 class LabelNames(msgspec.Struct, frozen=True, kw_only=True):
-    """How labels are called.
+    """The names of the classes of a dataset.
 
     Attributes:
-        origin: the file, for errors.
-        classes: the name of label 0, 1, ...; empty where labels are not numbers.
-        names: the names of a class, by its name, number or WordNet id; empty where a class has one name.
+        origin: file name, for errors.
+        classes: names of labels 0, 1, ...; empty if labels are not numbers.
+        names: the names of each class, by its name, number or WordNet id; empty if each class has a single name.
     """
 
     origin: str = ""
@@ -27,15 +30,15 @@ class LabelNames(msgspec.Struct, frozen=True, kw_only=True):
     names: dict[str, tuple[str, ...]] = {}
 
     def of(self, label: Any, values: dict[str, Any], directories: tuple[str, ...] = ()) -> tuple[str, ...]:
-        """The names of one sample's class, at least one.
+        """Return the names of one sample's class, at least one.
 
         Args:
-            label: a name or a number.
-            values: the row, whose `wnid`, `synset` or `class_id` may name the class too.
-            directories: in which the image lies, which may name the class too.
+            label: name or number of the class.
+            values: row of the sample; its `wnid`, `synset` or `class_id` can identify the class too.
+            directories: the directories that contain the image; they can identify the class too.
 
         Raises:
-            DataError: no name for this label; the message is a reason without a place.
+            DataError: there is no name for this label; the message does not name the file of the sample.
         """
         if isinstance(label, bool) or not isinstance(label, str | int):
             raise DataError(
@@ -45,14 +48,14 @@ class LabelNames(msgspec.Struct, frozen=True, kw_only=True):
             raise DataError("the label is empty")
         name = self._class_of(label)
         if self.names:
-            others = [values[column] for column in _ID_COLUMNS if isinstance(values.get(column), str)]
-            for known in (name, str(label), *others, *reversed(directories)):
-                if known in self.names:
-                    return self.names[known]
+            ids = [values[column] for column in _ID_COLUMNS if isinstance(values.get(column), str)]
+            for candidate in (name, str(label), *ids, *reversed(directories)):
+                if candidate in self.names:
+                    return self.names[candidate]
             raise DataError(f"{self.origin}: no names for {label!r}{nearest(str(label), self.names)}")
         if name is None:
             raise DataError(
-                f"label {label} is a number without a name; put classes.json beside labels.jsonl, or use --names FILE"
+                f"label {label} is a number without a name; put classes.json next to labels.jsonl, or use --names FILE"
             )
         return (name,)
 
@@ -67,10 +70,10 @@ class LabelNames(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_label_names(path: Path) -> LabelNames:
-    """Names from a JSON file: a list, the name of each label number, or an object, label -> name or names.
+    """Read a JSON file: a list of the names of labels 0, 1, ..., or an object that maps labels to their name or names.
 
     Raises:
-        DataError: missing, not JSON, or of another form.
+        DataError: the file is missing, not JSON, or something else.
     """
     try:
         return parse_label_names(read_file(path, MAX_NAMES_BYTES), path.name)
@@ -79,16 +82,20 @@ def read_label_names(path: Path) -> LabelNames:
 
 
 def parse_label_names(content: bytes, origin: str) -> LabelNames:
-    """As `read_label_names`, from the file's content.
+    """Parse the content of a file that `read_label_names` reads.
+
+    Args:
+        content: JSON.
+        origin: file name, for errors about labels.
 
     Raises:
-        DataError: not JSON, or of another form; the message is a reason without a place.
+        DataError: the content is not JSON, or something else; the message does not name the file.
     """
-    value = read_json(content)
+    value = parse_json(content)
     if isinstance(value, list) and value:
         return LabelNames(
             origin=origin, classes=tuple(clean_texts(name, f"class {i}")[0] for i, name in enumerate(value))
         )
     if isinstance(value, dict) and value:
         return LabelNames(origin=origin, names={label: clean_texts(names, label) for label, names in value.items()})
-    raise DataError("expected a list of class names, or an object of label -> names")
+    raise DataError("expected a list of class names, or an object that maps labels to names")

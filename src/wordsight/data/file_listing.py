@@ -1,6 +1,6 @@
-"""A directory, or a tar file of a directory, as names and contents: what a source of images and texts is read from.
+"""The files of a directory, or of a tar file of a directory, behind one interface.
 
-A tar file is never unpacked: its members are read where they lie, and their names are only names.
+A tar file is never unpacked: members are read in place, and their names never reach the file system.
 """
 
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from wordsight.data.sample import MAX_IMAGE_BYTES
-from wordsight.data.tar import Member, read_at, walk
+from wordsight.data.tar import Member, read_at, walk_members
 from wordsight.errors import DataError
 
 
@@ -18,17 +18,18 @@ class FileListing(Protocol):
 
     Attributes:
         name: path of the directory or tar file, for errors.
-        files: names relative to the root with `/` between directories, sorted; hidden files are left out.
+        files: sorted paths relative to the root, with `/` between directories; hidden files are left out.
     """
 
     name: str
     files: tuple[str, ...]
 
     def read(self, file: str, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
-        """The content of a file.
+        """Return the content of a file.
 
         Raises:
-            DataError: missing, not a plain file, or larger than the bound; the message is a reason without a place.
+            DataError: the file is missing, not a regular file, or larger than `max_bytes`; the message does not name
+                the file.
         """
         ...
 
@@ -39,12 +40,12 @@ class DirectoryListing:
     def __init__(self, path: Path) -> None:
         self.name = str(path)
         self._root = path
-        found = []
-        for directory, below, names in os.walk(path, onerror=_raise):
+        files: list[str] = []
+        for directory, below, names in os.walk(path, onerror=_raise_error):
             below[:] = [name for name in below if not name.startswith(".")]
             relative = Path(directory).relative_to(path)
-            found += [(relative / name).as_posix() for name in names if not name.startswith(".")]
-        self.files = tuple(sorted(found))
+            files += [(relative / name).as_posix() for name in names if not name.startswith(".")]
+        self.files = tuple(sorted(files))
 
     def read(self, file: str, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
         """See `FileListing.read`."""
@@ -52,7 +53,7 @@ class DirectoryListing:
 
 
 class TarListing:
-    """The members of a tar file, without the one directory in which they may all lie; see `FileListing`."""
+    """The members of a tar file, relative to the single directory at its top, if there is one; see `FileListing`."""
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
@@ -62,7 +63,7 @@ class TarListing:
                 if file.read(4)[:2] == b"\x1f\x8b":
                     raise DataError(f"{path}: compressed; unpack it with 'gunzip' first")
                 total = os.fstat(file.fileno()).st_size
-                members = list(walk(partial(read_at, file), total, str(path)))
+                members = list(walk_members(partial(read_at, file), total, str(path)))
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
         names = [member.name.removeprefix("./") for member in members]
@@ -83,17 +84,17 @@ class TarListing:
         if member.kind:
             raise DataError(f"{member.kind}, not a file")
         if member.name.startswith("/") or ".." in member.name.split("/"):
-            raise DataError("its name leads out of the archive")
+            raise DataError("its name points outside the archive")
         _check_size(member.size, max_bytes)
         with self._path.open("rb", buffering=0) as archive:
             return read_at(archive, member.offset, member.size)
 
 
 def open_listing(path: Path) -> FileListing:
-    """The files of a directory or of a tar file.
+    """List the files of a directory or of a tar file.
 
     Raises:
-        DataError: it cannot be read, or is not a tar file.
+        DataError: the path cannot be read, or is not a tar file.
     """
     try:
         return DirectoryListing(path) if path.is_dir() else TarListing(path)
@@ -102,10 +103,10 @@ def open_listing(path: Path) -> FileListing:
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
-    """The content of a file of bounded size.
+    """Return the content of a file of at most `max_bytes`.
 
     Raises:
-        DataError: missing, not a plain file, or larger than the bound; the message is a reason without a place.
+        DataError: the file is missing, not a regular file, or larger than that; the message does not name the file.
     """
     try:
         if not path.is_file():
@@ -121,5 +122,5 @@ def _check_size(size: int, max_bytes: int) -> None:
         raise DataError(f"{size:,} bytes, more than {max_bytes:,}")
 
 
-def _raise(error: OSError) -> None:
+def _raise_error(error: OSError) -> None:
     raise error

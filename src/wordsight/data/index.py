@@ -1,8 +1,8 @@
-"""Where the samples of a shard lie, so that any of them can be read alone.
+"""The index of a shard: the location of each sample, so that samples can be read in any order.
 
-A tar file has no table of contents; its headers are walked once and the table kept in a file, beside the shard or,
-where that cannot be written, in the user's cache directory. The table is only a hint: it must name the shard's size and
-time of change, and every span in it must lie within the shard, or it is made again.
+A tar file has no table of contents. Its headers are read once, and the resulting index is stored next to the shard or,
+if that is not writable, in the user's cache directory. A stored index is not trusted: it is used only if it states the
+size and modification time of the shard and if all its spans are within the shard; otherwise it is rebuilt.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordsight.cache import cache_directory
-from wordsight.data.tar import Member, read_at, walk
+from wordsight.data.tar import Member, read_at, walk_members
 from wordsight.errors import DataError, OutputError
 from wordsight.files import write_atomic
 from wordsight.image import is_image_file
@@ -29,14 +29,14 @@ _MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^./]+)", re.DOTALL)
 
 
 class ShardIndex(msgspec.Struct, frozen=True):
-    """Where the samples of one shard lie.
+    """The locations of the N samples of one shard.
 
     Attributes:
-        size: of the shard, in bytes.
-        mtime_ns: when it was last changed.
-        keys: of the N samples, in the order in which they first appear.
-        spans: (N, 3, 2) int64; offset and size of image, `.json` and `.txt`; -1 where there is none.
-        problems: what is wrong with a sample, by its row; most have nothing.
+        size: size of the shard in bytes.
+        mtime_ns: modification time of the shard.
+        keys: keys of the samples, in the order of their first members.
+        spans: (N, 3, 2) int64; offset and size of the image, the `.json` and the `.txt`; -1 for a missing one.
+        problems: the reason why a sample cannot be used, by row; most samples have none.
     """
 
     size: int
@@ -56,36 +56,36 @@ class _Stored(msgspec.Struct, frozen=True):
 
 
 def load_index(path: Path) -> ShardIndex:
-    """The index of a shard: from its cache where that still fits, else from the shard's headers.
+    """Load the index of a shard from a stored index that is still valid, or build it from the headers of the shard.
 
     Raises:
-        DataError: the shard is missing, cannot be read, is cut short, or is not a tar file.
+        DataError: the shard is missing, cannot be read, is truncated, or is not a tar file.
     """
     try:
         with path.open("rb", buffering=0) as file:
             status = os.fstat(file.fileno())
-            for place in _cache_places(path):
-                index = _read_cache(place, status)
+            for stored_path in _stored_paths(path):
+                index = _read_stored(stored_path, status)
                 if index is not None:
                     return index
-            index = _walk_shard(file, status, path)
+            index = _build_index(file, status, path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    for place in _cache_places(path):
+    for stored_path in _stored_paths(path):
         with contextlib.suppress(OutputError):
-            write_atomic(place, _to_bytes(index))
+            write_atomic(stored_path, _to_bytes(index))
             break
     return index
 
 
 def index_hash(index: ShardIndex) -> str:
-    """SHA-256 over the keys and places of a shard's samples; content of equal length is not told apart."""
+    """Hash the keys and spans of a shard's samples (SHA-256); it does not depend on content of equal length."""
     digest = hashlib.sha256(msgspec.msgpack.encode((index.size, index.keys)))
     digest.update(index.spans.astype("<i8").tobytes())
     return digest.hexdigest()
 
 
-def _cache_places(path: Path) -> tuple[Path, Path]:
+def _stored_paths(path: Path) -> tuple[Path, Path]:
     name = hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()
     return path.with_name(f"{path.name}.index"), cache_directory("indexes") / f"{name}.index"
 
@@ -95,12 +95,12 @@ def _to_bytes(index: ShardIndex) -> bytes:
     return msgspec.msgpack.encode(_Stored(_VERSION, index.size, index.mtime_ns, index.keys, spans, index.problems))
 
 
-def _read_cache(place: Path, shard: os.stat_result) -> ShardIndex | None:
-    """The index in a cache file, or None where it is absent, of another shard, or not to be believed."""
+def _read_stored(path: Path, shard: os.stat_result) -> ShardIndex | None:
+    """Read a stored index; None if it is missing, belongs to another state of the shard, or is inconsistent."""
     try:
-        if place.stat().st_size > shard.st_size + 4096:  # every sample takes more room in the shard than here
+        if path.stat().st_size > shard.st_size + 4096:  # a sample takes more bytes in the shard than in its index
             return None
-        stored = msgspec.msgpack.decode(place.read_bytes(), type=_Stored)
+        stored = msgspec.msgpack.decode(path.read_bytes(), type=_Stored)
         spans = np.frombuffer(stored.spans, "<i8").reshape(len(stored.keys), len(_PARTS), 2)
     except (OSError, msgspec.DecodeError, ValueError):
         return None
@@ -114,13 +114,13 @@ def _read_cache(place: Path, shard: os.stat_result) -> ShardIndex | None:
     return ShardIndex(stored.size, stored.mtime_ns, stored.keys, spans.astype(np.int64), stored.problems)
 
 
-def _walk_shard(file: RawIOBase, status: os.stat_result, path: Path) -> ShardIndex:
-    """Group the members of a tar file into samples."""
+def _build_index(file: RawIOBase, status: os.stat_result, path: Path) -> ShardIndex:
+    """Group the members of a tar file into samples by their names without suffix."""
     rows: dict[str, int] = {}
     spans: list[list[list[int]]] = []
     problems: dict[int, str] = {}
 
-    for member in walk(partial(read_at, file), status.st_size, str(path)):
+    for member in walk_members(partial(read_at, file), status.st_size, str(path)):
         match = _MEMBER.fullmatch(member.name.removeprefix("./"))
         part = _part(member.name) if match else None
         if match is None or part is None:
@@ -150,7 +150,7 @@ def _problem(member: Member, is_repeated: bool) -> str:
     if member.kind:
         return f"{base} is {member.kind}, not a file"
     if member.name.startswith("/") or ".." in member.name.split("/"):
-        return f"the name {member.name!r} leads out of the shard"
+        return f"the name {member.name!r} points outside the shard"
     if is_repeated:
-        return f"the key is used twice: {base} is not its first member of that kind"
+        return f"duplicate key: {base} is not the first member of its kind with this key"
     return ""

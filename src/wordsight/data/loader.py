@@ -1,12 +1,12 @@
-"""Batches for training: what step s holds is a function of data, plan and s, and of nothing else.
+"""Batches for training; the batch of step s is a function of the data, the plan and s alone.
 
-Threads make whole batches ahead of the consumer (Pillow and the file system release the interpreter while they work).
-None of them carries anything from one place to the next: order, substitute, text and crop of a place are drawn from
-(seed, source, epoch, position), see `order.py`. So the number of workers, a resume and the number of ranks change
-nothing, and resuming needs the step alone.
+Threads make whole batches ahead of the consumer; Pillow and the file system release the interpreter lock meanwhile.
+Threads share no random state: the sample, its substitute, its text and its crop are drawn for each slot of a batch from
+(seed, source, epoch, position), see `order.py`. Therefore the number of workers and ranks makes no difference, and
+resuming needs only the number of the step.
 
-A broken sample leaves its place to another of its source, drawn by (seed, epoch, position, attempt); it is listed once
-in `Loader.broken`. When too large a share of the samples seen is broken, the run stops and names the worst shard.
+A broken sample is replaced by another one of the same source, drawn from (seed, epoch, position, attempt), and is
+listed once in `Loader.broken`. If too large a share of the samples is broken, the run stops and names the worst shard.
 """
 
 import dataclasses
@@ -29,25 +29,26 @@ from wordsight.errors import ConfigError, DataError, ImageError
 from wordsight.image import Augmentation, Policy, augment, decode
 
 _MAX_ATTEMPTS = 100
-_SEEN_BEFORE_JUDGED = 100
+_MIN_SAMPLES_JUDGED = 100
 
 Tokenize: TypeAlias = Callable[[Sequence[str]], NDArray[np.int32]]
-"""M texts to (M, L) int32, padded with zeros on the right, the last id of a text not zero."""
+"""Maps M texts to (M, L) int32 ids, padded with zeros on the right; the last id of a text is not zero."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchPlan:
-    """What decides the content of batches.
+    """The settings that determine the content of batches.
 
     Attributes:
-        batch_size: places in a global batch, over all ranks.
-        size_px: side of the square images, or a function that gives it for a step.
-        augmentation: how crops are drawn, where a source does not say it.
+        batch_size: number of pairs in a global batch, over all ranks.
+        size_px: side of the square images, or a function that returns it for a step.
+        augmentation: default for sources without their own.
         seed: 0 to 2**64 - 1.
-        policy: how a file is looked at; see `wordsight.image.decode`.
-        trims_texts: drop the columns of ids in which every text is over; not for text towers that read their padding.
-        max_broken_share: of the distinct samples seen of a source, above which the run stops; judged after 100 of them,
-            or after all if there are fewer.
+        policy: decoding policy; see `wordsight.image.decode`.
+        trims_texts: drop the columns of ids that are padding in all texts; must be false for text towers that attend to
+            padding.
+        max_broken_share: largest share of broken samples among the distinct samples used of a source, above which the
+            run stops; judged after 100 of them, or after all if there are fewer.
     """
 
     batch_size: int
@@ -70,16 +71,16 @@ class Batch:
     """N pairs.
 
     Attributes:
-        step: whose batch this is.
+        step: number of the training step.
         pixels: (N, H, W, 3) uint8, H = W.
-        ids: (N, L) int32, L the ids of the longest text here, so not the same on every rank.
-        text_numbers: (N,) int64; texts equal but for case and white space, before a template is put around them, have
-            the same number, on all ranks.
-        own_numbers: (N, T) int64; the numbers of all texts of a image, of which one was drawn; padded with zeros.
-        own_ids: (N, T, L) int32, the ids of all these texts.
-        is_label: (N,) bool, whether the text was made from a label.
-        keys: of the samples.
-        texts: as they were tokenised.
+        ids: (N, L) int32, where L is the length of the longest text, which differs between ranks.
+        text_numbers: (N,) int64; texts that are equal up to case and white space, before they are put into a template,
+            have the same number on all ranks.
+        own_numbers: (N, T) int64; numbers of all texts of an image, of which one was drawn; padded with zeros.
+        own_ids: (N, T, L) int32; ids of all these texts.
+        is_label: (N,) bool; whether the text was made from a label.
+        keys: keys of the samples.
+        texts: the texts that were tokenised.
     """
 
     step: int
@@ -93,12 +94,12 @@ class Batch:
     texts: tuple[str, ...]
 
     def is_own_text(self) -> torch.Tensor:
-        """(N, N) bool: whether text m is one of image n's texts, and so no false answer to it."""
+        """Return (N, N) bool: whether text m is one of the texts of image n, and therefore not a negative for it."""
         return (self.own_numbers[:, :, None] == self.text_numbers).any(dim=1)
 
 
-class _Place(NamedTuple):
-    """One filled place of a batch."""
+class _Slot(NamedTuple):
+    """The texts of one slot of a batch; its image is written into the batch directly."""
 
     key: str
     text: str
@@ -107,8 +108,8 @@ class _Place(NamedTuple):
     is_label: bool
 
 
-class _Seen(NamedTuple):
-    """A sample that was looked at, and what is wrong with it."""
+class _Attempt(NamedTuple):
+    """A sample that was read for a batch; `broken` is None if it could be used."""
 
     source: int
     number: int
@@ -116,54 +117,54 @@ class _Seen(NamedTuple):
 
 
 class _StoppedError(Exception):
-    """The loader was closed while a worker was busy."""
+    """The loader was closed while a worker was making a batch."""
 
 
-class _Maker:
-    """Makes the part of any step's batch that belongs to one rank; threads share it."""
+class _BatchMaker:
+    """Makes one rank's part of the batch of any step; shared by all threads."""
 
     def __init__(self, mixture: Mixture, tokenize: Tokenize, plan: BatchPlan, rank: int, world: int) -> None:
         self._sources = mixture.sources
         self._tokenize = tokenize
         self._plan = plan
         self._counts = mixture.slots(plan.batch_size)
-        self._walks = [SourceOrder(source.shards, plan.seed, number) for number, source in enumerate(mixture.sources)]
-        owners = [(source, place) for source, count in enumerate(self._counts) for place in range(count)]
+        self._orders = [SourceOrder(source.shards, plan.seed, number) for number, source in enumerate(mixture.sources)]
+        slots = [(source, slot) for source, count in enumerate(self._counts) for slot in range(count)]
         share = plan.batch_size // world
-        self._owners = owners[rank * share : (rank + 1) * share]
+        self._slots = slots[rank * share : (rank + 1) * share]
         self.stopped = threading.Event()
 
-    def make(self, step: int, size_px: int) -> tuple[Batch, list[_Seen]]:
-        """The batch of a step, and all samples that were looked at for it."""
-        pixels = np.empty((len(self._owners), size_px, size_px, 3), np.uint8)
-        seen: list[_Seen] = []
-        places = []
-        for row, (source, place) in enumerate(self._owners):
+    def make(self, step: int, size_px: int) -> tuple[Batch, list[_Attempt]]:
+        """Return the batch of a step, and all samples that were read for it."""
+        pixels = np.empty((len(self._slots), size_px, size_px, 3), np.uint8)
+        attempts: list[_Attempt] = []
+        slots = []
+        for row, (source, slot) in enumerate(self._slots):
             if self.stopped.is_set():
                 raise _StoppedError
-            position = step * self._counts[source] + place
-            places.append(self._fill(source, position, pixels[row], seen))
-        texts = tuple(place.text for place in places)
+            position = step * self._counts[source] + slot
+            slots.append(self._fill(source, position, pixels[row], attempts))
+        texts = tuple(slot.text for slot in slots)
         ids = self._tokenize(texts)
-        own_numbers, own_ids = self._own([place.own_texts for place in places])
+        own_numbers, own_ids = self._own_texts([slot.own_texts for slot in slots])
         batch = Batch(
             step=step,
             pixels=torch.from_numpy(pixels),
             ids=torch.from_numpy(_trim(ids) if self._plan.trims_texts else ids),
-            text_numbers=torch.tensor([place.number for place in places], dtype=torch.int64),
+            text_numbers=torch.tensor([slot.number for slot in slots], dtype=torch.int64),
             own_numbers=torch.from_numpy(own_numbers),
             own_ids=torch.from_numpy(own_ids),
-            is_label=torch.tensor([place.is_label for place in places], dtype=torch.bool),
-            keys=tuple(place.key for place in places),
+            is_label=torch.tensor([slot.is_label for slot in slots], dtype=torch.bool),
+            keys=tuple(slot.key for slot in slots),
             texts=texts,
         )
-        return batch, seen
+        return batch, attempts
 
-    def _fill(self, source: int, position: int, square: NDArray[np.uint8], seen: list[_Seen]) -> _Place:
-        """Fill one place of a batch, by a substitute where its sample is broken."""
+    def _fill(self, source: int, position: int, pixels: NDArray[np.uint8], attempts: list[_Attempt]) -> _Slot:
+        """Fill one slot of a batch, with a substitute if its sample is broken."""
         plan, shards = self._plan, self._sources[source].shards
-        epoch, place = divmod(position, len(shards))
-        number = self._walks[source].sample_at(position)
+        epoch, index = divmod(position, len(shards))
+        number = self._orders[source].sample_at(position)
         broken = []
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             try:
@@ -171,18 +172,18 @@ class _Maker:
                 image = self._decode(sample)
             except BrokenSampleError as error:
                 broken.append(error.broken)
-                seen.append(_Seen(source, number, error.broken))
-                generator = draws(plan.seed, stream_of(Purpose.SUBSTITUTE, source), epoch, place, attempt)
+                attempts.append(_Attempt(source, number, error.broken))
+                generator = draws(plan.seed, stream_of(Purpose.SUBSTITUTE, source), epoch, index, attempt)
                 number = int(generator.integers(len(shards)))
                 continue
-            seen.append(_Seen(source, number, None))
-            crop = draws(plan.seed, stream_of(Purpose.CROP, source), epoch, place)
+            attempts.append(_Attempt(source, number, None))
+            crop = draws(plan.seed, stream_of(Purpose.CROP, source), epoch, index)
             augmentation = self._sources[source].augmentation or plan.augmentation
-            square[:] = augment(image, square.shape[0], augmentation, crop)
-            return self._place_of(source, sample, epoch, place)
+            pixels[:] = augment(image, pixels.shape[0], augmentation, crop)
+            return self._slot_of(source, sample, epoch, index)
         worst, count = Counter(item.shard for item in broken).most_common(1)[0]
         raise DataError(
-            f"{worst}: {count} of {_MAX_ATTEMPTS} samples drawn one after another are broken; "
+            f"{worst}: {count} of {_MAX_ATTEMPTS} samples drawn in a row are broken; "
             f"the last: {broken[-1].key}: {broken[-1].reason}"
         )
 
@@ -192,44 +193,45 @@ class _Maker:
         except ImageError as error:
             reason = str(error).removeprefix(f"{sample.key}: ")
             raise BrokenSampleError(BrokenSample(sample.key, sample.shard, reason)) from error
-        except Exception as error:  # the edge of a worker: whatever it is, say which sample
+        except Exception as error:  # the outer edge of a worker: name the sample, whatever the error is
             error.add_note(f"while decoding {sample.key} of {sample.shard}")
             raise
 
-    def _place_of(self, source: int, sample: Sample, epoch: int, place: int) -> _Place:
-        generator = draws(self._plan.seed, stream_of(Purpose.TEXT, source), epoch, place)
+    def _slot_of(self, source: int, sample: Sample, epoch: int, index: int) -> _Slot:
+        generator = draws(self._plan.seed, stream_of(Purpose.TEXT, source), epoch, index)
         bare, text = draw_text(sample, self._sources[source].templates, generator)
         text = drop_words(text, self._sources[source].word_dropout, generator)
         own_texts = sample.captions or sample.names
-        return _Place(sample.key, text, text_number(bare), own_texts, is_label=not sample.captions)
+        return _Slot(sample.key, text, text_number(bare), own_texts, is_label=not sample.captions)
 
-    def _own(self, texts: Sequence[tuple[str, ...]]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Numbers (N, T) and ids (N, T, L) of all texts of N images."""
-        is_there = np.arange(max(map(len, texts))) < np.array([[len(own)] for own in texts])
+    def _own_texts(self, texts: Sequence[tuple[str, ...]]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Return the numbers (N, T) and ids (N, T, L) of all texts of N images, padded with zeros."""
+        is_text = np.arange(max(map(len, texts))) < np.array([[len(own)] for own in texts])
         flat = [text for own in texts for text in own]
-        numbers = np.zeros(is_there.shape, np.int64)
-        numbers[is_there] = [text_number(text) for text in flat]
+        numbers = np.zeros(is_text.shape, np.int64)
+        numbers[is_text] = [text_number(text) for text in flat]
         ids = _trim(self._tokenize(flat))
-        padded = np.zeros((*is_there.shape, ids.shape[1]), np.int32)
-        padded[is_there] = ids
+        padded = np.zeros((*is_text.shape, ids.shape[1]), np.int32)
+        padded[is_text] = ids
         return numbers, padded
 
 
 class Loader:
-    """An endless iterator over batches; a context manager that ends its threads.
+    """An endless iterator over batches, and a context manager that stops its threads.
 
     Args:
         mixture: the open sources.
-        tokenize: texts to ids.
-        plan: what decides the content.
-        workers: threads that make batches ahead; 0 makes each batch when it is asked for, in the caller's thread.
-        prefetch: finished or unfinished batches held ahead, the bound on memory; as many workers can be busy at once.
-        first_step: the step of the first batch, for a resume.
-        rank: which part of every global batch is wanted: the rank-th of `world` equal, contiguous parts.
-        world: number of ranks, a divisor of the batch size.
+        tokenize: maps texts to ids.
+        plan: determines the content of batches.
+        workers: number of threads that make batches ahead; with 0 each batch is made when it is requested, in the
+            caller's thread.
+        prefetch: number of batches made ahead, which bounds the memory and the number of busy workers.
+        first_step: the step of the first batch, for resuming.
+        rank: index of this rank, which gets the rank-th of `world` equal, contiguous parts of every global batch.
+        world: number of ranks; must divide the batch size.
 
     Raises:
-        ConfigError: the numbers do not fit one another.
+        ConfigError: the numbers are inconsistent or out of range.
     """
 
     def __init__(
@@ -247,25 +249,25 @@ class Loader:
         if world < 1 or plan.batch_size % world or not 0 <= rank < world:
             raise ConfigError(f"a batch of {plan.batch_size} for rank {rank} of {world}: expected equal parts")
         if workers < 0 or prefetch < 1 or first_step < 0:
-            raise ConfigError(f"{workers} workers, {prefetch} batches ahead, first step {first_step}: too few")
-        self._maker = _Maker(mixture, tokenize, plan, rank, world)
+            raise ConfigError(f"{workers=}, {prefetch=}, {first_step=}: expected at least 0, 1 and 0")
+        self._maker = _BatchMaker(mixture, tokenize, plan, rank, world)
         self._tally = _Tally(mixture, plan.max_broken_share)
         self._size_px = plan.size_px
         self._prefetch = prefetch
         self._next_step = first_step
         self._pool = ThreadPoolExecutor(workers, "wordsight-loader") if workers else None
-        self._ahead: deque[Future[tuple[Batch, list[_Seen]]]] = deque()
+        self._ahead: deque[Future[tuple[Batch, list[_Attempt]]]] = deque()
 
     @property
     def broken(self) -> tuple[BrokenSample, ...]:
-        """The broken samples met in the batches handed out so far, each once, in the order in which they were met."""
+        """The distinct broken samples of the batches returned so far, in the order of their first occurrence."""
         return tuple(self._tally.broken)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
-        """The next step's batch.
+        """Return the batch of the next step.
 
         Raises:
             DataError: a shard cannot be read, or too many samples are broken.
@@ -274,15 +276,15 @@ class Loader:
         if self._maker.stopped.is_set():
             raise StopIteration
         try:
-            batch, seen = self._make_next()
-            self._tally.add(seen)
+            batch, attempts = self._make_next()
+            self._tally.add(attempts)
         except BaseException:
             self.close()
             raise
         return batch
 
     def close(self) -> None:
-        """End the threads; may be called twice."""
+        """Stop the threads; can be called more than once."""
         self._maker.stopped.set()
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
@@ -296,7 +298,7 @@ class Loader:
     ) -> None:
         self.close()
 
-    def _make_next(self) -> tuple[Batch, list[_Seen]]:
+    def _make_next(self) -> tuple[Batch, list[_Attempt]]:
         if self._pool is None:
             return self._maker.make(*self._take_step())
         while len(self._ahead) < self._prefetch:
@@ -306,34 +308,37 @@ class Loader:
         return result
 
     def _take_step(self) -> tuple[int, int]:
-        """The next step to be made, and its size."""
+        """Advance to the next step, and return it with its image size."""
         step = self._next_step
         self._next_step += 1
         return step, self._size_px(step) if callable(self._size_px) else self._size_px
 
 
 class _Tally:
-    """Which samples were seen and which of them are broken; kept by the consumer alone, in the order of batches."""
+    """The distinct samples used so far, and the broken ones among them.
+
+    It is updated only by the consumer, in the order of batches, so that it does not depend on the workers either.
+    """
 
     def __init__(self, mixture: Mixture, max_share: float) -> None:
         self._sources = mixture.sources
         self._max_share = max_share
-        self._seen = [np.zeros(len(source.shards), bool) for source in mixture.sources]
-        self._num_seen = [0] * len(mixture.sources)
+        self._is_used = [np.zeros(len(source.shards), bool) for source in mixture.sources]
+        self._num_used = [0] * len(mixture.sources)
         self._broken_shards: list[Counter[str]] = [Counter() for _ in mixture.sources]
         self.broken: list[BrokenSample] = []
 
-    def add(self, seen: Sequence[_Seen]) -> None:
+    def add(self, attempts: Sequence[_Attempt]) -> None:
         """Count the samples of one batch.
 
         Raises:
-            DataError: too many of a source are broken.
+            DataError: too many samples of a source are broken.
         """
-        for source, number, broken in seen:
-            if self._seen[source][number]:
+        for source, number, broken in attempts:
+            if self._is_used[source][number]:
                 continue
-            self._seen[source][number] = True
-            self._num_seen[source] += 1
+            self._is_used[source][number] = True
+            self._num_used[source] += 1
             if broken is not None:
                 self.broken.append(broken)
                 self._broken_shards[source][broken.shard] += 1
@@ -342,20 +347,24 @@ class _Tally:
                 self._judge(source, shards)
 
     def _judge(self, source: int, shards: Counter[str]) -> None:
-        num_seen = self._num_seen[source]
+        num_used = self._num_used[source]
         num_broken = shards.total()
-        if num_seen < min(_SEEN_BEFORE_JUDGED, len(self._seen[source])) or num_broken <= self._max_share * num_seen:
+        if num_used < min(_MIN_SAMPLES_JUDGED, len(self._is_used[source])) or num_broken <= self._max_share * num_used:
             return
         worst, count = shards.most_common(1)[0]
         example = next(item for item in self.broken if item.shard == worst)
         raise DataError(
-            f"{worst}: {count} broken samples, the most of any shard; {num_broken} of {num_seen} seen are broken, more "
-            f"than {self._max_share:.1%}; the first: {example.key}: {example.reason}; pack the shards again"
+            f"{worst}: {count} broken samples, the most of any shard; {num_broken} of {num_used} samples read "
+            f"are broken, more than {self._max_share:.1%}; the first: {example.key}: {example.reason}; pack it again"
         )
 
 
 def draw_text(sample: Sample, templates: Sequence[str], generator: np.random.Generator) -> tuple[str, str]:
-    """One of a sample's captions, or of the names of its label: alone, and in one of the templates if there are any."""
+    """Draw one of a sample's captions, or of the names of its label.
+
+    Returns:
+        The text alone, and the text in one of the templates, if there are any.
+    """
     texts = sample.captions or sample.names
     text = texts[int(generator.integers(len(texts)))]
     if not templates:
@@ -364,7 +373,10 @@ def draw_text(sample: Sample, templates: Sequence[str], generator: np.random.Gen
 
 
 def drop_words(text: str, probability: float, generator: np.random.Generator) -> str:
-    """A text without some of its words, but for one at least: an augmentation where captions are few and seen often."""
+    """Leave out each word of a text with the given probability, but keep at least one.
+
+    This is an augmentation for small datasets, whose captions are repeated often.
+    """
     words = text.split()
     if not probability or not words:
         return text
@@ -374,12 +386,12 @@ def drop_words(text: str, probability: float, generator: np.random.Generator) ->
 
 
 def text_number(text: str) -> int:
-    """A number that equal texts share, whatever their case and white space: 64 bits of BLAKE2b."""
+    """Hash a text to 64 bits (BLAKE2b), ignoring case and white space."""
     digest = hashlib.blake2b(" ".join(text.lower().split()).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 
 
 def _trim(ids_NL: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Without the columns in which every text is over."""
+    """Drop the columns on the right that are padding in every text."""
     used = np.flatnonzero(ids_NL.any(axis=0))
     return np.ascontiguousarray(ids_NL[:, : used[-1] + 1 if len(used) else 1])

@@ -1,4 +1,8 @@
-"""What a directory of shards says about itself: names, hashes and counts, in `manifest.json`."""
+"""The manifest of a directory of shards: the name, hash, size and number of samples of each, in `manifest.json`.
+
+Other programs write files of this name too. A file that is not our manifest is therefore not an error but None, which
+is why it is not read with `wordsight.files.read_json`.
+"""
 
 from pathlib import Path
 from typing import Literal
@@ -12,7 +16,14 @@ MAX_MANIFEST_BYTES = 1 << 28
 
 
 class ManifestShard(msgspec.Struct, frozen=True):
-    """One shard: file name, SHA-256 in hexadecimal, number of samples, size in bytes."""
+    """One shard.
+
+    Attributes:
+        name: file name.
+        sha256: of the file, in lower-case hexadecimal.
+        samples: number of samples.
+        bytes: size of the file.
+    """
 
     name: str
     sha256: str
@@ -21,7 +32,14 @@ class ManifestShard(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """A directory of shards; equal samples give equal manifests."""
+    """A directory of shards; equal samples make equal manifests.
+
+    Attributes:
+        format: identifies our manifests.
+        samples: number of samples in all shards.
+        skipped: number of images that could not be packed.
+        shards: in order.
+    """
 
     format: Literal["wordsight-shards-1"]
     samples: int
@@ -29,12 +47,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     shards: tuple[ManifestShard, ...]
 
     def to_bytes(self) -> bytes:
-        """As the JSON file."""
+        """Return the content of the JSON file."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
 
 def parse_manifest(content: bytes) -> Manifest | None:
-    """A manifest from JSON, or None where it is something else of that name."""
+    """Parse a manifest from JSON; None if it is a file of another program."""
     try:
         return msgspec.json.decode(content, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -42,16 +60,14 @@ def parse_manifest(content: bytes) -> Manifest | None:
 
 
 def read_manifest(path: Path) -> Manifest | None:
-    """The manifest in a file; None where there is no file, or another program's.
+    """Read the manifest in a file; None if there is no such file, or it is a file of another program.
 
     Raises:
-        DataError: the file is there and cannot be read.
+        DataError: the file exists and cannot be read.
     """
     try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
+        if not path.is_file() or path.stat().st_size > MAX_MANIFEST_BYTES:
             return None
         return parse_manifest(path.read_bytes())
-    except FileNotFoundError:
-        return None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error

@@ -1,9 +1,9 @@
-"""Several shard sets in one batch, each with its share of the places.
+"""A mixture of several sources (sets of shards), each of which fills a constant number of slots of every batch.
 
-The shares are constant: every global batch has the same number of places for each source, by largest remainders of
-weight times batch size (Hamilton's method), the source that stands first winning ties. A source's places lie side by
-side, sources in the order of the recipe. Each source walks through its own epochs: place k of its c places of step s is
-its position p = s * c + k, which is place p mod n of epoch p div n, n being its number of samples.
+The slots of a global batch are divided by the largest remainders of weight times batch size (Hamilton's method); the
+earlier source wins ties. The slots of a source are contiguous, and sources are in the order of the recipe. Each source
+has its own epochs: of its c slots, slot k of step s is position p = s * c + k of the source, which is index p mod n of
+epoch p div n, where n is the source's number of samples.
 """
 
 import functools
@@ -24,17 +24,19 @@ from wordsight.errors import ConfigError
 from wordsight.image import Augmentation
 
 SLOT = "{}"
+"""The slot of a template, which the caption or the name of the label replaces."""
 
 
 class SourceConfig(Config, frozen=True):
-    """One source of a mixture, as a recipe tells it.
+    """One source of a mixture, as configured in a recipe.
 
     Attributes:
-        shards: path or address, or several, as for `open_shards`; a name may be one below a directory of data.
-        weight: its share of the batch is weight over the sum of weights.
-        templates: of texts, each with one `{}` for the caption or the label's name; empty for the bare text.
-        augmentation: how crops of its images are drawn; where it does not say, as the recipe does.
-        word_dropout: with which probability each word of a text is left out; at least one stays.
+        shards: one or several paths or addresses, as for `open_shards`; a name can be relative to a `--data` directory.
+        weight: the source's share of a batch is its weight divided by the sum of all weights.
+        templates: templates for the texts, each with one `{}` for the caption or the name of the label; without any,
+            texts are used unchanged.
+        augmentation: augmentation of the source's images; by default that of the recipe.
+        word_dropout: probability of leaving out each word of a text; at least one word is kept.
     """
 
     shards: str | tuple[str, ...]
@@ -52,7 +54,7 @@ class SourceConfig(Config, frozen=True):
 
 
 class MixtureSource(msgspec.Struct, frozen=True):
-    """A source that is open, and what of its `SourceConfig` decides what is seen of it."""
+    """The open shards of a source, and the settings of its `SourceConfig`."""
 
     shards: ShardSet
     weight: float = 1.0
@@ -62,7 +64,7 @@ class MixtureSource(msgspec.Struct, frozen=True):
 
 
 class Mixture:
-    """Open sources in their order.
+    """The open sources of a training run, in order.
 
     Args:
         sources: at least one.
@@ -70,20 +72,20 @@ class Mixture:
 
     def __init__(self, sources: Sequence[MixtureSource]) -> None:
         if not sources:
-            raise ConfigError("a mixture without sources; name at least one set of shards")
+            raise ConfigError("a mixture without sources; expected at least one set of shards")
         self.sources = tuple(sources)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the sources' data and all that is said of them."""
+        """SHA-256 over the data and the settings of all sources."""
         parts = [(s.shards.fingerprint, s.weight, s.templates, s.augmentation, s.word_dropout) for s in self.sources]
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
     def slots(self, batch_size: int) -> tuple[int, ...]:
-        """How many places of every global batch belong to each source; they add up to `batch_size`.
+        """Return the number of slots of each source in every global batch; the sum is `batch_size`.
 
         Raises:
-            ConfigError: a source would get none.
+            ConfigError: a source would get no slot.
         """
         total = sum(source.weight for source in self.sources)
         quotas = [batch_size * source.weight / total for source in self.sources]
@@ -95,33 +97,33 @@ class Mixture:
             if not count:
                 name = source.shards.shards[0].name
                 raise ConfigError(
-                    f"{name}: weight {source.weight} of {total} gives no place in a batch of {batch_size}; "
+                    f"{name}: weight {source.weight} of {total} gives no slot in a batch of {batch_size}; "
                     "raise its weight or the batch size"
                 )
         return tuple(counts)
 
 
 class SourceOrder:
-    """The order in which one source of a mixture is visited, epoch after epoch.
+    """The order in which the samples of one source are used, epoch after epoch.
 
     Args:
-        shards: the source's samples.
-        seed: of the run.
-        source: its number in the mixture.
+        shards: samples of the source.
+        seed: seed of the run.
+        source: index of the source in the mixture.
     """
 
     def __init__(self, shards: ShardSet, seed: int, source: int) -> None:
         self._shards = shards
         self._seed = seed
         self._stream = stream_of(Purpose.ORDER, source)
-        self._epoch = functools.lru_cache(maxsize=2)(self._order_of)
+        self._order_of = functools.lru_cache(maxsize=2)(self._shuffle)
 
     def sample_at(self, position: int) -> int:
-        """The number of the sample at a position, counted from the start of training."""
-        epoch, place = divmod(position, len(self._shards))
-        return int(self._epoch(epoch)[place])
+        """Return the number of the sample at a position, counted from the start of training."""
+        epoch, index = divmod(position, len(self._shards))
+        return int(self._order_of(epoch)[index])
 
-    def _order_of(self, epoch: int) -> NDArray[np.int64]:
+    def _shuffle(self, epoch: int) -> NDArray[np.int64]:
         if self._shards.window is None:
             return permutation(self._seed, self._stream, epoch, len(self._shards))
         return windowed_permutation(self._seed, self._stream, epoch, self._shards.counts, self._shards.window)

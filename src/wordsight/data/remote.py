@@ -1,8 +1,8 @@
-"""Shards on a web server, fetched whole into a bounded directory.
+"""Local copies of shards on a web server, in a directory of bounded size.
 
-A shard is fetched once, in one sequential read, and continued where it broke off. Where the server's directory has our
-`manifest.json`, size and SHA-256 are checked against it; otherwise a copy belongs to the address together with the
-length and the tag that the server gives.
+A shard is downloaded once, in one sequential read, and an interrupted download is continued. If the server's directory
+has our `manifest.json`, the size and SHA-256 of a copy are checked against it; otherwise a copy is identified by the
+address together with the length and ETag that the server sends.
 """
 
 import hashlib
@@ -19,18 +19,18 @@ from wordsight.files import as_output_error
 from wordsight.web import Patience, ask, fetch_file
 
 
-def is_remote(where: str) -> bool:
-    """Whether a place is a web address."""
-    return where.startswith(("http://", "https://"))
+def is_remote(path: str) -> bool:
+    """Whether a path is a web address."""
+    return path.startswith(("http://", "https://"))
 
 
 class RemoteSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How patiently to fetch, and how much to keep.
+    """Limits of the cache, and the time-outs and retries of its downloads.
 
     Attributes:
-        max_bytes: of all copies together; the oldest are deleted first.
-        max_shard_bytes: refuse a longer shard.
-        patience: with the server.
+        max_bytes: limit for all copies together; the oldest are deleted first.
+        max_shard_bytes: limit for a single shard.
+        patience: time-outs and retries.
     """
 
     max_bytes: int = 1 << 34
@@ -39,7 +39,12 @@ class RemoteSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RemoteCache:
-    """Local copies of remote shards. Threads may share it; each shard is fetched by one of them."""
+    """Local copies of remote shards; safe to share between threads, of which one fetches at a time.
+
+    Args:
+        directory: where the copies are stored; by default `shards` in the user's cache directory.
+        settings: limits, time-outs and retries.
+    """
 
     def __init__(self, directory: Path | None = None, settings: RemoteSettings | None = None) -> None:
         self.directory = directory or cache_directory("shards")
@@ -49,54 +54,54 @@ class RemoteCache:
         self._fetch_lock = threading.Lock()
 
     def manifest(self, address: str) -> Manifest | None:
-        """The `manifest.json` in a remote directory, or None where there is none of ours.
+        """Return the manifest of a remote directory; None if it has none, or one of another program.
 
         Raises:
             DownloadError: the server cannot be reached.
         """
         if address not in self._manifests:
-            found = ask(f"{address}/{MANIFEST_NAME}", MAX_MANIFEST_BYTES, self.settings.patience)
-            self._manifests[address] = parse_manifest(found[0]) if found else None
+            response = ask(f"{address}/{MANIFEST_NAME}", MAX_MANIFEST_BYTES, self.settings.patience)
+            self._manifests[address] = parse_manifest(response[0]) if response else None
         return self._manifests[address]
 
-    def fetch(self, address: str, told: ManifestShard | None) -> Path:
-        """The local copy of a shard, fetched if it is not there.
+    def fetch(self, address: str, entry: ManifestShard | None) -> Path:
+        """Return the path of the local copy of a shard, which is downloaded if it is missing.
 
         Raises:
             DownloadError: the server cannot be reached, has no such shard, or sends another one than the manifest says.
-            OutputError: the cache cannot be written.
+            OutputError: the cache directory is not writable.
         """
-        identity = told.sha256 if told else self._identity(address)
+        identity = entry.sha256 if entry else self._identity(address)
         name = hashlib.sha256(f"{address}\n{identity}".encode()).hexdigest()
         path = self.directory / f"{name}.tar"
         if path.exists():
             return path
         with self._fetch_lock:
             if not path.exists():
-                self._make_room(told.bytes if told else 0)
+                self._make_room(entry.bytes if entry else 0)
                 fetch_file(
                     address,
                     path,
-                    sha256=told.sha256 if told else "",
-                    size_bytes=told.bytes if told else None,
+                    sha256=entry.sha256 if entry else "",
+                    size_bytes=entry.bytes if entry else None,
                     patience=self.settings.patience,
                     max_bytes=self.settings.max_shard_bytes,
                 )
-                os.utime(path, ns=(0, 0))  # a copy fetched again is the same file to its index
+                os.utime(path, ns=(0, 0))  # so that the stored index stays valid when a copy is fetched again
         return path
 
     def _identity(self, address: str) -> str:
-        """Length and tag by which the server tells one content of an address from another."""
+        """Identify the current content of an address by the headers that the server sends."""
         if address not in self._identities:
-            found = ask(address, patience=self.settings.patience)
-            if found is None:
+            response = ask(address, patience=self.settings.patience)
+            if response is None:
                 raise DownloadError(f"{address}: not on the server; check the address")
             names = ("Content-Length", "ETag", "Last-Modified")
-            self._identities[address] = " ".join(found[1].get(name, "") for name in names)
+            self._identities[address] = " ".join(response[1].get(name, "") for name in names)
         return self._identities[address]
 
     def _make_room(self, needed_bytes: int) -> None:
-        """Delete the oldest copies until there is room for another."""
+        """Delete the oldest copies until `needed_bytes` more fit within the limit."""
         try:
             copies = sorted(
                 (path.stat().st_ctime_ns, path.stat().st_size, path) for path in self.directory.glob("*.tar")

@@ -1,4 +1,4 @@
-"""One pair as it lies in a shard, the ways in which it can be broken, and how its texts are read."""
+"""A sample of a shard, the error for one that is broken, and the parsing of its texts."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ MAX_TEXT_BYTES = 1 << 20
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """A image with its captions, or with the names of its label.
+    """An image with its captions, or with the names of its label.
 
     Attributes:
-        key: names the sample within its shard.
-        image: the file's bytes, not decoded.
-        captions: what was written about this image; empty for a labelled sample.
-        names: what its label is called, the label itself first; empty for a captioned sample.
+        key: identifies the sample within its shard.
+        image: the bytes of the image file, not decoded.
+        captions: texts that describe this image; empty for a labelled sample.
+        names: names of the label, the label itself first; empty for a captioned sample.
         shard: path or address of the shard.
     """
 
@@ -29,7 +29,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BrokenSample(msgspec.Struct, frozen=True):
-    """A sample that cannot be used, and why."""
+    """A sample that cannot be used: its key, the shard (or, while packing, the file) it is in, and the reason."""
 
     key: str
     shard: str
@@ -52,21 +52,22 @@ class Texts(msgspec.Struct, frozen=True):
 
 
 def clean_texts(value: Any, what: str) -> tuple[str, ...]:
-    """One text or a list of them, stripped and without the empty ones.
+    """Strip a text or a list of texts, and drop the empty ones.
 
     Args:
         value: plain data from a file.
-        what: its name in errors, as `captions`.
+        what: name of the value in errors, such as `captions`.
 
     Raises:
-        DataError: not text, or nothing but white space; the message is a reason without a place.
+        DataError: the value is not text, is longer than `MAX_TEXT_BYTES` characters, or only white space; the message
+            does not name the file.
     """
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list | tuple):
-        raise DataError(f"{what} is {_kind(value)}, not a text or a list of texts")
+        raise DataError(f"{what} is {_type_of(value)}, not a text or a list of texts")
     for item in items:
         if not isinstance(item, str):
-            raise DataError(f"{what} has {_kind(item)} among its texts")
+            raise DataError(f"{what} has {_type_of(item)} among its texts")
     texts = tuple(text for text in (item.strip() for item in items) if text)
     if not texts:
         raise DataError(f"{what}: empty text" if items else f"{what}: no text")
@@ -75,11 +76,11 @@ def clean_texts(value: Any, what: str) -> tuple[str, ...]:
     return texts
 
 
-def read_json(content: bytes) -> Any:
-    """Plain data from JSON.
+def parse_json(content: bytes) -> Any:
+    """Parse JSON into plain data.
 
     Raises:
-        DataError: not JSON, not UTF-8, nested too deeply; the message is a reason without a place.
+        DataError: the content is not JSON, not UTF-8, or nested too deeply; the message does not name the file.
     """
     try:
         return msgspec.json.decode(content)
@@ -88,17 +89,17 @@ def read_json(content: bytes) -> Any:
 
 
 def texts_of_json(content: bytes) -> Texts | None:
-    """The texts in a sample's `.json`: `captions` or `caption` (also `texts`, `text`), or `names` and `label`.
+    """Read the texts of a sample's `.json`: `captions` or `caption` (also `texts`, `text`), or `names` and `label`.
 
     Returns:
-        None where it speaks of other things.
+        The texts; None if the object has none of these keys.
 
     Raises:
-        DataError: not a JSON object, or its texts are unusable; the message is a reason without a place.
+        DataError: the content is not a JSON object, or its texts are unusable; the message does not name the file.
     """
-    value = read_json(content)
+    value = parse_json(content)
     if not isinstance(value, dict):
-        raise DataError(f"the JSON is {_kind(value)}, not an object")
+        raise DataError(f"the JSON is {_type_of(value)}, not an object")
     for key in ("captions", "caption", "texts", "text"):
         if value.get(key) is not None:
             return Texts(captions=clean_texts(value[key], key))
@@ -113,10 +114,10 @@ def texts_of_json(content: bytes) -> Texts | None:
 
 
 def texts_of_txt(content: bytes) -> Texts:
-    """The caption in a sample's `.txt`.
+    """Read the caption in a sample's `.txt`.
 
     Raises:
-        DataError: not UTF-8, or empty; the message is a reason without a place.
+        DataError: the content is not UTF-8, or empty; the message does not name the file.
     """
     try:
         return Texts(captions=clean_texts(content.decode("utf-8-sig"), "caption"))
@@ -124,5 +125,5 @@ def texts_of_txt(content: bytes) -> Texts:
         raise DataError(f"caption: not UTF-8: {error.reason} at byte {error.start}") from error
 
 
-def _kind(value: Any) -> str:
-    return "nothing" if value is None else f"a value of kind {type(value).__name__}"
+def _type_of(value: Any) -> str:
+    return "null" if value is None else f"a value of type {type(value).__name__}"

@@ -1,8 +1,8 @@
 """Shards as one sequence of samples that can be read in any order.
 
-Local shards are read in place. Shards on a web server are fetched whole into a bounded cache (`remote.py`) and then
-read like local ones: one way of reading, and the order of samples stays a function of seed and epoch, as a stream's
-shuffle buffer would not allow.
+Local shards are read in place. Shards on a web server are downloaded whole into a bounded cache (`remote.py`) and then
+read like local ones. With a single way of reading, the order of samples remains a function of seed and epoch, which
+the shuffle buffer of a stream would not allow.
 """
 
 import hashlib
@@ -28,11 +28,13 @@ from wordsight.data.sample import (
     texts_of_txt,
 )
 from wordsight.data.tar import read_at
+from wordsight.data.walk import contains_image_files
 from wordsight.errors import DataError, nearest
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MAX_SHARDS = 1_000_000
 REMOTE_WINDOW_SHARDS = 8
+"""The number of remote shards whose samples are shuffled together; see `windowed_permutation`."""
 
 
 class Shard:
@@ -42,68 +44,84 @@ class Shard:
         name: path or address, for errors and for `Sample.shard`.
     """
 
-    def __init__(self, name: str, locate: Callable[[], Path], told: ManifestShard | None) -> None:
+    def __init__(self, name: str, locate: Callable[[], Path], entry: ManifestShard | None) -> None:
         self.name = name
         self._locate = locate
-        self._told = told
+        self._entry = entry
         self._index: ShardIndex | None = None
 
     @property
     def index(self) -> ShardIndex:
-        """Where the samples lie.
+        """The location of each sample in the file.
 
         Raises:
-            DataError: not there, cut short, not a tar file, or another one than the manifest says.
+            DataError: the shard is missing, truncated, not a tar file, or differs from its manifest.
         """
         if self._index is None:
             index = load_index(self._locate())
-            if self._told is not None and (self._told.bytes, self._told.samples) != (index.size, len(index.keys)):
+            entry = self._entry
+            if entry is not None and (entry.bytes, entry.samples) != (index.size, len(index.keys)):
                 raise DataError(
                     f"{self.name}: {index.size} bytes with {len(index.keys)} samples, but {MANIFEST_NAME} says "
-                    f"{self._told.bytes} with {self._told.samples}; pack or fetch it again"
+                    f"{entry.bytes} with {entry.samples}; pack or fetch it again"
                 )
             self._index = index
         return self._index
 
     @property
     def count(self) -> int:
-        """How many samples it holds; the manifest's word is enough."""
-        return self._told.samples if self._told is not None else len(self.index.keys)
+        """The number of samples: from the manifest if there is one, otherwise from the index."""
+        return self._entry.samples if self._entry is not None else len(self.index.keys)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the file where a manifest tells it, else of the index."""
-        return self._told.sha256 if self._told is not None else index_hash(self.index)
+        """The SHA-256 of the file if a manifest states it, otherwise of the index."""
+        return self._entry.sha256 if self._entry is not None else index_hash(self.index)
 
     def read(self, row: int) -> Sample:
         """Read one sample.
 
         Raises:
             BrokenSampleError: this sample cannot be used.
-            DataError: the shard cannot be read, or was changed since it was opened.
+            DataError: the shard cannot be read, or has changed since it was opened.
         """
-        index = self.index
-        key = index.keys[row]
+        spans = self._usable_spans(row, _check_sizes)
+        image, json_content, txt_content = self._read_spans(spans)
+        key = self.index.keys[row]
         try:
-            if row in index.problems:
-                raise DataError(index.problems[row])
-            spans = index.spans[row].tolist()
-            _check_spans(spans)
-        except DataError as error:
-            raise BrokenSampleError(BrokenSample(key, self.name, str(error))) from error
-        image, in_json, in_txt = self._read_spans(index, spans)
-        try:
-            texts = _texts(in_json, in_txt)
+            texts = _texts(json_content, txt_content)
         except DataError as error:
             raise BrokenSampleError(BrokenSample(key, self.name, str(error))) from error
         return Sample(key=key, image=image, captions=texts.captions, names=texts.names, shard=self.name)
 
-    def _read_spans(self, index: ShardIndex, spans: list[list[int]]) -> list[bytes]:
+    def read_image(self, row: int) -> bytes:
+        """Read the image file of one sample, which needs no text.
+
+        Raises:
+            BrokenSampleError: this sample has no usable image.
+            DataError: the shard cannot be read, or has changed since it was opened.
+        """
+        return self._read_spans(self._usable_spans(row, _check_image_size)[:1])[0]
+
+    def _usable_spans(self, row: int, check: Callable[[int, int, int], None]) -> list[list[int]]:
+        """Offset and size of a sample's image, `.json` and `.txt`, after `check` has accepted the three sizes."""
+        index = self.index
+        try:
+            if row in index.problems:
+                raise DataError(index.problems[row])
+            spans = index.spans[row].tolist()
+            check(*(size for _, size in spans))
+        except DataError as error:
+            raise BrokenSampleError(BrokenSample(index.keys[row], self.name, str(error))) from error
+        return spans
+
+    def _read_spans(self, spans: list[list[int]]) -> list[bytes]:
+        index = self.index
         path = self._locate()
         try:
             try:
                 file = path.open("rb", buffering=0)
-            except FileNotFoundError:  # another process made room in the cache of remote shards
+            except FileNotFoundError:  # another process deleted it to make room in the cache of remote shards
                 file = self._locate().open("rb", buffering=0)
             with file:
                 status = os.fstat(file.fileno())
@@ -115,7 +133,14 @@ class Shard:
 
 
 class ShardSet:
-    """The samples of several shards, numbered from 0 in the shards' order."""
+    """The samples of several shards, numbered from 0 in the order of the shards.
+
+    Attributes:
+        shards: in order.
+        counts: the number of samples of each shard.
+        window: the number of shards that training shuffles together; None shuffles all samples.
+        fingerprint: SHA-256 over the fingerprints of the shards.
+    """
 
     def __init__(self, shards: Sequence[Shard], window: int | None = None) -> None:
         self.shards = tuple(shards)
@@ -123,16 +148,15 @@ class ShardSet:
         self.window = window
         self._ends = np.cumsum(self.counts, dtype=np.int64)
         if not self.counts or not self._ends[-1]:
-            raise DataError(
-                f"{self.shards[0].name if self.shards else 'shards'}: no samples; pack some with 'wordsight shards'"
-            )
+            name = self.shards[0].name if self.shards else "shards"
+            raise DataError(f"{name}: no samples; pack some with 'wordsight shards'")
         self.fingerprint = hashlib.sha256(msgspec.json.encode([shard.fingerprint for shard in self.shards])).hexdigest()
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def locate(self, number: int) -> tuple[Shard, int]:
-        """The shard that holds a sample, and its row there.
+        """Return the shard that holds a sample, and the row of the sample in that shard.
 
         Raises:
             IndexError: there is no such sample.
@@ -146,51 +170,73 @@ class ShardSet:
         """Read one sample.
 
         Raises:
-            BrokenSampleError: this sample cannot be used; it names the key and the reason.
+            BrokenSampleError: this sample cannot be used; the error names the key and the reason.
             DataError: its shard cannot be read.
         """
         shard, row = self.locate(number)
         return shard.read(row)
 
+    def image(self, number: int) -> bytes:
+        """Read the image file of one sample, which needs no text; errors as for `sample`."""
+        shard, row = self.locate(number)
+        return shard.read_image(row)
 
-def open_shards(where: str | Path | Sequence[str | Path], cache: RemoteCache | None = None) -> ShardSet:
+
+def is_shards(path: str | Path) -> bool:
+    """Whether a path is a set of shards rather than a directory or a file of something else.
+
+    Shards are a web address, a range such as `{000000..000004}.tar`, a directory with our `manifest.json`, or a
+    directory with `*.tar` files and without images in it or below.
+    """
+    if is_remote(str(path)) or (str(path).endswith(".tar") and _RANGE.search(str(path))):
+        return True
+    directory = Path(path)
+    if not directory.is_dir():
+        return False
+    try:
+        return bool(_manifest_entries(directory)) or bool(_tars(directory) and not contains_image_files(directory))
+    except (DataError, OSError):  # it cannot be listed, which reading it as a directory reports
+        return False
+
+
+def open_shards(paths: str | Path | Sequence[str | Path], cache: RemoteCache | None = None) -> ShardSet:
     """Open shards for reading.
 
     Args:
-        where: a directory of `*.tar`, one tar file, an address `https://.../{000000..000004}.tar` (ranges also work in
-            paths), or several of these.
-        cache: where remote shards are kept; by default 16 GiB in the user's cache directory.
+        paths: a directory of `*.tar` files, one tar file, an address `https://.../{000000..000004}.tar` (ranges also
+            work in local paths), or several of these.
+        cache: local copies of remote shards; by default 16 GiB in the user's cache directory.
 
     Raises:
-        DataError: nothing there, no samples, a shard is cut short, or differs from its manifest.
-        DownloadError: of shards on a server.
+        DataError: a path does not exist, there are no samples, or a shard is truncated or differs from its manifest.
+        DownloadError: a remote shard cannot be fetched.
     """
-    if isinstance(where, str | Path):
-        where = [where]
+    if isinstance(paths, str | Path):
+        paths = [paths]
     shards: list[Shard] = []
-    remote = False
-    for place in where:
-        for path in _expand(str(place)):
-            if is_remote(path):
-                remote = True
-                cache = cache or RemoteCache()
-                shards.append(_remote_shard(path, cache))
-            else:
-                shards += _local_shards(Path(path))
-    return ShardSet(shards, REMOTE_WINDOW_SHARDS if remote else None)
+    has_remote = False
+    for path in (name for pattern in paths for name in _expand(str(pattern))):
+        if is_remote(path):
+            has_remote = True
+            cache = cache or RemoteCache()
+            shards.append(_remote_shard(path, cache))
+        else:
+            shards += _local_shards(Path(path))
+    return ShardSet(shards, REMOTE_WINDOW_SHARDS if has_remote else None)
 
 
-def _expand(text: str) -> Iterable[str]:
-    """`a{08..10}.tar` as three names, with leading zeros kept."""
-    match = _RANGE.search(text)
+def _expand(pattern: str) -> Iterable[str]:
+    """Expand `a{08..10}.tar` to its three names, keeping leading zeros."""
+    match = _RANGE.search(pattern)
     if not match:
-        return [text]
+        return [pattern]
     first, last = int(match[1]), int(match[2])
     if not first <= last < first + _MAX_SHARDS:
-        raise DataError(f"{text}: the range {match[0]} has no or too many shards; write it as {{000000..000009}}")
+        raise DataError(f"{pattern}: the range {match[0]} has no or too many shards; write it as {{000000..000009}}")
     width = len(match[1])
-    names = (f"{text[: match.start()]}{number:0{width}d}{text[match.end() :]}" for number in range(first, last + 1))
-    return [full for name in names for full in _expand(name)]
+    before, after = pattern[: match.start()], pattern[match.end() :]
+    names = (f"{before}{number:0{width}d}{after}" for number in range(first, last + 1))
+    return [expanded for name in names for expanded in _expand(name)]
 
 
 def _local_shards(path: Path) -> list[Shard]:
@@ -198,59 +244,65 @@ def _local_shards(path: Path) -> list[Shard]:
         known = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"{path}: no such file or directory{nearest(path.name, known)}")
     if path.is_file():
-        told = _manifest_of(path.parent).get(path.name)
-        return [_local_shard(path, told)]
-    manifest = _manifest_of(path)
-    tars = {tar.name: tar for tar in sorted(path.glob("*.tar"))}
+        return [_local_shard(path, _manifest_entries(path.parent).get(path.name))]
+    entries = _manifest_entries(path)
+    tars = {tar.name: tar for tar in _tars(path)}
     if not tars:
         raise DataError(f"{path}: no shards (*.tar) in this directory; make some with 'wordsight shards SOURCE {path}'")
-    if manifest:
-        for name in sorted(manifest.keys() ^ tars.keys()):
-            how = "missing" if name in manifest else f"not in {MANIFEST_NAME}"
-            raise DataError(f"{path / name}: {how}; pack the directory again")
-    return [_local_shard(tar, manifest.get(name)) for name, tar in tars.items()]
+    if entries:
+        for name in sorted(entries.keys() ^ tars.keys()):
+            difference = "missing" if name in entries else f"not in {MANIFEST_NAME}"
+            raise DataError(f"{path / name}: {difference}; pack the directory again")
+    return [_local_shard(tar, entries.get(name)) for name, tar in tars.items()]
 
 
-def _local_shard(path: Path, told: ManifestShard | None) -> Shard:
-    shard = Shard(str(path), lambda: path, told)
-    _ = shard.index  # what is cut short is known before training starts
+def _local_shard(path: Path, entry: ManifestShard | None) -> Shard:
+    shard = Shard(str(path), lambda: path, entry)
+    _ = shard.index  # read now, so that a truncated shard is reported before training starts
     return shard
 
 
-def _manifest_of(directory: Path) -> dict[str, ManifestShard]:
-    manifest = read_manifest(directory / MANIFEST_NAME)
-    return _by_name(manifest)
+def _tars(directory: Path) -> list[Path]:
+    return sorted(directory.glob("*.tar"))
 
 
-def _by_name(manifest: Manifest | None) -> dict[str, ManifestShard]:
+def _manifest_entries(directory: Path) -> dict[str, ManifestShard]:
+    return _entries_by_name(read_manifest(directory / MANIFEST_NAME))
+
+
+def _entries_by_name(manifest: Manifest | None) -> dict[str, ManifestShard]:
     return {shard.name: shard for shard in manifest.shards} if manifest else {}
 
 
 def _remote_shard(address: str, cache: RemoteCache) -> Shard:
     directory, _, name = address.partition("?")[0].rpartition("/")
-    told = _by_name(cache.manifest(directory)).get(name)
-    return Shard(address, lambda: cache.fetch(address, told), told)
+    entry = _entries_by_name(cache.manifest(directory)).get(name)
+    return Shard(address, lambda: cache.fetch(address, entry), entry)
 
 
-def _check_spans(spans: list[list[int]]) -> None:
-    """Refuse a sample by what its index says, before any memory is taken."""
-    image, in_json, in_txt = (size for _, size in spans)
+def _check_image_size(image: int, json_size: int, txt_size: int) -> None:
+    """Refuse an image by the size in the index, before any memory is allocated; -1 is a missing member."""
     if image < 0:
         raise DataError("no image: text only")
     if image == 0:
         raise DataError("the image is empty: 0 bytes")
     if image > MAX_IMAGE_BYTES:
         raise DataError(f"the image has {image:,} bytes, more than {MAX_IMAGE_BYTES:,}")
-    if in_json < 0 and in_txt < 0:
-        raise DataError("no text: neither .json nor .txt beside the image")
-    if max(in_json, in_txt) > MAX_TEXT_BYTES:
-        raise DataError(f"its text has {max(in_json, in_txt):,} bytes, more than {MAX_TEXT_BYTES:,}")
 
 
-def _texts(in_json: bytes, in_txt: bytes) -> Texts:
-    texts = texts_of_json(in_json) if in_json else None
-    if texts is None and in_txt:
-        texts = texts_of_txt(in_txt)
+def _check_sizes(image: int, json_size: int, txt_size: int) -> None:
+    """Refuse a sample by the sizes in the index, before any memory is allocated; -1 is a missing member."""
+    _check_image_size(image, json_size, txt_size)
+    if json_size < 0 and txt_size < 0:
+        raise DataError("no text: neither .json nor .txt next to the image")
+    if max(json_size, txt_size) > MAX_TEXT_BYTES:
+        raise DataError(f"its text has {max(json_size, txt_size):,} bytes, more than {MAX_TEXT_BYTES:,}")
+
+
+def _texts(json_content: bytes, txt_content: bytes) -> Texts:
+    texts = texts_of_json(json_content) if json_content else None
+    if texts is None and txt_content:
+        texts = texts_of_txt(txt_content)
     if texts is None:
-        raise DataError("no text: the .json has no captions, names or label" if in_json else "empty text")
+        raise DataError("no text: the .json has no captions, names or label" if json_content else "empty text")
     return texts

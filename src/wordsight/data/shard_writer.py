@@ -1,8 +1,8 @@
-"""Writing shards: WebDataset tar files of bounded size, a manifest, and nothing half-made.
+"""The writer of shards: WebDataset tar files of bounded size and a manifest, which appear only when complete.
 
-A sample is two members that follow one another, `KEY.jpg` (or another suffix, by what the bytes are) and `KEY.json`:
-`{"captions": [...]}`, or `{"label": "Egyptian cat", "names": ["Egyptian cat", ...]}`. Headers carry no time, owner or
-machine, so equal samples in equal order give equal bytes.
+A sample consists of two consecutive members: `KEY.jpg` (or another suffix, depending on the format of the bytes) and
+`KEY.json`, which is `{"captions": [...]}` or `{"label": "Egyptian cat", "names": ["Egyptian cat", ...]}`. Headers
+contain no time, owner or machine, so that equal samples in the same order produce equal bytes.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _SIGNATURES = {
 
 
 class _OpenShard:
-    """A shard while it is written."""
+    """A shard that is being written."""
 
     def __init__(self, directory: Path, number: int) -> None:
         self.name = f"{number:06d}.tar"
@@ -59,12 +59,12 @@ class _OpenShard:
 
 
 class ShardWriter:
-    """Writes samples into a directory that exists already; see `writing_shards` for one that appears whole.
+    """Writes samples as shards into an existing directory; `writing_shards` creates one that appears complete.
 
     Args:
-        directory: where the shards go.
-        max_samples: a shard holds no more samples.
-        max_bytes: a shard holds no more bytes, unless a single sample has more.
+        directory: an existing directory.
+        max_samples: limit for the samples of a shard.
+        max_bytes: limit for the bytes of a shard, which only a single larger sample can exceed.
     """
 
     def __init__(self, directory: Path, max_samples: int = MAX_SAMPLES, max_bytes: int = MAX_BYTES) -> None:
@@ -79,15 +79,15 @@ class ShardWriter:
         self._skipped: list[BrokenSample] = []
 
     def add(self, sample: Sample) -> None:
-        """Append a sample; what it says of its shard is not looked at.
+        """Append a sample; its `shard` is ignored.
 
         Raises:
-            DataError: the key was used before, or cannot be a member's name.
+            DataError: the key has been used before, or cannot be the name of a member.
             OutputError: the disk is full.
         """
         check_key(sample.key)
         if sample.key in self._keys:
-            raise DataError(f"{sample.key}: the key is used twice; rename one of the two")
+            raise DataError(f"{sample.key}: duplicate key; rename one of the two samples")
         parts = [
             (f"{sample.key}.{suffix_of(sample.image)}", sample.image),
             (f"{sample.key}.json", _to_json(sample)),
@@ -99,14 +99,14 @@ class ShardWriter:
         self._keys.add(sample.key)
 
     def skip(self, broken: BrokenSample) -> None:
-        """Note what did not pack; listed in `skipped.jsonl`."""
+        """Record an image that could not be packed, for `skipped.jsonl`."""
         self._skipped.append(broken)
 
     def finish(self) -> Manifest:
-        """Close the last shard, write the list of skipped samples and the manifest.
+        """Close the last shard, and write the list of skipped images and the manifest.
 
         Raises:
-            DataError: nothing was added.
+            DataError: no sample was added.
             OutputError: the disk is full.
         """
         if self._open is not None:
@@ -135,7 +135,7 @@ class ShardWriter:
         if self._open is not None:
             shard, self._open = self._open, None
             with contextlib.suppress(BaseException):
-                stop = error or DataError("the writer was left without finish()")
+                stop = error or DataError("the shard writer was closed before finish()")
                 shard.abandon(type(stop), stop, traceback)
 
     def _room_for(self, size: int) -> _OpenShard:
@@ -152,12 +152,12 @@ class ShardWriter:
 
 @contextlib.contextmanager
 def writing_shards(out: Path, max_samples: int = MAX_SAMPLES, max_bytes: int = MAX_BYTES) -> Iterator[ShardWriter]:
-    """A writer whose directory appears, whole, when the block ends well; call `finish` in the block.
+    """Yield a writer whose directory appears, complete, if the block succeeds; call `finish` in the block.
 
-    Shards that we wrote there earlier are replaced; anything else in the directory is refused.
+    Shards that were written there earlier are replaced; a directory with anything else in it is refused.
 
     Raises:
-        OutputError: `out` is not a directory of our shards, or cannot be written.
+        OutputError: `out` contains something else than our shards, or cannot be written.
     """
     refuse_foreign(out)
     with atomic_directory(out) as directory, ShardWriter(directory, max_samples, max_bytes) as writer:
@@ -165,15 +165,15 @@ def writing_shards(out: Path, max_samples: int = MAX_SAMPLES, max_bytes: int = M
 
 
 def refuse_foreign(out: Path) -> None:
-    """Check that a directory is absent, empty, or holds nothing but shards that we wrote.
+    """Check that an output directory does not exist, is empty, or contains only shards that this module wrote.
 
     Raises:
-        OutputError: it is a file, cannot be read, or holds something else.
+        OutputError: the path is a file, cannot be read, or contains something else.
     """
     try:
         if not out.is_dir():
             if out.exists():
-                raise OutputError(f"{out}: a file, not a directory; choose another place")
+                raise OutputError(f"{out}: a file, not a directory; choose another output path")
             return
         names = {path.name for path in out.iterdir()}
     except OSError as error:
@@ -184,23 +184,24 @@ def refuse_foreign(out: Path) -> None:
         ours |= {shard.name, f"{shard.name}.index"}
     foreign = sorted(names - ours) if manifest else sorted(names)
     if foreign:
-        raise OutputError(f"{out}: holds {foreign[0]!r}, which is not a shard of ours; choose an empty directory")
+        raise OutputError(f"{out}: contains {foreign[0]!r}, which is not one of our shards; choose an empty directory")
 
 
 def check_key(key: str) -> None:
-    """Refuse a key that cannot be a member's name: empty, with a dot in its last part, or leading out of its directory.
+    """Check that a key can be the name of a member of a tar file.
 
     Raises:
-        DataError: as said.
+        DataError: the key is empty or too long, has a dot in its last part, unprintable characters, or empty, `.` or
+            `..` parts.
     """
     parts = key.split("/")
     is_clean = all(part not in ("", ".", "..") for part in parts) and key.isprintable()
     if not is_clean or "." in parts[-1] or len(key) > 1000:
-        raise DataError(f"{key[:80]!r}: not a usable key; letters, digits and '/' between directories")
+        raise DataError(f"{key[:80]!r}: not a usable key; expected printable characters, '/' and no dots")
 
 
 def suffix_of(image: bytes) -> str:
-    """The suffix that a image's first bytes ask for; `jpg` where they say nothing."""
+    """Return the suffix of the format that the first bytes of an image identify; `jpg` if they identify none."""
     for signature, suffix in _SIGNATURES.items():
         if image.startswith(signature):
             return suffix
@@ -212,4 +213,4 @@ def _to_json(sample: Sample) -> bytes:
         return msgspec.json.encode({"captions": sample.captions})
     if sample.names:
         return msgspec.json.encode({"label": sample.names[0], "names": sample.names})
-    raise DataError(f"{sample.key}: neither captions nor names; give it one of them")
+    raise DataError(f"{sample.key}: neither captions nor names; add one of them")

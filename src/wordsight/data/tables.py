@@ -1,13 +1,16 @@
-"""CSV, Parquet and JSONL tables as rows, and which of their columns are image, text and label."""
+"""CSV, TSV, Parquet and JSON Lines tables as streams of rows, and the choice of image, text and label columns.
+
+Captions and labels keep their type: in CSV and TSV every value is text, so that the caption "42" stays a text.
+"""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from wordsight.data.sample import read_json
+from wordsight.data.sample import parse_json
 from wordsight.errors import DataError, nearest
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".jsonl"})
@@ -19,17 +22,17 @@ TEXT_NAMES = (
     "captions", "caption", "texts", "text", "description", "title", "prompt", "alt", "alt_text", "sentence",
 )  # fmt: skip
 LABEL_NAMES = ("label", "labels", "class", "class_name", "category", "name", "fine_label")
-_ROWS_LOOKED_AT = 100
-_ROWS_A_BATCH = 64
+_NUM_SAMPLED_ROWS = 100
+_ROWS_PER_BATCH = 64
 
 
 class Columns(msgspec.Struct, frozen=True, kw_only=True):
-    """Which columns of a table mean what.
+    """The columns of a table to read.
 
     Attributes:
-        image: path of the image, or its bytes.
-        texts: each a text or a list of texts.
-        label: a class, by name or number; None where there are texts.
+        image: column of image paths or image bytes.
+        texts: columns of captions; each value is a text or a list of texts.
+        label: column of class names or numbers; None if there are texts.
     """
 
     image: str
@@ -38,18 +41,30 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One row: where it stands, as `captions.csv row 3`, and its values; or why it cannot be read."""
+    """One row of a table.
 
-    place: str
+    Attributes:
+        name: file and row number, such as `captions.csv row 3`, for errors.
+        values: value by column; empty if the row cannot be read.
+        problem: the reason why the row cannot be read; empty otherwise.
+    """
+
+    name: str
     values: dict[str, Any]
     problem: str = ""
+
+
+def is_table(path: Path) -> bool:
+    """Whether a path is an existing file with the suffix of a table."""
+    return path.suffix.lower() in TABLE_SUFFIXES and path.is_file()
 
 
 class Table:
     """A table on disk, read row by row.
 
     Attributes:
-        columns: their names, in order; of JSONL those of the first 100 rows.
+        path: the file.
+        columns: names of the columns in order; for JSON Lines, those that occur in the first 100 rows.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,7 +76,7 @@ class Table:
             raise self._error(error) from error
 
     def rows(self, wanted: Columns) -> Iterator[Row]:
-        """The rows, in order; of CSV and Parquet only the wanted columns.
+        """Yield the rows in order; from CSV, TSV and Parquet only the wanted columns are read.
 
         Raises:
             DataError: the table is damaged.
@@ -89,7 +104,7 @@ class Table:
                 return list(file.schema_arrow.names)
         if self._suffix == ".jsonl":
             with self.path.open("rb") as file:
-                rows = zip(range(_ROWS_LOOKED_AT), jsonl_rows(file, self.path.name), strict=False)
+                rows = zip(range(_NUM_SAMPLED_ROWS), jsonl_rows(file, self.path.name), strict=False)
                 return list(dict.fromkeys(name for _, row in rows for name in row.values))
         with self.path.open(encoding="utf-8-sig", newline="") as text:
             try:
@@ -106,7 +121,7 @@ class Table:
 
         with pyarrow.parquet.ParquetFile(self.path) as file:
             number = 0
-            for batch in file.iter_batches(batch_size=_ROWS_A_BATCH, columns=list(dict.fromkeys(names))):
+            for batch in file.iter_batches(batch_size=_ROWS_PER_BATCH, columns=list(dict.fromkeys(names))):
                 for values in batch.to_pylist():
                     number += 1
                     yield Row(f"{self.path.name} row {number}", values)
@@ -126,7 +141,7 @@ class Table:
                 strings_can_be_null=False,
             ),
         )
-        number = 1  # the header is row 1, as an editor counts
+        number = 1  # the header is row 1, as in an editor
         with reader:
             for batch in reader:
                 for values in batch.to_pylist():
@@ -134,35 +149,41 @@ class Table:
                     yield Row(f"{self.path.name} row {number}", values)
 
 
-def jsonl_rows(lines: Iterator[bytes] | Any, name: str) -> Iterator[Row]:
-    """One row for each line that is not blank; a line that is not a JSON object is a row with a problem."""
+def jsonl_rows(lines: Iterable[bytes], name: str) -> Iterator[Row]:
+    """Yield one row per line that is not blank; a line that is not a JSON object is a row with a problem.
+
+    Args:
+        lines: lines of a JSON Lines file.
+        name: name of the file, for the names of the rows.
+    """
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        place = f"{name} row {number}"
+        row_name = f"{name} row {number}"
         try:
-            values = read_json(line)
+            values = parse_json(line)
         except DataError as error:
-            yield Row(place, {}, str(error))
+            yield Row(row_name, {}, str(error))
             continue
-        yield Row(place, values) if isinstance(values, dict) else Row(place, {}, "not a JSON object")
+        yield Row(row_name, values) if isinstance(values, dict) else Row(row_name, {}, "not a JSON object")
 
 
 def choose_columns(
     table: Table, image: str | None = None, texts: Sequence[str] = (), label: str | None = None
 ) -> Columns:
-    """The columns to use: those named, and guesses for the others.
+    """Choose the columns to read: those given, and guesses by name for the others.
 
     Raises:
-        DataError: a named column is not there, or nothing looks like a image or a text; lists the columns.
+        DataError: a given column does not exist, or no column looks like an image, a text or a label; the message lists
+            the columns.
     """
-    there = f"the columns are: {', '.join(table.columns) or 'none'}"
+    columns = f"the columns are: {', '.join(table.columns) or 'none'}"
     for name in (*([image] if image else []), *texts, *([label] if label else [])):
         if name not in table.columns:
-            raise DataError(f"{table.path}: no column {name!r}{nearest(name, table.columns)}; {there}")
+            raise DataError(f"{table.path}: no column {name!r}{nearest(name, table.columns)}; {columns}")
     image = image or guess_column(table.columns, IMAGE_NAMES)
     if image is None:
-        raise DataError(f"{table.path}: no column looks like a image; name it with --image-column; {there}")
+        raise DataError(f"{table.path}: no column looks like an image; name it with --image-column; {columns}")
     others = [name for name in table.columns if name != image]
     if not texts and label is None:
         text = guess_column(others, TEXT_NAMES)
@@ -170,12 +191,15 @@ def choose_columns(
         label = None if text else guess_column(others, LABEL_NAMES)
     if not texts and label is None:
         raise DataError(
-            f"{table.path}: no column looks like a text or a label; use --text-column or --label-column; {there}"
+            f"{table.path}: no column looks like a text or a label; use --text-column or --label-column; {columns}"
         )
     return Columns(image=image, texts=tuple(texts), label=label)
 
 
-def guess_column(columns: Sequence[str], known: Sequence[str]) -> str | None:
-    """The column whose name stands first among the known names."""
+def guess_column(columns: Sequence[str], usual_names: Sequence[str]) -> str | None:
+    """Return the column with the first of several usual names, which are ordered by preference; None if there is none.
+
+    Case, surrounding white space and spaces instead of underscores make no difference.
+    """
     by_name = {column.strip().lower().replace(" ", "_"): column for column in reversed(columns)}
-    return next((by_name[name] for name in known if name in by_name), None)
+    return next((by_name[name] for name in usual_names if name in by_name), None)

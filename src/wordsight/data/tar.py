@@ -1,8 +1,8 @@
-"""Where the members of a tar file lie, found by walking its headers.
+"""A strict reader of tar headers, which yields the name, kind, offset and size of each member.
 
-The standard library's reader seeks and builds an object of many fields for each member, follows sizes that point
-backwards, and stops without a word where a file was cut. A shard from a stranger needs less and stricter: name,
-kind, offset and size, each checked against the length of the file. Nothing here writes to the file system.
+The standard library's reader builds a large object per member, follows sizes that point backwards, and stops silently
+where a file is truncated. Untrusted shards need less, checked more strictly: each offset and size is compared with the
+length of the file. Nothing here writes to the file system.
 
 Source: POSIX.1-2017 pax, "ustar Interchange Format" and "pax Extended Header"; GNU tar manual, "Basic Tar Format".
 """
@@ -27,10 +27,10 @@ class Member(NamedTuple):
     """A member of a tar file.
 
     Attributes:
-        name: as stored, bytes that are not UTF-8 written with backslashes.
+        name: as stored; bytes that are not UTF-8 are written as escapes.
         offset: of the content, in bytes from the start of the file.
         size: of the content, in bytes.
-        kind: empty for a plain file, else what it is instead, as `a symbolic link`.
+        kind: empty for a regular file; otherwise a description such as `a symbolic link`.
     """
 
     name: str
@@ -45,70 +45,73 @@ def read_at(file: RawIOBase | BinaryIO, offset: int, size: int) -> bytes:
     return file.read(size) or b""
 
 
-def walk(read_at: Callable[[int, int], bytes], total: int, where: str) -> Iterator[Member]:
-    """Yield the members of a tar file in their order; directories are left out.
+def walk_members(read_at: Callable[[int, int], bytes], total: int, path: str) -> Iterator[Member]:
+    """Yield the members of a tar file in order; directories are left out.
 
     Args:
         read_at: returns `size` bytes at `offset`, or fewer at the end of the file.
         total: length of the file in bytes.
-        where: path of the file, for errors.
+        path: path of the file, for errors.
 
     Raises:
-        DataError: cut short, not a tar file, or a header that lies; the message names file and byte.
+        DataError: the file is truncated, not a tar file, or has an inconsistent header; the message names the byte.
     """
     at = 0
-    name, size_told = "", -1
+    name, extended_size = "", -1  # from extended headers, for the next member
     while True:
         header = read_at(at, BLOCK_BYTES)
         if len(header) < BLOCK_BYTES:
-            raise DataError(f"{where}: truncated: no end-of-archive mark, it ends at byte {total}; fetch it again")
+            raise DataError(f"{path}: truncated: no end-of-archive mark before its end, byte {total}; fetch it again")
         if header == _EMPTY:
             return
-        kind, size = _check(header, at, where)
-        size = size_told if size_told >= 0 and kind not in (b"x", b"g", b"L", b"K") else size
+        kind, size = _checked_header(header, at, path)
+        size = extended_size if extended_size >= 0 and kind not in (b"x", b"g", b"L", b"K") else size
         content = at + BLOCK_BYTES
         if kind in _NO_CONTENT or kind == b"5":
             size = 0
         if content + size > total:
             raise DataError(
-                f"{where}: truncated: the member at byte {at} claims {size} bytes, the file ends at byte {total}; "
+                f"{path}: truncated: the member at byte {at} claims {size} bytes, the file ends at byte {total}; "
                 "fetch it again"
             )
         at = content + -(-size // BLOCK_BYTES) * BLOCK_BYTES
         if kind in (b"x", b"L"):
             if size > _MAX_HEADER_BYTES:
                 raise DataError(
-                    f"{where}: the header at byte {content - BLOCK_BYTES} has {size} bytes; not a usable shard"
+                    f"{path}: the header at byte {content - BLOCK_BYTES} has {size} bytes; not a usable shard"
                 )
             text = read_at(content, size)
-            name, size_told = (_text(text), size_told) if kind == b"L" else _pax(text, name, size_told, where)
+            if kind == b"L":
+                name = _text(text)
+            else:
+                name, extended_size = _parse_pax(text, name, extended_size, path)
             continue
         if kind in (b"g", b"K"):
             continue
         member = Member(
             name or _name(header), content, size, _NO_CONTENT.get(kind, "" if kind in _FILES else "not a file")
         )
-        name, size_told = "", -1
+        name, extended_size = "", -1
         if kind != b"5" and not member.name.endswith("/"):
             yield member
 
 
-def _check(header: bytes, at: int, where: str) -> tuple[bytes, int]:
-    """The kind and size of a header whose checksum is right."""
-    told = _number(header[148:156])
-    found = sum(header) - sum(header[148:156]) + 8 * 32
-    if told != found:
-        raise DataError(f"{where}: no tar header at byte {at}; not a tar file, or damaged")
+def _checked_header(header: bytes, at: int, path: str) -> tuple[bytes, int]:
+    """Check a header's checksum, and return its kind and size."""
+    stated = _number(header[148:156])
+    computed = sum(header) - sum(header[148:156]) + 8 * 32
+    if stated != computed:
+        raise DataError(f"{path}: no tar header at byte {at}; not a tar file, or damaged")
     size = _number(header[124:136])
     if size is None or size < 0:
-        raise DataError(f"{where}: the header at byte {at} has an impossible size; not a usable shard")
+        raise DataError(f"{path}: the header at byte {at} has an invalid size; not a usable shard")
     if header[156:157] == b"S":
-        raise DataError(f"{where}: the member at byte {at} is sparse, which shards never are; pack it again")
+        raise DataError(f"{path}: the member at byte {at} is sparse, which shards cannot be; pack it again")
     return header[156:157], size
 
 
 def _number(field: bytes) -> int | None:
-    """A number as ustar (octal digits) or GNU tar (base 256) writes it; None where it is neither."""
+    """Parse a number in the notation of ustar (octal digits) or GNU tar (base 256); None if it is neither."""
     if field[0] & 0x80:
         value = int.from_bytes(field, "big", signed=False) - (0x80 << 8 * (len(field) - 1))
         return value if field[0] == 0x80 else -1
@@ -129,8 +132,8 @@ def _text(field: bytes) -> str:
     return field.partition(b"\0")[0].decode("utf-8", "backslashreplace")
 
 
-def _pax(records: bytes, name: str, size: int, where: str) -> tuple[str, int]:
-    """The path and size in a pax extended header: records of `length key=value`, each ended by a line feed."""
+def _parse_pax(records: bytes, name: str, size: int, path: str) -> tuple[str, int]:
+    """Parse the path and size in a pax extended header: records of `length key=value`, each ended by a line feed."""
     at = 0
     while at < len(records):
         digits = records[at : at + _MAX_DIGITS].partition(b" ")[0]
@@ -138,21 +141,21 @@ def _pax(records: bytes, name: str, size: int, where: str) -> tuple[str, int]:
         record = records[at : at + length]
         key, equals, value = record[len(digits) + 1 : -1].partition(b"=")
         if len(record) != length or not equals or not record.endswith(b"\n"):
-            raise DataError(f"{where}: damaged extended header before {name or 'a member'!r}; fetch or pack it again")
+            raise DataError(f"{path}: damaged extended header before {name or 'a member'!r}; fetch or pack it again")
         if key.startswith(b"GNU.sparse."):
-            raise DataError(f"{where}: a sparse member, which shards never are; pack it again")
+            raise DataError(f"{path}: a sparse member, which shards cannot have; pack it again")
         if key == b"path":
             name = _text(value)
         if key == b"size":
             if not value.isdigit() or len(value) > _MAX_DIGITS:
-                raise DataError(f"{where}: an extended header has an impossible size; not a usable shard")
+                raise DataError(f"{path}: an extended header has an invalid size; not a usable shard")
             size = int(value)
         at += length
     return name, size
 
 
 def header_of(name: str, size: int) -> bytes:
-    """The header blocks of a plain file, equal for equal arguments: no time, owner or machine in it."""
+    """Build the header blocks of a regular file, without time, owner or machine: equal arguments give equal bytes."""
     information = tarfile.TarInfo(name)
     information.size = size
     information.mode = 0o644
@@ -160,5 +163,5 @@ def header_of(name: str, size: int) -> bytes:
 
 
 def padding_of(size: int) -> bytes:
-    """The zero bytes that fill a content of `size` bytes to whole blocks."""
+    """Return the zero bytes that pad a content of `size` bytes to a multiple of the block size."""
     return bytes(-size % BLOCK_BYTES)

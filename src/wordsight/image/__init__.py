@@ -1,4 +1,7 @@
-"""Bytes to pixels: decoding, the published preprocessing, and training crops. Pillow and NumPy alone, no torch."""
+"""From image files to pixels: decoding, the published preprocessing, and training crops.
+
+Only Pillow and NumPy are needed; torch is not imported.
+"""
 
 from wordsight.image.augment import Augmentation, augment
 from wordsight.image.decode import MAX_PIXELS, Policy, decode, read_image

@@ -1,7 +1,7 @@
-"""Which format a file has, by its first bytes and never by its name, and who reads its header.
+"""Image formats: detection by the first bytes, never by the file name, and the readers of their headers.
 
-Pillow's format classes are called directly, because `Image.open` answers large images with a warning of its own and
-`warnings` cannot be silenced for one thread alone; no global of Pillow is touched. HEIF is read by pillow-heif.
+Pillow's format classes are called directly, because `Image.open` warns about large images and warnings cannot be
+silenced for a single thread. No global state of Pillow is changed. HEIF files are read by pillow-heif.
 """
 
 import contextlib
@@ -42,14 +42,22 @@ _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
 _MAX_BRANDS_BYTES = 1024
 _ITEM_SIZE = re.compile(rb"ispe\0{4}(.{8})", re.DOTALL)
-_quiet_lock = threading.Lock()
+_warnings_lock = threading.Lock()
 
 
-def kind_of(content: bytes, name: str) -> str:
-    """The format that the first bytes tell."""
-    for signature, kind in _SIGNATURES.items():
+def detect_format(content: bytes, name: str) -> str:
+    """Detect the format of an image file by its first bytes.
+
+    Args:
+        content: the file.
+        name: name of the image in errors.
+
+    Raises:
+        ImageError: it is none of the eight formats.
+    """
+    for signature, file_format in _SIGNATURES.items():
         if content.startswith(signature):
-            return kind
+            return file_format
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return "WebP"
     if content[4:8] == b"ftyp":
@@ -59,32 +67,32 @@ def kind_of(content: bytes, name: str) -> str:
         if brands & _HEIF_BRANDS:
             return "HEIF"
     if not content:
-        raise ImageError(f"{name}: empty, not a image; fetch or save it again")
-    raise ImageError(f"{name}: not a image (JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or HEIF by its first bytes)")
+        raise ImageError(f"{name}: empty, not an image; fetch or save it again")
+    raise ImageError(f"{name}: not an image (JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or HEIF by its first bytes)")
 
 
 def _brands(content: bytes) -> set[bytes]:
-    """What a file of boxes says that it is: ISO/IEC 14496-12, section 4.3; those of images: 23008-12, annex B."""
+    """The brands in the `ftyp` box (ISO/IEC 14496-12, section 4.3; brands of images: 23008-12, annex B)."""
     end = min(int.from_bytes(content[:4], "big"), len(content), _MAX_BRANDS_BYTES)
-    return {content[8:12], *(content[place : place + 4] for place in range(16, end, 4))}
+    return {content[8:12], *(content[start : start + 4] for start in range(16, end, 4))}
 
 
-def claimed_size(content: bytes, kind: str) -> tuple[int, int] | None:
-    """Width and height of a WebP or GIF canvas, for which Pillow takes memory as it opens the file; else None.
+def claimed_size(content: bytes, file_format: str) -> tuple[int, int] | None:
+    """Return the size for which memory is allocated while a file is opened, before Pillow knows the size of the image.
 
-    Of AVIF and HEIF the largest item's, of which the image may be a part that says nothing of the memory; libheif
-    itself decodes no more than these claim.
+    For WebP and GIF, this is the width and height of the canvas. For AVIF and HEIF, it is that of the largest item, of
+    which the image can be a small part; libheif never decodes more than the items claim. None for other formats.
 
     Source: RFC 9649 (WebP container), RFC 6386 (VP8), WebP Lossless section 3, GIF89a section 18, ISO/IEC 23008-12
     section 6.5.3 (`ispe`).
     """
-    if kind in ("AVIF", "HEIF"):
-        sizes = [struct.unpack(">II", found[1]) for found in _ITEM_SIZE.finditer(content.partition(b"mdat")[0])]
+    if file_format in ("AVIF", "HEIF"):
+        sizes = [struct.unpack(">II", match[1]) for match in _ITEM_SIZE.finditer(content.partition(b"mdat")[0])]
         return max(sizes, key=lambda size: size[0] * size[1], default=None)
-    if kind == "GIF" and len(content) >= 10:
+    if file_format == "GIF" and len(content) >= 10:
         width, height = struct.unpack_from("<HH", content, 6)
         return width, height
-    if kind != "WebP" or len(content) < 30:
+    if file_format != "WebP" or len(content) < 30:
         return None
     if content[12:16] == b"VP8X":
         return int.from_bytes(content[24:27], "little") + 1, int.from_bytes(content[27:30], "little") + 1
@@ -96,22 +104,22 @@ def claimed_size(content: bytes, kind: str) -> tuple[int, int] | None:
 
 
 class _Jpeg(JpegImagePlugin.JpegImageFile):
-    """A JPEG file that is quiet about broken EXIF blocks and never silent about a missing end."""
+    """A JPEG file that does not warn about damaged EXIF blocks and always fails if it is truncated."""
 
     def getexif(self) -> Image.Exif:
-        """Nothing: Pillow asks for it as it opens the file, for the resolution, and warns of a broken block."""
+        """Return an empty block: Pillow reads it on opening, only for the resolution, and warns if it is damaged."""
         return Image.Exif()
 
     def load_read(self, read_bytes: int) -> bytes:
-        """The next bytes; at the end an error, even where somebody set Pillow's LOAD_TRUNCATED_IMAGES."""
+        """Return the next bytes; raise an error at the end, even if Pillow's LOAD_TRUNCATED_IMAGES is set."""
         block = self.fp.read(read_bytes) if self.fp else b""
         if not block:
-            raise OSError("the file is cut short")
+            raise OSError("the file is truncated")
         return block
 
 
-def open_header(file: io.BytesIO, kind: str) -> ImageFile.ImageFile:
-    """Read the header with Pillow; no pixels yet."""
+def open_header(file: io.BytesIO, file_format: str) -> ImageFile.ImageFile:
+    """Read the header of a file of any format but HEIF, without decoding its pixels."""
     readers: dict[str, type[ImageFile.ImageFile]] = {
         "JPEG": _Jpeg,
         "PNG": PngImagePlugin.PngImageFile,
@@ -121,11 +129,11 @@ def open_header(file: io.BytesIO, kind: str) -> ImageFile.ImageFile:
         "BMP": BmpImagePlugin.BmpImageFile,
         "AVIF": AvifImagePlugin.AvifImageFile,
     }
-    return readers[kind](file)
+    return readers[file_format](file)
 
 
 def open_heif(content: bytes, name: str) -> Any:
-    """A `pillow_heif.HeifFile`: its `size` is known, nothing is decoded yet.
+    """Open a HEIF file as a `pillow_heif.HeifFile`, which has a `size`, without decoding its pixels.
 
     Raises:
         ImageError: pillow-heif (extra `heif`) is not installed.
@@ -138,15 +146,15 @@ def open_heif(content: bytes, name: str) -> Any:
 
 
 @contextlib.contextmanager
-def without_warnings(content: bytes, kind: str) -> Iterator[None]:
-    """Silence Pillow where it can warn while it reads: TIFF tags, large GIFs, animated PNGs.
+def without_warnings(content: bytes, file_format: str) -> Iterator[None]:
+    """Silence Pillow's warnings about the files it can warn about: TIFF, GIF and animated PNG.
 
-    Warning filters belong to the whole process, so this is one thread at a time, hides Pillow's warnings only,
-    and is not entered for the formats that fill training sets.
+    Warning filters are shared by the whole process. Therefore a lock admits one thread at a time, only warnings of
+    Pillow are ignored, and nothing is done for the formats of which training sets consist.
     """
-    if kind not in ("TIFF", "GIF") and not (kind == "PNG" and b"acTL" in content):
+    if file_format not in ("TIFF", "GIF") and not (file_format == "PNG" and b"acTL" in content):
         yield
         return
-    with _quiet_lock, warnings.catch_warnings():
+    with _warnings_lock, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield

@@ -1,12 +1,12 @@
-"""From an RGB image to what a published model was trained to see: a square, then numbers around zero.
+"""The preprocessing of published models: resize and crop to a square, then normalise.
 
-The square stays uint8, so that it travels small; `normalise` makes floats of it once, wherever mean and deviation
-are applied. Both halves keep the behaviour of the published pipelines to the bit: Pillow's resampling, torchvision's
-`Resize` (the longer side truncated), `CenterCrop` (the offset rounded half to even), `ToTensor` and `Normalize`.
+The square stays uint8, which is small to transfer; `normalise` converts it to float once, where mean and standard
+deviation are applied. Both steps reproduce the published pipelines bit for bit: Pillow's resampling and torchvision's
+`Resize` (the longer side is truncated), `CenterCrop` (the offset is rounded half to even), `ToTensor` and `Normalize`.
 
-Order: OpenAI's and open_clip's own transforms resize and crop before they convert to RGB; here, as in torchvision's
-and WebDataset's loaders with which the published evaluations ran, the image is RGB before it is resized. For
-RGB files there is no difference; for palette images the former would resize palette indices.
+The transforms of OpenAI and open_clip resize and crop before they convert to RGB. Here the image is converted to RGB
+first, as in the loaders of torchvision and WebDataset, with which the published evaluations ran. For RGB files there
+is no difference; for palette images, the former order would resize palette indices.
 """
 
 from typing import Literal, TypeAlias
@@ -17,35 +17,35 @@ from PIL import Image
 
 from wordsight.config import Config
 from wordsight.errors import ConfigError, ImageError
-from wordsight.image.decode import MAX_PIXELS, Policy, as_pillow, decode, name_of
+from wordsight.image.decode import MAX_PIXELS, Policy, as_pillow, decode, source_name
 from wordsight.image.source import ImageSource
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 """Mean of red, green, blue in OpenAI's CLIP (`clip/clip.py: _transform`), samples in 0 to 1."""
 
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Standard deviation beside `CLIP_MEAN`."""
+"""Standard deviation of red, green, blue in OpenAI's CLIP, samples in 0 to 1."""
+
+Decoding: TypeAlias = Literal["exact", "cropped", "scaled"]
 
 _MAX_RESIZED_PIXELS = 1 << 26
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-Decoding: TypeAlias = Literal["exact", "cropped", "scaled"]
-
-
 class Preprocessing(Config, frozen=True, kw_only=True):
-    """What a model expects of its images; part of its card.
+    """How images are converted to the input of a model; part of its card.
 
     Attributes:
-        size_px: side of the square.
-        mean, std: of red, green, blue, for samples in 0 to 1.
-        resize: `shortest`, the shorter side to `size_px` and the centre cropped out; `squash`, both sides to it.
-        interpolation: Pillow's filter.
-        decoding: `exact`; `cropped`: of a wide image only the part that is kept is resized, a sample in some ten
-            thousand then is one level off, or two where noise is enlarged; or `scaled`: cropped, and JPEG files are
-            decoded at a part of their size, which moves the vectors a little (docs/performance.md).
-        crop: what becomes of the half pixel of an odd margin: `round`, half to even, as OpenAI and open_clip do by
-            torchvision; `floor`, as transformers does.
+        size_px: side of the square input.
+        mean, std: mean and standard deviation of red, green, blue, for samples in 0 to 1.
+        resize: `shortest` resizes the shorter side to `size_px` and crops the centre; `squash` resizes both sides.
+        interpolation: Pillow's resampling filter.
+        decoding: `exact` is the published behaviour. `cropped` resizes only the part of a wide image that is kept;
+            about one sample in ten thousand then differs by one level, or by two where noise is enlarged. `scaled` is
+            `cropped`, and JPEG files are also decoded at a fraction of their size, which changes embeddings slightly;
+            the performance page of the docs has the measured effects.
+        crop: rounding of an odd margin: `round`, half to even, as in torchvision, OpenAI's CLIP and open_clip; or
+            `floor`, as in transformers.
     """
 
     size_px: int
@@ -70,13 +70,14 @@ def resize_and_crop(
 
     Args:
         image: (H, W, 3) uint8.
-        name: what errors call it.
+        preprocessing: size and rounding.
+        name: name of the image in errors.
 
     Returns:
         (size_px, size_px, 3) uint8, a new array.
 
     Raises:
-        ImageError: so long and thin that its resized form would exceed 67 million pixels.
+        ImageError: the image is so narrow that, resized but not cropped, it would exceed 67 million pixels.
 
     Source: torchvision's `Resize` and `CenterCrop` on Pillow images, as in OpenAI's `clip/clip.py: _transform`.
     """
@@ -91,24 +92,25 @@ def resize_and_crop(
     if resized_width * resized_height > _MAX_RESIZED_PIXELS:
         raise ImageError(
             f"{name}: {width} x {height} pixels would be {resized_width} x {resized_height} before the centre is "
-            f"cropped, more than {_MAX_RESIZED_PIXELS} pixels; cut it to a less thin shape"
+            f"cropped, more than {_MAX_RESIZED_PIXELS} pixels; crop it to a less narrow shape"
         )
     margins = (resized_width - size_px, resized_height - size_px)
     left, top = (m // 2 if preprocessing.crop == "floor" else round(m / 2) for m in margins)
-    whole, form = as_pillow(image), _FILTERS[preprocessing.interpolation]
+    whole, resampling = as_pillow(image), _FILTERS[preprocessing.interpolation]
     if left and preprocessing.decoding != "exact":
-        # one axis at a time, as Pillow does it for wide images: first the columns that are kept, then all rows
+        # one axis at a time, as Pillow resizes wide images: first the columns that are kept, then all rows
         box = (left * width / resized_width, 0, (left + size_px) * width / resized_width, height)
-        return np.array(whole.resize((size_px, height), form, box).resize((size_px, size_px), form))
-    resized = whole.resize((resized_width, resized_height), form)
+        return np.array(whole.resize((size_px, height), resampling, box).resize((size_px, size_px), resampling))
+    resized = whole.resize((resized_width, resized_height), resampling)
     return np.array(resized.crop((left, top, left + size_px, top + size_px)))
 
 
 def normalise(square: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
-    """(x / 255 - mean) / std in float32, channels first.
+    """Compute (x / 255 - mean) / std in float32, channels first.
 
     Args:
         square: (H, W, 3) or (N, H, W, 3) uint8.
+        preprocessing: mean and standard deviation.
 
     Returns:
         (3, H, W) or (N, 3, H, W) float32, contiguous.
@@ -129,10 +131,10 @@ def load_pixels(
     max_pixels: int = MAX_PIXELS,
     name: str | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """Decode one image, resize and crop it: (size_px, size_px, 3) uint8; arguments and errors as `decode`."""
-    least_px = preprocessing.size_px if preprocessing.decoding == "scaled" else None
-    image = decode(source, policy, max_pixels, name, least_px, padded=True)
-    return resize_and_crop(image, preprocessing, name_of(source, name))
+    """Decode, resize and crop one image to (size_px, size_px, 3) uint8; arguments and errors as for `decode`."""
+    min_px = preprocessing.size_px if preprocessing.decoding == "scaled" else None
+    image = decode(source, policy, max_pixels, name, min_px, padded=True)
+    return resize_and_crop(image, preprocessing, source_name(source, name))
 
 
 def preprocess(
@@ -142,5 +144,5 @@ def preprocess(
     max_pixels: int = MAX_PIXELS,
     name: str | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Decode, square and normalise one image: (3, size_px, size_px) float32; arguments and errors as `decode`."""
+    """Decode, resize, crop and normalise one image to (3, size_px, size_px) float32; otherwise as `load_pixels`."""
     return normalise(load_pixels(source, preprocessing, policy, max_pixels, name), preprocessing)
