@@ -24,7 +24,7 @@ from benchmarks.table import parser as table_parser
 import wordsight as ws
 from wordsight.metrics import auroc, calibration_error
 from wordsight.zeroshot.background import WORDS, Background, sigmoid
-from wordsight.zeroshot.calibration import LEAST_LIFT, calibration_of, fit_temperature, softmax
+from wordsight.zeroshot.calibration import MIN_LIFT, fit_calibration, fit_temperature, softmax
 
 SETS = ("cifar10", "tiny-imagenet-eval", "gtsrb", "mnist", "flowers102", "grocery81")
 SPLITS = 20
@@ -32,7 +32,7 @@ COVERAGE = 0.9
 SLACK = 0.01  # of the mean coverage: twenty splits of 648 images leave it about so uncertain
 FLAT_CUT = 0.44
 """The mean of the cuts that told training images of 3 to 20 labels from others best, as a cosine's level is
-each model's own. `LEAST_LIFT` was chosen in the same way on an earlier model, where this was 0.50, and stays."""
+each model's own. `MIN_LIFT` was chosen in the same way on an earlier model, where this was 0.50, and stays."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ def calibration_rows(name: str, logits_NK: np.ndarray, label_N: np.ndarray, by_l
     for seed in range(SPLITS):
         order = np.random.default_rng(seed).permutation(len(label_N))
         fit, test = order[: len(order) // 2], order[len(order) // 2 :]
-        made = calibration_of(logits_NK[fit], label_N[fit], None, COVERAGE)
+        made = fit_calibration(logits_NK[fit], label_N[fit], None, COVERAGE)
         hits = (logits_NK[test].argmax(axis=1) == label_N[test]).astype(float)
         fitted = fit_temperature(logits_NK[fit], label_N[fit])
         before, unseen, after = (
             calibration_error(softmax(logits_NK[test] / t).max(axis=1), hits) for t in (1, by_labels, fitted)
         )
-        in_set = 1 - softmax(logits_NK[test] / made.temperature) <= made.most_doubt
+        in_set = 1 - softmax(logits_NK[test] / made.temperature) <= made.max_nonconformity
         had = in_set[np.arange(len(test)), label_N[test]].mean()
         found.append((before, unseen, after, fitted, had, in_set.sum(axis=1).mean(), hits.mean()))
     before, unseen, after, fitted, had, size, right = np.mean(found, axis=0).tolist()
@@ -97,14 +97,14 @@ def rejection_rows(name: str, clip: ws.DualEncoder, images: Images, label_KE: np
         is_known = np.isin(images.labels, known)
         logits_NK = clip.logits(images.embeddings, label_KE[known])
         background = Background(clip, word_ME, label_KE[known])
-        lift_N = np.array([background.lift(*pair) for pair in zip(images.embeddings, logits_NK, strict=True)])
+        lift_N = np.array([background.log_lift(*pair) for pair in zip(images.embeddings, logits_NK, strict=True)])
         cosine_N = (images.embeddings @ label_KE[known].T).max(axis=1)
         scores = (lift_N, softmax(logits_NK).max(axis=1), cosine_N)
         at = [
             ((score[is_known] >= cut).mean() + (score[~is_known] < cut).mean()) / 2
-            for score, cut in ((lift_N, np.log(LEAST_LIFT)), (cosine_N, FLAT_CUT))
+            for score, cut in ((lift_N, np.log(MIN_LIFT)), (cosine_N, FLAT_CUT))
         ]
-        kept = (lift_N[is_known] >= np.log(LEAST_LIFT)).mean()
+        kept = (lift_N[is_known] >= np.log(MIN_LIFT)).mean()
         found.append([auroc(score[is_known], score[~is_known]) for score in scores] + at + [kept])
     lift, softmax_most, cosine, ours, flat, kept = np.mean(found, axis=0).tolist()
     spread = np.std([row[0] - row[2] for row in found])

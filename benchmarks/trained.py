@@ -64,12 +64,13 @@ def explanations(clip: ws.DualEncoder) -> list[Row]:
     generator, marked, drawn = np.random.default_rng(0), [], []
     for pair in pairs[:: len(pairs) // EXPLAINED][:EXPLAINED]:
         found = explain(labels, pair.image)
-        number, side = labels.names.index(found.label), len(found.square) // CELLS
-        whole = log_probabilities(labels, found.square[None])[0, number]
-        colour = found.square.mean(axis=(0, 1)).astype(np.uint8)
-        loss = found.loss[: CELLS * side, : CELLS * side].reshape(CELLS, side, CELLS, side).mean(axis=(1, 3)).ravel()
+        number, side = labels.names.index(found.label), len(found.pixels) // CELLS
+        whole = log_probabilities(labels, found.pixels[None])[0, number]
+        colour = found.pixels.mean(axis=(0, 1)).astype(np.uint8)
+        drop = found.log_probability_drop[: CELLS * side, : CELLS * side]
+        loss = drop.reshape(CELLS, side, CELLS, side).mean(axis=(1, 3)).ravel()
         for losses, order in ((marked, np.argsort(-loss)), (drawn, generator.permutation(CELLS * CELLS))):
-            blanked = found.square.copy()
+            blanked = found.pixels.copy()
             for cell in order[: CELLS * CELLS // 10]:
                 top, left = (side * place for place in divmod(int(cell), CELLS))
                 blanked[top : top + side, left : left + side] = colour

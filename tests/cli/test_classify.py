@@ -181,7 +181,7 @@ def test_the_labels_alone_give_a_temperature_that_is_told(place, capsys):
         (["classify", "photos", "--labels", "a,,b", "--model", "runs/first"], "--labels: label 1: expected a name"),
         (
             ["classify", "photos", "--labels", "a", "--model", "runs/first", "--templates", "{} and {}"],
-            "2 places for the label; write {} once",
+            "2 slots for the label; write {} exactly once",
         ),
         (["classify", "photos", "--labels", "a,b", "--model", "runs/blind"], "tensors cannot be the card's 4 layers"),
         (["classify", "photos", "--labels", "a,a", "--model", "runs/first"], "--labels: labels given more than once"),

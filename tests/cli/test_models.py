@@ -100,7 +100,7 @@ def test_a_mirror_is_asked_for_the_same_path_and_not_believed(capsys, monkeypatc
     card = published_card("laion/ViT-B-16-laion400m_e32")
     assert [f"https://github.com{path}" for path in Mirror.asked] == [card.address]
     digest = hashlib.sha256(b"something").hexdigest()
-    assert f"SHA-256 of what came is {digest}, expected 55e67d44; nothing was kept" in capsys.readouterr().err
+    assert f"received a file with SHA-256 {digest}, expected 55e67d44; the file was discarded" in capsys.readouterr().err
     assert not cached_file(card).exists()
 
 

@@ -104,7 +104,7 @@ def _show(
     from wordsight.errors import DataError
 
     with progress_of(total, "images") as progress:
-        for answer in classifier.classify(find_image_files(images), on_broken=printer.broken):
+        for answer in classifier.classify(find_image_files(images), on_unreadable=printer.broken):
             printer.answer(answer)
             if page is not None:
                 page.add(answer)

@@ -48,5 +48,5 @@ def _by_images(classifier: "ZeroShotClassifier", source: Path) -> "ZeroShotClass
     return classifier.calibrate(
         contents(),
         [record.texts.names[0] for record in records],
-        on_broken=lambda number, reason: tell(records[number].file, unread.get(number, reason)),
+        on_unreadable=lambda number, reason: tell(records[number].file, unread.get(number, reason)),
     )

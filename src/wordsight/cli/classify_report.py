@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wordsight.cli.terminal import printable
-from wordsight.report import Card, Gallery, Page, RankedText, Section
+from wordsight.report import Gallery, ImageCard, Page, RankedText, Section
 
 if TYPE_CHECKING:
     from wordsight.zeroshot import Prediction, ZeroShotClassifier
@@ -26,7 +26,7 @@ class WhyPage:
         self._labels = labels
         self._model = model
         self._out = out
-        self._cards: list[Card] = []
+        self._cards: list[ImageCard] = []
         self._num_answers = 0
         self._page().render()
 
@@ -36,9 +36,9 @@ class WhyPage:
 
         self._num_answers += 1
         if len(self._cards) < MAX_IMAGES:
-            drawn = explain(self._labels, answer.image, answer.ranking[0][0]).drawn()
+            drawn = explain(self._labels, answer.image, answer.ranking[0][0]).to_png()
             answers = [RankedText(label, probability) for label, probability in answer.ranking[:_SHOWN_LABELS]]
-            self._cards.append(Card(printable(answer.image), drawn, answers))
+            self._cards.append(ImageCard(printable(answer.image), drawn, answers))
 
     def write(self) -> None:
         """Write the page; errors as `Page.write`."""

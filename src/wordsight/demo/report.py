@@ -11,10 +11,10 @@ from wordsight.demo.evaluation import KINDS, TEMPLATES, Evaluation, kind_of
 from wordsight.demo.state import Side, Summary
 from wordsight.metrics import Score
 from wordsight.report import (
-    Card,
     Commands,
     Curve,
     Gallery,
+    ImageCard,
     Matrix,
     Page,
     Plot,
@@ -270,7 +270,7 @@ def _matrix(exam: Evaluation) -> Section:
 
 def _cards(exam: Evaluation, title: str, text: str, numbers: Sequence[int]) -> Section:
     cards = [
-        Card(
+        ImageCard(
             exam.pairs[number].name,
             exam.pairs[number].image,
             [
@@ -290,7 +290,7 @@ def _found(exam: Evaluation) -> Section:
     for kind, numbers in exam.kinds.found.items():
         pairs = [exam.pairs[number] for number in numbers]
         answers = [RankedText(pair.name, 1.0, kind_of(pair) == kind, pair.image) for pair in pairs]
-        cards.append(Card(kind, answers=answers))
+        cards.append(ImageCard(kind, answers=answers))
     return Section(
         "Checkpoint by words",
         f"For each of {len(KINDS)} kinds, the five of all {len(exam.pairs)} images that fit its words best. "

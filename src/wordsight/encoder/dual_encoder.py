@@ -89,7 +89,7 @@ class DualEncoder:
 
         Raises:
             ImageError: an image is unreadable. To skip such images, use `ZeroShotClassifier.classify` with
-                `on_unreadable`, or `wordsight embed`.
+                `on_unreadable` or `wordsight embed`.
             WeightsError: the model returns numbers that are not finite.
         """
         rows = []
