@@ -1,4 +1,4 @@
-"""Web servers on loopback, each in a thread of its own."""
+"""Web servers on loopback for tests, each in its own thread."""
 
 import contextlib
 import http.server
@@ -8,7 +8,7 @@ from typing import TypeVar
 
 
 class LoopbackServer(http.server.ThreadingHTTPServer):
-    """A server whose connections end with the test."""
+    """A server whose open connections do not keep the process alive."""
 
     daemon_threads = True
 
@@ -18,7 +18,7 @@ class LoopbackServer(http.server.ThreadingHTTPServer):
 
 
 class QuietHandler(http.server.BaseHTTPRequestHandler):
-    """A handler that writes no lines about what it was asked, and answers both questions in `respond`."""
+    """A handler that does not log requests, and responds to GET and HEAD in `respond`."""
 
     def respond(self) -> None:
         raise NotImplementedError
@@ -38,7 +38,7 @@ S = TypeVar("S", bound=LoopbackServer)
 
 @contextlib.contextmanager
 def serving(server: S) -> Iterator[S]:
-    """The server, answering until the block ends."""
+    """Run the server until the block ends."""
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:

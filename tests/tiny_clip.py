@@ -1,4 +1,4 @@
-"""Random models that take milliseconds, and images for them."""
+"""Tiny models with random weights, which run in milliseconds, and images for them."""
 
 import io
 from pathlib import Path
@@ -37,7 +37,7 @@ def tiny_card(kind: Kind = "vit", **changes: Any) -> Card:
 
 
 def tiny_clip(kind: Kind = "vit", seed: int = 0) -> DualEncoder:
-    """An encoder whose every tensor is random, statistics of batch normalisation included."""
+    """An encoder in which every tensor is random, including the statistics of batch normalisation."""
     generator = torch.Generator().manual_seed(seed)
     model = build(tiny_config(kind), generator)
     with torch.no_grad():
@@ -48,7 +48,7 @@ def tiny_clip(kind: Kind = "vit", seed: int = 0) -> DualEncoder:
 
 
 def random_image(seed: int, width: int = 24, height: int = 20) -> np.ndarray:
-    """(H, W, 3) uint8: a few large patches, so that two of them differ at any resolution."""
+    """(H, W, 3) uint8: a few large patches, so that two images differ at any resolution."""
     coarse = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.NEAREST))
 

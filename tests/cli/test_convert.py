@@ -37,5 +37,5 @@ def test_a_users_mistake_is_one_line(place, capsys):
     assert main(["convert", "models/mien", "out", "--to", "hf"]) == 2
     assert "did you mean 'mine'?" in capsys.readouterr().err
     assert main(["convert", "models/mine", "models", "--to", "hf"]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert not (place / "out").exists()

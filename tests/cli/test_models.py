@@ -51,9 +51,9 @@ def test_programs_read_json(capsys):
         (["openai/VIT-B-31"], "no published weights 'openai/VIT-B-31'; did you mean 'openai/ViT-B-32'?"),
         (["--fetch"], "--fetch needs the NAME of what is to be downloaded"),
         (["openai/RN50", "--mirror", "https://a.org"], "--mirror goes with --fetch"),
-        (["openai/RN50", "--fetch", "--mirror", "a.org"], "mirror 'a.org' is not an address"),
-        (["openai/RN50", "--fetch"], "RN50.pt: not there, and offline"),
-        (["siglip/ViT-B-16-224", "--fetch"], "timm/ViT-B-16-SigLIP: not in the cache, and offline"),
+        (["openai/RN50", "--fetch", "--mirror", "a.org"], "mirror 'a.org' is not a web address"),
+        (["openai/RN50", "--fetch"], "RN50.pt: not in the cache, and offline mode is on"),
+        (["siglip/ViT-B-16-224", "--fetch"], "timm/ViT-B-16-SigLIP: not in the cache, and offline mode is on"),
     ],
 )
 def test_a_mistake_is_one_line(capsys, monkeypatch, tmp_path, arguments, message):
@@ -71,7 +71,7 @@ def test_what_was_fetched_is_printed_as_a_place(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path))
     card = published_card("laion/ViT-B-16-laion400m_e32")
     path = cached_file(card)
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True)
     path.write_bytes(b"weights")
     assert main(["models", card.name, "--fetch"]) == 0
     assert capsys.readouterr().out == f"{path}\n"

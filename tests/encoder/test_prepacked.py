@@ -8,7 +8,7 @@ from tests.weights.models import MODELS, checkpoint_of
 
 from wordsight.encoder import DualEncoder
 from wordsight.encoder.prepacked import can_prepack, prepack_image_tower, prepack_text_tower
-from wordsight.weights.probes import probe_ids, probe_pixels
+from wordsight.weights.certificate import probe_ids, probe_pixels
 
 TEXTS = ["a cat", "a small red house", "dogs"]
 

@@ -10,8 +10,8 @@ from tests.weights.models import checkpoint_of
 
 from wordsight.encoder import DualEncoder, load, runtime_selection
 from wordsight.errors import ConfigError, MissingExtraError
+from wordsight.weights.certificate import probe_ids
 from wordsight.weights.convert import convert
-from wordsight.weights.probes import probe_ids
 
 pytest.importorskip("onnxscript")
 

@@ -1,6 +1,6 @@
-"""Files of weights that attack: each is one `WeightsError` of one line, within 5 s and 512 MB, and nothing of it runs.
+"""Hostile files of weights: each raises a one-line `WeightsError` within 5 s and 512 MB, and none of its code runs.
 
-All are read in one other process, whose address space is bounded to 512 MB above what it has with torch.
+All are read in one subprocess, whose address space is limited to 512 MB more than it occupies after importing torch.
 """
 
 import json
@@ -28,26 +28,26 @@ from wordsight.weights.formats.state_dict import read_checkpoint
 from wordsight.weights.formats.openai import read_openai
 
 torch.zeros(1000).half().float()
-read_ways = [lambda path: read_checkpoint(path, "ViT-B-32", None), read_openai]
+readers = [lambda path: read_checkpoint(path, "ViT-B-32", None), read_openai]
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 used = pages * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]), -1))
 for path in sorted(Path(sys.argv[1]).iterdir()):
-    for way in read_ways if path.suffix == ".pt" else read_ways[:1]:
+    for read in readers if path.suffix == ".pt" else readers[:1]:
         started = time.monotonic()
         try:
-            way(path)
-            answer = "read"
+            read(path)
+            result = "read"
         except WeightsError as error:
-            answer = "refused: " + str(error)
+            result = "refused: " + str(error)
         except BaseException as error:
-            answer = f"{type(error).__name__}: {error}"
-        print(json.dumps([path.name, answer, time.monotonic() - started]), flush=True)
+            result = f"{type(error).__name__}: {error}"
+        print(json.dumps([path.name, result, time.monotonic() - started]), flush=True)
 """
 
 
 class Call:
-    """What an attacker pickles: a call that unpickling makes."""
+    """An object whose unpickling calls a function."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.function, self.arguments = function, arguments
@@ -61,7 +61,7 @@ def with_state(receiver: bytes, state: bytes) -> bytes:
 
 
 def pickles(canary: Path) -> dict[str, bytes]:
-    """Pickles that would make the canary, take memory or time, or confuse the machine."""
+    """Pickles that try to create the canary file, to exhaust memory or time, or to confuse the interpreter."""
     touch = f"touch {canary}"
     python = f"open({str(canary)!r}, 'w')"
     record = name("__torch__", "Module") + b")\x81"
@@ -161,7 +161,7 @@ def pickles(canary: Path) -> dict[str, bytes]:
 
 
 def other_archives(canary: Path) -> dict[str, bytes]:
-    """Zip files that lie, and files that are none."""
+    """Inconsistent zip files, and files that are not zip files."""
     good = hand_archive(program(b"}(" + value("weight") + tensor() + b"u"), {"0": bytes(16)})
     directory = good.index(b"PK\x01\x02")
     end = good.index(b"PK\x05\x06")
@@ -197,7 +197,7 @@ def other_archives(canary: Path) -> dict[str, bytes]:
 
 
 def packed_archive(path: Path, content: bytes, member: str = "data.pkl") -> bytes:
-    """An archive with a compressed member."""
+    """The bytes of an archive with a compressed member."""
     with zipfile.ZipFile(path, "w") as file:
         if member != "data.pkl":
             file.writestr("archive/data.pkl", program(tensor(over=storage(count=len(content) // 4))))
@@ -213,7 +213,7 @@ def safetensors(header: Any, body: bytes = b"") -> bytes:
 
 
 def tensor_files() -> dict[str, bytes]:
-    """Safetensors files and indexes that lie."""
+    """Inconsistent safetensors files and indexes."""
     one = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
     files = {
         "header-of-an-exabyte": struct.pack("<Q", 1 << 60) + b"{}",
@@ -221,7 +221,7 @@ def tensor_files() -> dict[str, bytes]:
         "header-behind-the-end": struct.pack("<Q", 100) + b"{}",
         "offsets-that-overlap": safetensors({"a": one, "b": one}, bytes(4)),
         "offsets-behind-the-end": safetensors({"a": one | {"data_offsets": [1 << 40, (1 << 40) + 4]}}, bytes(4)),
-        "offsets-the-wrong-way-round": safetensors({"a": one | {"data_offsets": [4, 0]}}, bytes(4)),
+        "offsets-in-reverse-order": safetensors({"a": one | {"data_offsets": [4, 0]}}, bytes(4)),
         "offsets-negative": safetensors({"a": one | {"data_offsets": [-4, 0]}}, bytes(4)),
         "shape-that-overflows": safetensors({"a": one | {"shape": [1 << 33, 1 << 33]}}, bytes(4)),
         "shape-of-the-wrong-size": safetensors({"a": one | {"shape": [2]}}, bytes(4)),
@@ -245,15 +245,16 @@ def tensor_files() -> dict[str, bytes]:
     }
     texts = {f"{key}.safetensors.index.json": json.dumps(index).encode() for key, index in indexes.items()}
     texts["nested.safetensors.index.json"] = b"[" * 1_000_000
+    texts["many-lists.safetensors.index.json"] = b"[" + b"[]," * 1_300_000 + b"[]]"
     texts["zeros.safetensors.index.json"] = bytes(20 << 20)
     return {f"{key}.safetensors": content for key, content in files.items()} | texts
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str, float]]]:
-    """What the reader says of each file, for each way of reading."""
-    place = tmp_path_factory.mktemp("hostile")
-    canary, directory = place / "canary", place / "files"
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str, float]]]:
+    """For each file, the result and the seconds of each reader."""
+    root = tmp_path_factory.mktemp("hostile")
+    canary, directory = root / "canary", root / "files"
     directory.mkdir()
     for key, content in pickles(canary).items():
         (directory / f"{key}.pt").write_bytes(hand_archive(content, {"0": bytes(16)}))
@@ -264,27 +265,27 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[st
     command = [sys.executable, "-c", READER, str(directory), str(MAX_BYTES)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=250)
     assert run.returncode == 0, run.stderr[-2000:]
-    found: dict[str, list[tuple[str, float]]] = {}
+    by_file: dict[str, list[tuple[str, float]]] = {}
     for line in run.stdout.splitlines():
-        file, answer, seconds = json.loads(line)
-        found.setdefault(file, []).append((answer, seconds))
-    assert not canary.exists(), "code of a file was run"
-    assert sorted(found) == sorted(path.name for path in directory.iterdir())
-    return found
+        file, result, seconds = json.loads(line)
+        by_file.setdefault(file, []).append((result, seconds))
+    assert not canary.exists(), "code in a file was run"
+    assert sorted(by_file) == sorted(path.name for path in directory.iterdir())
+    return by_file
 
 
-def test_each_file_is_refused_in_one_line_within_its_time(answers):
-    for file, ways in answers.items():
-        for answer, seconds in ways:
-            assert answer.startswith("refused: "), (file, answer)
-            assert "/files/" in answer
-            assert answer.isprintable(), (file, answer)
-            assert len(answer) < 700, (file, answer)
+def test_each_file_is_refused_in_one_line_in_time(results):
+    for file, attempts in results.items():
+        for result, seconds in attempts:
+            assert result.startswith("refused: "), (file, result)
+            assert "/files/" in result
+            assert result.isprintable(), (file, result)
+            assert len(result) < 700, (file, result)
             assert seconds < MAX_SECONDS, (file, seconds)
 
 
 @pytest.mark.parametrize(
-    ("file", "asked"),
+    ("file", "function"),
     [
         ("os-system", "posix.system"),
         ("posix-system-by-stack", "posix.system"),
@@ -295,34 +296,34 @@ def test_each_file_is_refused_in_one_line_within_its_time(answers):
         ("ordered-dictionary-of-a-call", "os.system"),
     ],
 )
-def test_what_a_pickle_asks_for_is_named(answers, file, asked):
-    for answer, _ in answers[f"{file}.pt"]:
-        assert f"it asks for {asked}, which" in answer
-        assert "nothing of it was run" in answer
+def test_the_function_that_a_pickle_names_is_reported(results, file, function):
+    for result, _ in results[f"{file}.pt"]:
+        assert f"it names {function}, which" in result
+        assert "nothing was run" in result
 
 
-def test_the_reasons_are_the_right_ones(answers):
+def test_the_error_states_the_reason(results):
     reasons = {
         "zip-bomb": "data.pkl claims 268435456 bytes",
         "zip-bomb-as-storage": "is compressed",
-        "huge-bytes": "not a whole pickle",
-        "deep-tuples-as-a-key": "a key is neither a text nor a small number but tuple",
-        "keys-that-collide": "a key is neither a text nor a small number but int",
-        "too-many-instructions": "instruction POP is none that torch writes",
+        "huge-bytes": "not a complete pickle",
+        "deep-tuples-as-a-key": "a dictionary key is neither a string nor a small integer but tuple",
+        "keys-that-collide": "a dictionary key is neither a string nor a small integer but int",
+        "too-many-instructions": "torch does not write the instruction POP",
         "tensor-longer-than-its-storage": "does not fit its storage of 4 elements",
         "tensor-of-no-strides-and-endless": "does not fit its storage of 4 elements",
         "tensors-many-times-over": "its tensors are larger than the file",
         "id-out-of-the-directory": "member 'data/../data.pkl' is missing",
-        "two-of-one-name": "two members are called",
+        "two-of-one-name": "two members are named",
         "two-roots": "a zip file with 2 members data.pkl",
-        "old-file-of-torch": "written by a torch before 1.6",
-        "something-behind": "not a whole archive",
+        "old-file-of-torch": "written by torch before 1.6",
+        "something-behind": "not a complete file of torch",
     }
     for file, reason in reasons.items():
-        assert any(reason in answer for answer, _ in answers[f"{file}.pt"]), (file, answers[f"{file}.pt"])
+        assert any(reason in result for result, _ in results[f"{file}.pt"]), (file, results[f"{file}.pt"])
 
 
-def test_python_would_have_run_what_the_corpus_holds(tmp_path):
-    """The negative control: the canary is made by a pickle of the corpus that Python reads."""
+def test_python_would_have_run_the_code_in_these_files(tmp_path):
+    """Negative control: a pickle of the corpus creates the canary file if Python unpickles it."""
     pickle.loads(pickles(tmp_path / "canary")["os-system"])
     assert (tmp_path / "canary").exists()

@@ -1,8 +1,8 @@
-"""The peer libraries, imported on the torch that is there.
+"""Import the peer libraries with the installed torch.
 
-open_clip and timm require torchvision, which on many machines drags in another torch; both are installed without
-their dependencies and this stand-in satisfies the import (design, "What it stands on"). Nothing of torchvision's
-behaviour is used: a transform that was called would fail.
+open_clip and timm require torchvision, which may install another torch. Both are therefore installed without their
+dependencies, and the stand-in for torchvision in this module satisfies their imports. None of torchvision's behaviour
+is needed: calling a transform would fail.
 """
 
 import enum
@@ -28,7 +28,7 @@ _SUBMODULES = (
 
 
 class _AnyName(types.ModuleType):
-    """A module in which any name is a class."""
+    """A module in which every name is an empty class."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -49,7 +49,7 @@ def _stand_in_for_torchvision() -> None:
     if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is not None:
         return
     if importlib.util.find_spec("transformers") is not None:
-        importlib.import_module("transformers")  # it must look for torchvision before the stand-in is there
+        importlib.import_module("transformers")  # it must look for torchvision before the stand-in exists
     package = types.ModuleType("torchvision")
     package.__path__ = []
     package.__spec__ = importlib.machinery.ModuleSpec("torchvision", None, is_package=True)
@@ -67,7 +67,7 @@ def _stand_in_for_torchvision() -> None:
 
 
 def _import(name: str) -> Any:
-    """A package that wants torchvision; what it warns of while it is imported is its own affair."""
+    """Import a package that requires torchvision, and ignore the warnings of the import."""
     _stand_in_for_torchvision()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -75,44 +75,44 @@ def _import(name: str) -> Any:
 
 
 def has_open_clip() -> bool:
-    """Whether open_clip is installed; a test that needs it skips where it is not."""
+    """Whether open_clip is installed; tests that need it are skipped otherwise."""
     return importlib.util.find_spec("open_clip") is not None
 
 
 def open_clip() -> Any:
-    """The open_clip package, on this process's torch."""
+    """The open_clip package."""
     return _import("open_clip")
 
 
 def timm() -> Any:
-    """The timm package, whose image towers open_clip takes for SigLIP, on this process's torch."""
+    """The timm package, which provides open_clip's image towers of SigLIP."""
     return _import("timm")
 
 
 def has_timm() -> bool:
-    """Whether timm is installed; a test that needs it skips where it is not."""
+    """Whether timm is installed; tests that need it are skipped otherwise."""
     return importlib.util.find_spec("timm") is not None
 
 
 def has_transformers() -> bool:
-    """Whether transformers is installed; a test that needs it skips where it is not."""
+    """Whether transformers is installed; tests that need it are skipped otherwise."""
     return importlib.util.find_spec("transformers") is not None
 
 
 def transformers() -> Any:
-    """The transformers package, which looks for torchvision once, when it is first imported."""
+    """The transformers package."""
     return importlib.import_module("transformers")
 
 
 def fill_at_random(model: Any, seed: int) -> None:
-    """Draw every parameter and buffer of a peer that its files hold, so that no gain of 1 or bias of 0 hides a mistake.
+    """Draw random values for every tensor in a model's state dict, so that no gain of 1 or bias of 0 hides a mistake.
 
-    Matrices keep a signal's size. Patches, tokens and positions are small, so that the epsilon of the first
-    normalisation behind them can be seen.
+    Matrices preserve the magnitude of activations. Patch, token and positional embeddings are small, so that the
+    epsilon of the normalisation after them has a visible effect.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in model.state_dict().items():
-        if not tensor.is_floating_point():  # how many batches a normalisation has seen
+        if not tensor.is_floating_point():  # the batch counter of a normalisation
             continue
         noise = torch.randn(tensor.shape, generator=generator)
         if name.endswith(("logit_scale", "logit_bias")):

@@ -1,6 +1,6 @@
-"""The nine published architectures against open_clip's classes: the same names, shapes and embeddings.
+"""The nine published architectures are compared with open_clip's classes: names, shapes and embeddings.
 
-Weights are random over every parameter and buffer, so that no gain of 1 or bias of 0 hides a mistake.
+Every parameter and buffer is random, so that no gain of 1 or bias of 0 hides a mistake.
 """
 
 import json
@@ -19,8 +19,8 @@ from wordsight.weights.formats.openai import METADATA, read_openai
 
 pytestmark = pytest.mark.skipif(not has_open_clip(), reason="needs open_clip")
 
-WITHIN = 1e-5
-WITHIN_HALF = 2e-3
+TOLERANCE = 1e-5
+HALF_TOLERANCE = 2e-3
 FULL_SIZE = [pytest.param(name, marks=[] if name in ("RN50", "ViT-B-32") else pytest.mark.slow) for name in PUBLISHED]
 
 
@@ -45,7 +45,7 @@ def peer_of(config: ModelConfig) -> Any:
 
 
 def random_weights(model: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Values for every parameter and buffer that keep a signal's size through the layers."""
+    """Values for every parameter and buffer that preserve the magnitude of activations through the layers."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, tensor in model.state_dict().items():
@@ -67,7 +67,7 @@ def random_weights(model: nn.Module, seed: int) -> dict[str, Tensor]:
 
 
 def pair(config: ModelConfig, seed: int = 0) -> tuple[CLIP, Any]:
-    """Ours and open_clip's, of the same weights, evaluating."""
+    """wordsight's model and open_clip's with the same weights, in evaluation mode."""
     ours, peer = build_empty(config), peer_of(config)
     weights = random_weights(ours, seed)
     peer.load_state_dict(weights, strict=True)
@@ -76,7 +76,7 @@ def pair(config: ModelConfig, seed: int = 0) -> tuple[CLIP, Any]:
 
 
 def reduced(config: ModelConfig) -> ModelConfig:
-    """An eighth as wide, all its layers: the ViTs see their full size, the ResNets 64 pixels."""
+    """The architecture with all layers, at an eighth of the width; ResNets get images of 64 pixels."""
     text = msgspec.structs.replace(config.text, width=config.text.width // 8, vocabulary_size=600)
     image = config.image
     if isinstance(image, ModifiedResNetConfig):
@@ -86,14 +86,14 @@ def reduced(config: ModelConfig) -> ModelConfig:
     return msgspec.structs.replace(config, image=image, text=text, embed_dim=config.embed_dim // 8)
 
 
-def activated(config: ModelConfig, activation: str) -> ModelConfig:
+def with_activation(config: ModelConfig, activation: str) -> ModelConfig:
     """The same architecture with another activation in both towers."""
     image, text = (msgspec.structs.replace(tower, activation=activation) for tower in (config.image, config.text))
     return msgspec.structs.replace(config, image=image, text=text)
 
 
 def inputs(config: ModelConfig, lengths: tuple[int, ...] = (5, 77, 2)) -> tuple[Tensor, Tensor]:
-    """Images, and texts of these lengths between begin and end of text."""
+    """Random pixels, and token ids of texts with these lengths including begin and end."""
     generator = torch.Generator().manual_seed(1)
     last = config.text.vocabulary_size - 1
     size = config.image.image_size_px
@@ -105,8 +105,8 @@ def inputs(config: ModelConfig, lengths: tuple[int, ...] = (5, 77, 2)) -> tuple[
 
 
 @torch.no_grad()
-def greatest_difference(ours: CLIP, peer: Any, config: ModelConfig) -> float:
-    """The greatest difference of a component of the unit embeddings, of either tower."""
+def max_difference(ours: CLIP, peer: Any, config: ModelConfig) -> float:
+    """The largest difference of a component of the unit-length embeddings of either tower."""
     pixels, ids = inputs(config)
     images, texts, scale = ours(pixels, ids)
     peer_images, peer_texts, peer_scale = peer(pixels, ids)
@@ -126,24 +126,24 @@ def test_names_and_shapes_are_those_of_the_published_configuration(name: str) ->
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_embeddings_of_every_structure_are_open_clips(name: str) -> None:
+def test_embeddings_of_every_architecture_equal_open_clips(name: str) -> None:
     config = reduced(PUBLISHED[name])
-    assert greatest_difference(*pair(config), config) < WITHIN
+    assert max_difference(*pair(config), config) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", FULL_SIZE)
-def test_embeddings_at_full_size_are_open_clips(name: str, tmp_path: Path) -> None:
-    """Through a file as OpenAI's, from whose shapes the architecture is read."""
+def test_embeddings_at_full_size_equal_open_clips(name: str, tmp_path: Path) -> None:
+    """The weights are read from a file in OpenAI's format, whose architecture follows from the shapes."""
     config, file = PUBLISHED[name], tmp_path / "model.pt"
     _, peer = pair(config)
     numbers = (config.image.image_size_px, config.text.context_length, config.text.vocabulary_size)
     torch.save(dict(peer.state_dict()) | dict(zip(METADATA, map(torch.tensor, numbers), strict=True)), file)
-    found = read_openai(file)
-    assert found.card.model == config
-    assert greatest_difference(found.build(name).eval(), peer, config) < WITHIN
+    checkpoint = read_openai(file)
+    assert checkpoint.card.model == config
+    assert max_difference(checkpoint.build(name).eval(), peer, config) < TOLERANCE
 
 
-def test_embeddings_are_those_that_open_clip_computes_in_half_precision(tmp_path: Path) -> None:
+def test_embeddings_equal_open_clips_in_half_precision(tmp_path: Path) -> None:
     config = reduced(PUBLISHED["ViT-B-32"])
     ours, peer = pair(config)
     halves = {name: tensor.half().float() for name, tensor in ours.state_dict().items()}
@@ -153,31 +153,31 @@ def test_embeddings_are_those_that_open_clip_computes_in_half_precision(tmp_path
         theirs = peer.half()(pixels.half(), ids)[:2]
         differences = [(a - b.float()).abs().max().item() for a, b in zip(ours(pixels, ids)[:2], theirs, strict=True)]
     assert min(differences) > 0
-    assert max(differences) < WITHIN_HALF
+    assert max(differences) < HALF_TOLERANCE
 
 
-def test_the_other_activation_is_noticed() -> None:
+def test_negative_control_another_activation_changes_embeddings() -> None:
     config = reduced(PUBLISHED["ViT-B-32"])
     ours, peer = pair(config)
-    other = build_empty(activated(config, "gelu"))
+    other = build_empty(with_activation(config, "gelu"))
     other.load_state_dict(ours.state_dict(), assign=True)
-    assert greatest_difference(other.eval(), peer, config) > 10 * WITHIN
+    assert max_difference(other.eval(), peer, config) > 10 * TOLERANCE
 
 
-def test_the_other_activation_is_open_clips_too() -> None:
-    config = activated(reduced(PUBLISHED["ViT-B-32"]), "gelu")
-    assert greatest_difference(*pair(config), config) < WITHIN
+def test_embeddings_with_gelu_equal_open_clips() -> None:
+    config = with_activation(reduced(PUBLISHED["ViT-B-32"]), "gelu")
+    assert max_difference(*pair(config), config) < TOLERANCE
 
 
 @pytest.mark.parametrize("tower", ["visual.transformer", "transformer"])
-def test_two_swapped_layers_are_noticed(tower: str) -> None:
+def test_negative_control_two_swapped_layers_change_embeddings(tower: str) -> None:
     config = reduced(PUBLISHED["ViT-B-32"])
     ours, peer = pair(config)
     weights = ours.state_dict()
     one, other = f"{tower}.resblocks.10.", f"{tower}.resblocks.11."
     swap = {name: name.replace(one, other) if one in name else name.replace(other, one) for name in weights}
     ours.load_state_dict({name: weights[swap[name]].clone() for name in weights})
-    assert greatest_difference(ours, peer, config) > 10 * WITHIN
+    assert max_difference(ours, peer, config) > 10 * TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -190,15 +190,15 @@ def test_two_swapped_layers_are_noticed(tower: str) -> None:
         ("RN50", "visual.layer4.2.bn3.running_mean"),
     ],
 )
-def test_one_zeroed_tensor_is_noticed(architecture: str, bias: str) -> None:
+def test_negative_control_one_zeroed_tensor_changes_embeddings(architecture: str, bias: str) -> None:
     config = reduced(PUBLISHED[architecture])
     ours, peer = pair(config)
     ours.load_state_dict(ours.state_dict() | {bias: torch.zeros_like(ours.state_dict()[bias])})
-    assert greatest_difference(ours, peer, config) > 10 * WITHIN
+    assert max_difference(ours, peer, config) > 10 * TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32", "RN50"])
-def test_loss_and_gradients_in_training_are_open_clips(name: str) -> None:
+def test_loss_and_gradients_equal_open_clips(name: str) -> None:
     config = reduced(PUBLISHED[name])
     ours, peer = pair(config)
     ours.train(), peer.train()

@@ -1,7 +1,7 @@
-"""Preprocessing against torchvision's documented transforms, restated on Pillow and torch, bit for bit.
+"""Preprocessing is compared bit for bit with torchvision's transforms, reimplemented with Pillow and torch.
 
-torchvision itself is not installed (design, "What it stands on"). Its documentation and behaviour: `Resize(size)`
-brings the shorter side to `size` and the longer to `int(size * longer / shorter)`; `CenterCrop` starts at
+torchvision itself is not a dependency, because it may install another torch. Its documented behaviour: `Resize(size)`
+resizes the shorter side to `size` and the longer to `int(size * longer / shorter)`; `CenterCrop` starts at
 `int(round((side - size) / 2.0))`; `ToTensor` divides by 255 in float32; `Normalize` subtracts, then divides.
 """
 
@@ -28,7 +28,7 @@ def image(width: int, height: int) -> np.ndarray:
     return np.random.default_rng(1000 * width + height).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def restated_square(
+def torchvision_resize_and_crop(
     array: np.ndarray,
     size: int,
     resample: int = 3,  # Pillow's number for bicubic
@@ -48,26 +48,26 @@ def restated_square(
 
 
 @pytest.mark.parametrize("size_px", [1, 32, 64, 97])
-def test_square_equals_torchvision_bit_for_bit(size_px: int) -> None:
+def test_resize_and_crop_equals_torchvision_bit_for_bit(size_px: int) -> None:
     preprocessing = Preprocessing(size_px=size_px)
     for width, height in SHAPES:
         array = image(width, height)
-        square = resize_and_crop(array, preprocessing)
-        assert square.shape == (size_px, size_px, 3)
-        assert np.array_equal(square, restated_square(array, size_px)), (width, height)
+        cropped = resize_and_crop(array, preprocessing)
+        assert cropped.shape == (size_px, size_px, 3)
+        assert np.array_equal(cropped, torchvision_resize_and_crop(array, size_px)), (width, height)
 
 
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (375, 500), (640, 427), (1023, 769), (224, 224), (225, 224)])
-def test_square_equals_torchvision_at_the_published_size(width: int, height: int) -> None:
+def test_resize_and_crop_equals_torchvision_at_the_published_size(width: int, height: int) -> None:
     array = image(width, height)
-    assert np.array_equal(resize_and_crop(array, Preprocessing(size_px=224)), restated_square(array, 224))
+    assert np.array_equal(resize_and_crop(array, Preprocessing(size_px=224)), torchvision_resize_and_crop(array, 224))
 
 
-def test_bilinear_equals_torchvision_and_squash_is_one_resize() -> None:
+def test_bilinear_equals_torchvision_and_squash_is_a_single_resize() -> None:
     for width, height in SHAPES[::7]:
         array = image(width, height)
         bilinear = resize_and_crop(array, Preprocessing(size_px=32, interpolation="bilinear"))
-        assert np.array_equal(bilinear, restated_square(array, 32, resample=2))
+        assert np.array_equal(bilinear, torchvision_resize_and_crop(array, 32, resample=2))
         squashed = resize_and_crop(array, Preprocessing(size_px=32, resize="squash"))
         assert np.array_equal(squashed, np.asarray(Image.fromarray(array).resize((32, 32), 3)))
 
@@ -84,18 +84,18 @@ def test_bilinear_equals_torchvision_and_squash_is_one_resize() -> None:
     ],
     ids=["bilinear", "lanczos", "longer side rounded", "longer side rounded up", "offset floored", "half rounded up"],
 )
-def test_negative_control_another_filter_or_rounding_differs_on_some_shape(wrong: dict) -> None:
+def test_negative_control_another_filter_or_rounding_gives_other_pixels(wrong: dict) -> None:
     preprocessing = Preprocessing(size_px=32)
     differs = []
     for width, height in SHAPES:
         array = image(width, height)
-        other = restated_square(array, 32, **wrong)
+        other = torchvision_resize_and_crop(array, 32, **wrong)
         differs.append(not np.array_equal(resize_and_crop(array, preprocessing), other))
     assert any(differs)
 
 
-def test_floats_equal_totensor_and_normalize_bit_for_bit() -> None:
-    values = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)  # every sample in every channel
+def test_normalised_pixels_equal_totensor_and_normalize_bit_for_bit() -> None:
+    values = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)  # every value in every channel
     for mean, std in ((CLIP_MEAN, CLIP_STD), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), ((0.5,) * 3, (0.5,) * 3)):
         tensor = torch.from_numpy(values.copy()).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
         tensor.sub_(torch.tensor(mean).view(-1, 1, 1)).div_(torch.tensor(std).view(-1, 1, 1))
@@ -105,23 +105,23 @@ def test_floats_equal_totensor_and_normalize_bit_for_bit() -> None:
         assert np.array_equal(pixels, tensor.numpy())
 
 
-def test_negative_control_a_folded_multiplication_is_not_bit_equal() -> None:
+def test_negative_control_a_fused_multiplication_is_not_bit_equal() -> None:
     values = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     scale, shift = (np.float32(1 / (255 * np.array(CLIP_STD))), np.float32(np.array(CLIP_MEAN) / np.array(CLIP_STD)))
-    folded = (values.astype(np.float32) * scale - shift).transpose(2, 0, 1)
-    assert not np.array_equal(normalise(values, Preprocessing(size_px=16)), folded)
+    fused = (values.astype(np.float32) * scale - shift).transpose(2, 0, 1)
+    assert not np.array_equal(normalise(values, Preprocessing(size_px=16)), fused)
 
 
-def test_the_whole_way_is_its_parts() -> None:
+def test_preprocess_combines_resize_crop_and_normalise() -> None:
     array = image(100, 65)
     preprocessing = Preprocessing(size_px=64)
-    expected = normalise(restated_square(array, 64), preprocessing)
+    expected = normalise(torchvision_resize_and_crop(array, 64), preprocessing)
     for policy in ("viewer", "published"):
         assert np.array_equal(preprocess(array, preprocessing, policy), expected)
 
 
 @pytest.mark.skipif(not peers.has_open_clip(), reason="open_clip is not installed")
-def test_mean_and_deviation_are_those_of_open_clip() -> None:
+def test_mean_and_standard_deviation_are_those_of_open_clip() -> None:
     open_clip = peers.open_clip()
     assert open_clip.OPENAI_DATASET_MEAN == CLIP_MEAN
     assert open_clip.OPENAI_DATASET_STD == CLIP_STD

@@ -1,4 +1,4 @@
-"""Ids equal those of open_clip's tokenizer, on captions and on texts that break tokenizers."""
+"""Token ids are compared with those of open_clip's tokenizer, on captions and on texts that are hard to tokenize."""
 
 import gzip
 import json
@@ -30,57 +30,59 @@ def captions(directory: Path, count: int) -> list[str]:
         return [caption for line in file for caption in json.loads(line)["captions"]][:count]
 
 
-def test_merges_are_the_published_ones():
+def test_merges_are_those_published():
     path = Path(open_clip().tokenizer.default_bpe())
     lines = gzip.decompress(path.read_bytes()).decode().split("\n")[1:48_895]
     symbols, (left, right) = clip_encoder()._symbols, clip_encoder().merges
     assert [f"{symbols[one]} {symbols[other]}" for one, other in zip(left, right, strict=True)] == lines
 
 
-def test_vocabularies_are_equal(peer: Any):
+def test_the_vocabulary_equals_open_clips(peer: Any):
     assert peer.encoder == clip_encoder()._id_of_symbol
 
 
-def test_20000_captions(peer: Any, shared_data: Path):
+def test_ids_of_20000_captions_equal_open_clips(peer: Any, shared_data: Path):
     texts = captions(shared_data, 20_000)
     assert len(texts) == 20_000
     assert np.array_equal(tokenize(texts), peer(texts).numpy())
 
 
-def test_there_are_at_least_60_hard_texts():
+def test_the_corpus_has_at_least_60_hard_texts():
     assert len(HARD) >= 60
 
 
 @pytest.mark.parametrize("name", HARD)
-def test_hard_text(peer: Any, name: str):
+def test_ids_of_a_hard_text_equal_open_clips(peer: Any, name: str):
     text = HARD[name]
     assert clip_tokenizer().encode(text) == peer.encode(text)
     assert np.array_equal(tokenize(text), peer(text).numpy())
     assert np.array_equal(tokenize(text, context_length=8), peer(text, context_length=8).numpy())
 
 
-def test_random_texts(peer: Any):
+def test_ids_of_random_texts_equal_open_clips(peer: Any):
     for text in nasty_texts(seed=3, count=4000):
         assert clip_tokenizer().encode(text) == peer.encode(text), ascii(text)
 
 
-def test_every_character_of_the_basic_plane(peer: Any):
+def test_ids_of_every_basic_multilingual_plane_character_equal_open_clips(peer: Any):
     for start in range(0, 0x10000, 64):
         text = "".join(f"x{chr(code)}'{chr(code)}s1 {chr(code)} " for code in range(start, start + 64))
         assert clip_tokenizer().encode(text) == peer.encode(text), hex(start)
 
 
-def test_decode(peer: Any):
-    draw = random.Random(4)
+def test_decoded_texts_equal_open_clips(peer: Any):
+    generator = random.Random(4)
     for _ in range(2000):
-        ids = draw.choices(range(49_408), k=draw.randint(0, 20)) + draw.choices(range(512), k=draw.randint(0, 5))
+        ids = generator.choices(range(49_408), k=generator.randint(0, 20)) + generator.choices(
+            range(512), k=generator.randint(0, 5)
+        )
         assert clip_tokenizer().decode(ids) == peer.decode(ids)
     for text in HARD.values():
         ids = peer.encode(text)
         assert clip_tokenizer().decode(ids) == peer.decode(ids)
 
 
-def test_two_swapped_merges_are_noticed(peer: Any):
+def test_negative_control_two_swapped_merges_change_ids(peer: Any):
     swapped = clip_encoder().merges.copy()
     swapped[:, [0, 1]] = swapped[:, [1, 0]]
     texts = list(HARD.values())

@@ -20,7 +20,7 @@ from tests.text.nasty import HARD, nasty_texts
 
 from wordsight.errors import ConfigError, TextError, WeightsError
 from wordsight.text import TokenizerConfig, build_tokenizer, clip_tokenizer
-from wordsight.weights.formats.hugging_face import read_tokenizer, tokenizer_files
+from wordsight.weights.formats.tokenizer_files import read_tokenizer, tokenizer_files
 
 needs_transformers = pytest.mark.skipif(not has_transformers(), reason="needs transformers")
 needs_open_clip = pytest.mark.skipif(not has_open_clip(), reason="needs open_clip")
@@ -364,7 +364,7 @@ def test_contradictory_keys_are_rejected() -> None:
 
 def test_a_vocabulary_that_is_too_small_is_rejected() -> None:
     read_tokenizer(siglip_files(), LENGTH, 50, "here")
-    with pytest.raises(WeightsError, match=r"here: spiece.model has ids beyond the vocabulary of 49"):
+    with pytest.raises(WeightsError, match=r"here: spiece.model has ids beyond the model's vocabulary of 49"):
         read_tokenizer(siglip_files(), LENGTH, 49, "here")
 
 
@@ -382,10 +382,10 @@ def test_ids_that_no_text_produces_may_exceed_the_vocabulary() -> None:
 def test_invalid_settings_are_rejected() -> None:
     for files, message in [
         ({}, "a vocabulary of 600 needs its own tokenizer"),
-        (gemma_files(pad_token=None), "names no pad_token"),
+        (gemma_files(pad_token=None), "has no pad_token"),
         (gemma_files(padding_side="top"), "padding_side 'top': expected left or right"),
         (gemma_files() | {"tokenizer_config.json": b"["}, "tokenizer_config.json: not JSON"),
-        (gemma_files() | {"tokenizer_config.json": b"[]"}, "tokenizer_config.json: expected a table"),
+        (gemma_files() | {"tokenizer_config.json": b"[]"}, "tokenizer_config.json: expected a JSON object"),
     ]:
         with pytest.raises(WeightsError, match=message):
             read_tokenizer(files, LENGTH, 600, "here")

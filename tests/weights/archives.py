@@ -1,4 +1,4 @@
-"""Archives for tests: tiny models with OpenAI's names, written by torch in each way, and files put together by hand."""
+"""Archives for tests: tiny models with OpenAI's names, as torch writes them, and files assembled by hand."""
 
 import io
 import pickle
@@ -19,7 +19,7 @@ VIT = ModelConfig(
     text=TextConfig(width=WIDTH, heads=1, layers=2, context_length=CONTEXT, vocabulary_size=VOCABULARY),
     embed_dim=EMBED,
 )
-"""What `TinyClip` is."""
+"""The architecture of `TinyClip`."""
 
 
 class QuickGELU(nn.Module):
@@ -39,7 +39,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """As published, with torch's own attention; `attn_mask` is an attribute, which TorchScript keeps."""
+    """As published, with torch's attention; `attn_mask` is an attribute, which TorchScript stores."""
 
     def __init__(self, width: int, mask: Tensor | None) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Visual(nn.Module):
 
 
 class TinyClip(nn.Module):
-    """OpenAI's layout, written for these tests with torch's layers; every tensor is random."""
+    """A model in OpenAI's layout, built from torch's layers; every tensor is random."""
 
     def __init__(self, seed: int = 0, mask: Tensor | None = None) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class TinyClip(nn.Module):
 
 
 class Node(nn.Module):
-    """A module with the tensors of a state dict under their names, for layouts whose layers do not matter."""
+    """A module that only holds the tensors of a state dict under their names."""
 
     def __init__(self, state_dict: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class Node(nn.Module):
 
 
 def fill(module: nn.Module, seed: int) -> None:
-    """Draw every parameter and buffer anew, small enough that a signal keeps its size."""
+    """Draw random values for every parameter and buffer, small enough that activations keep their magnitude."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in module.state_dict().values():
@@ -139,7 +139,7 @@ def fill(module: nn.Module, seed: int) -> None:
 
 
 def halve_as_published(module: nn.Module) -> nn.Module:
-    """Layers and projections in half precision; normalisations and embeddings stay whole, as in OpenAI's archives."""
+    """Convert layers and projections to half precision, but not normalisations and embeddings, as OpenAI does."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.Linear | nn.MultiheadAttention):
             part.half()
@@ -151,7 +151,7 @@ def halve_as_published(module: nn.Module) -> nn.Module:
 
 
 def add_metadata(module: nn.Module, size_px: int = SIZE) -> nn.Module:
-    """The three numbers that OpenAI's archives hold as buffers."""
+    """Add the three integers that OpenAI's archives contain as buffers."""
     for name, number in {"input_resolution": size_px, "context_length": CONTEXT, "vocab_size": VOCABULARY}.items():
         if hasattr(module, name):
             delattr(module, name)
@@ -160,26 +160,26 @@ def add_metadata(module: nn.Module, size_px: int = SIZE) -> nn.Module:
 
 
 def write_script(path: Path, module: nn.Module, example: tuple[Tensor, ...] | None) -> Path:
-    """Write a TorchScript archive, traced with an example, or scripted if there is none."""
+    """Write a TorchScript archive, traced with an example, or scripted if the example is None."""
     script = torch.jit.script(module) if example is None else torch.jit.trace(module, example)
     torch.jit.save(script, path)
     return path
 
 
 def rewrite(path: Path, root: str | None = None, **members: bytes) -> Path:
-    """Write an archive again, unaligned and uncompressed, under another root and with other bytes for some members."""
+    """Rewrite an archive, unaligned and uncompressed, with another root directory and other bytes for some members."""
     with zipfile.ZipFile(path) as file:
         content = {name: file.read(name) for name in file.namelist()}
-    former = next(name for name in content if name.endswith("/data.pkl")).split("/")[0]
+    previous = next(name for name in content if name.endswith("/data.pkl")).split("/")[0]
     with zipfile.ZipFile(path, "w") as file:
         for name, value in content.items():
-            inner = name.removeprefix(f"{former}/")
-            file.writestr(f"{root or former}/{inner}", members.get(inner, value))
+            inner = name.removeprefix(f"{previous}/")
+            file.writestr(f"{root or previous}/{inner}", members.get(inner, value))
     return path
 
 
 def hand_archive(pickle: bytes, storages: Mapping[str, bytes] | None = None, **members: bytes) -> bytes:
-    """The bytes of an archive whose `data.pkl` is given."""
+    """The bytes of an archive with the given `data.pkl`."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         file.writestr("archive/data.pkl", pickle)
@@ -190,7 +190,7 @@ def hand_archive(pickle: bytes, storages: Mapping[str, bytes] | None = None, **m
     return buffer.getvalue()
 
 
-# Pickles by hand: each of these is bytes that leave one value on the stack.
+# Pickles by hand: each of these functions returns instructions that leave one value on the stack.
 
 
 def program(*parts: bytes) -> bytes:
@@ -202,7 +202,7 @@ def name(module: str, qualified: str) -> bytes:
 
 
 def value(plain: Any) -> bytes:
-    """A number, text or tuple of them, as Python's own pickler writes it, without its frame."""
+    """A number, string or tuple of them as Python's pickler writes it, without header and end."""
     return pickle.dumps(plain, protocol=2)[2:-1]
 
 
@@ -227,5 +227,5 @@ def tensor(
 
 
 def _numbers(plain: tuple[int, ...]) -> bytes:
-    """A tuple without the memo, whose places would be taken twice."""
+    """A tuple of integers without memo entries, which would be assigned twice."""
     return group(*(value(number) for number in plain))

@@ -1,4 +1,4 @@
-"""Small models of every kind, all of whose tensors are random, as a reader of weights gives them."""
+"""Small models of every architecture with random tensors, as checkpoints that a reader returns."""
 
 import hashlib
 import io
@@ -59,7 +59,7 @@ MODELS = {
 
 
 def sentencepiece_file() -> bytes:
-    """A model of 26 pieces, trained on the spot, with SigLIP's symbols."""
+    """A sentencepiece model of 26 pieces with SigLIP's symbols, trained here."""
     sentencepiece = pytest.importorskip("sentencepiece")
     file = io.BytesIO()
     sentences = ["a photo of a cat", "two dogs running over wet sand", "a diagram with parts"] * 20
@@ -77,7 +77,7 @@ def sentencepiece_file() -> bytes:
 
 
 def checkpoint_of(name: str, seed: int = 0) -> Checkpoint:
-    """A model of which every parameter and buffer is random."""
+    """A checkpoint in which every parameter and buffer is random."""
     config = MODELS[name]
     model = build_empty(config).to_empty(device="cpu")
     fill_at_random(model, seed)
@@ -108,5 +108,5 @@ def heads_64_wide() -> Checkpoint:
 
 
 def sentencepiece_model() -> Checkpoint:
-    """SigLIP, small, with a tokenizer of its own."""
+    """A small SigLIP model, which has its own tokenizer."""
     return checkpoint_of("siglip")

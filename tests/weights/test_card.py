@@ -10,14 +10,14 @@ from wordsight.weights import Card, TokenizerConfig
 
 
 @pytest.mark.parametrize("kind", ["vit", "residual"])
-def test_a_card_comes_back_from_json_and_toml(tmp_path, kind):
+def test_a_card_is_read_back_from_json_and_toml(tmp_path, kind):
     card = tiny_card(kind, source="here", training={"steps": 3, "scores": {"R@10": [0.1, 0.05, 0.2]}})
     assert decode(msgspec.json.decode(msgspec.json.encode(card)), Card, "card") == card
     (tmp_path / "card.toml").write_text(to_toml(card))
     assert load_toml(tmp_path / "card.toml", Card) == card
 
 
-def test_a_card_cannot_be_changed():
+def test_a_card_is_immutable():
     with pytest.raises(AttributeError):
         tiny_card().name = "other"
 
@@ -40,7 +40,7 @@ def test_a_contradiction_in_a_file_names_the_file():
         decode(value, Card, "cards/x.toml")
 
 
-def test_an_unknown_key_is_answered_with_the_nearest():
+def test_the_nearest_key_is_suggested_for_an_unknown_one():
     value = plain(tiny_card())
     value["model"]["text"]["head"] = 2
     with pytest.raises(ConfigError, match=r"unknown key 'head' in \[model.text\]; did you mean 'heads'"):

@@ -1,4 +1,4 @@
-"""Every pair of architecture and target: it comes back equal in bits, or is refused with its reason."""
+"""Every combination of architecture and target format is read back bit for bit, or refused with the reason."""
 
 import json
 from pathlib import Path
@@ -22,51 +22,51 @@ POSSIBLE = {
     "wordsight": set(MODELS),
     "onnx": set(MODELS),
 }
-"""The table of docs/models.md; an entry that is missing is refused."""
+"""The models that each format can represent, as documented; all others are refused."""
 
 REASONS = {
-    ("vit-gelu", "openai"): "cannot say that model.image.activation is 'gelu'.*'quick_gelu'",
-    ("siglip", "openai"): "openai cannot say this model",
-    ("class-token", "openai"): "openai cannot say this model",
-    ("vit-mixed", "open_clip"): "quick_gelu of both towers or of none",
+    ("vit-gelu", "openai"): "cannot represent model.image.activation 'gelu'.*'quick_gelu'",
+    ("siglip", "openai"): "openai cannot represent this model",
+    ("class-token", "openai"): "openai cannot represent this model",
+    ("vit-mixed", "open_clip"): "quick_gelu in both towers or in neither",
     ("siglip", "open_clip"): "timm",
-    ("residual", "open_clip"): "no image tower of this kind",
-    ("resnet", "hf"): "no CLIP with an image tower of this kind",
+    ("residual", "open_clip"): "no such image tower",
+    ("resnet", "hf"): "no CLIP with this kind of image tower",
     ("vit-mean", "hf"): "class token",
-    ("class-token", "hf"): "end of a causal text",
+    ("class-token", "hf"): "end token of a causal text",
 }
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("target", [target for target in POSSIBLE if target != "onnx"])
-def test_each_pair_comes_back_equal_in_bits_or_is_refused(name: str, target: str, tmp_path: Path) -> None:
-    found, out = checkpoint_of(name), tmp_path / "out"
+def test_each_combination_is_read_back_bit_for_bit_or_refused(name: str, target: str, tmp_path: Path) -> None:
+    checkpoint, out = checkpoint_of(name), tmp_path / "out"
     if name not in POSSIBLE[target]:
         with pytest.raises(WeightsError, match=REASONS.get((name, target), ".")) as refused:
-            convert(found, out, target)
+            convert(checkpoint, out, target)
         assert "\n" not in str(refused.value)
         assert list(tmp_path.iterdir()) == []
         return
-    certificate = convert(found, out, target)
+    certificate = convert(checkpoint, out, target)
     crop = "round to floor" if target == "hf" and name != "siglip" else ""
     assert certificate == Certificate(target=target, images=0, texts=0, crop=crop)
     assert json.loads((out / "certificate.json").read_text())["images"] == 0
-    back = read(out)
-    assert back.card.model == found.card.model
-    assert msgspec.structs.replace(back.card.preprocessing, crop="round") == found.card.preprocessing
-    assert back.card.tokenizer == found.card.tokenizer
-    assert back.files == found.files
-    assert back.tensors.keys() == found.tensors.keys()
-    for key, tensor in found.tensors.items():
-        assert torch.equal(back.tensors[key], tensor), key
+    written = read(out)
+    assert written.card.model == checkpoint.card.model
+    assert msgspec.structs.replace(written.card.preprocessing, crop="round") == checkpoint.card.preprocessing
+    assert written.card.tokenizer == checkpoint.card.tokenizer
+    assert written.files == checkpoint.files
+    assert written.tensors.keys() == checkpoint.tensors.keys()
+    for key, tensor in checkpoint.tensors.items():
+        assert torch.equal(written.tensors[key], tensor), key
     again = tmp_path / "again"
-    convert(back, again, "wordsight")
+    convert(written, again, "wordsight")
     for key, tensor in read(again).tensors.items():
-        assert torch.equal(tensor, found.tensors[key]), key
+        assert torch.equal(tensor, checkpoint.tensors[key]), key
 
 
 @pytest.mark.parametrize("name", ["vit", "class-token", "siglip", "resnet", "residual"])
-def test_onnx_answers_as_the_model_does(name: str, tmp_path: Path) -> None:
+def test_onnx_graphs_compute_the_same_as_the_model(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     certificate = convert(checkpoint_of(name), tmp_path / "out", "onnx")
     assert certificate.holds
@@ -76,14 +76,14 @@ def test_onnx_answers_as_the_model_does(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_onnx_beyond_two_gigabytes_lies_beside_its_graph(tmp_path: Path) -> None:
+def test_onnx_weights_beyond_two_gigabytes_are_stored_in_a_separate_file(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
-    found = checkpoint_of("vit")
+    checkpoint = checkpoint_of("vit")
     vocabulary_size = 9_000_000  # of width 64: 2.3 GB
     embedding = torch.randn(vocabulary_size, 64, generator=torch.Generator().manual_seed(0)) / 50
-    text = msgspec.structs.replace(found.card.model.text, vocabulary_size=vocabulary_size)
-    card = msgspec.structs.replace(found.card, model=msgspec.structs.replace(found.card.model, text=text))
-    large = Checkpoint({**found.tensors, "token_embedding.weight": embedding}, card, found.files)
+    text = msgspec.structs.replace(checkpoint.card.model.text, vocabulary_size=vocabulary_size)
+    card = msgspec.structs.replace(checkpoint.card, model=msgspec.structs.replace(checkpoint.card.model, text=text))
+    large = Checkpoint({**checkpoint.tensors, "token_embedding.weight": embedding}, card, checkpoint.files)
     certificate = convert(large, tmp_path / "out", "onnx")
     assert 0 < max(certificate.images, certificate.texts) < 1e-5
     sizes = {path.name: path.stat().st_size for path in (tmp_path / "out").iterdir()}
@@ -91,52 +91,54 @@ def test_onnx_beyond_two_gigabytes_lies_beside_its_graph(tmp_path: Path) -> None
 
 
 def test_half_precision_is_written_as_float32(tmp_path: Path) -> None:
-    found = checkpoint_of("vit")
-    half = Checkpoint({k: v.half() if v.is_floating_point() else v for k, v in found.tensors.items()}, found.card)
+    checkpoint = checkpoint_of("vit")
+    half = Checkpoint(
+        {k: v.half() if v.is_floating_point() else v for k, v in checkpoint.tensors.items()}, checkpoint.card
+    )
     convert(half, tmp_path / "out", "hf")
     for key, tensor in read(tmp_path / "out").tensors.items():
         assert torch.equal(tensor, half.tensors[key].float()), key
 
 
-def test_a_layout_that_loses_a_tensor_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The negative control: files that answer otherwise are not written."""
+def test_a_format_that_changes_the_model_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: files whose model computes other values are not written."""
     from wordsight.weights import convert as module
 
-    form = module._FORMATS["hf"]
+    hugging_face = module.FORMATS["hf"]
 
     def read_swapped(directory: Path) -> Checkpoint:
-        again = form.read(directory)
+        again = hugging_face.read(directory)
         one, other = (f"visual.transformer.resblocks.{n}.mlp.c_fc.bias" for n in (0, 1))
         tensors = dict(again.tensors)
         tensors[one], tensors[other] = tensors[other], tensors[one]
         return Checkpoint(tensors, again.card, again.files)
 
-    monkeypatch.setitem(module._FORMATS, "hf", form._replace(read=read_swapped))
-    with pytest.raises(WeightsError, match=r"answers otherwise: images differ by 0\.\d+, texts by 0, "):
+    monkeypatch.setitem(module.FORMATS, "hf", hugging_face._replace(read=read_swapped))
+    with pytest.raises(WeightsError, match=r"computes other values: images differ by 0\.\d+, texts by 0, "):
         convert(checkpoint_of("vit"), tmp_path / "out", "hf")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_directory_that_is_there_and_an_unknown_target_are_refused(tmp_path: Path) -> None:
+def test_an_existing_directory_and_an_unknown_target_are_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with pytest.raises(OutputError, match="is there already; choose a directory that is not"):
+    with pytest.raises(OutputError, match="exists already; choose a new directory"):
         convert(checkpoint_of("vit"), tmp_path / "out", "hf")
     with pytest.raises(WeightsError, match=r"--to open-clip: expected one of .*; did you mean 'open_clip'\?"):
         convert(checkpoint_of("vit"), tmp_path / "new", "open-clip")
 
 
-def test_transformers_reads_what_is_written(tmp_path: Path) -> None:
+def test_transformers_reads_the_written_files(tmp_path: Path) -> None:
     from tests.parity.peers import has_transformers, transformers
 
     if not has_transformers():
         pytest.skip("needs transformers")
-    found = checkpoint_of("vit")
-    convert(found, tmp_path / "out", "hf")
+    checkpoint = checkpoint_of("vit")
+    convert(checkpoint, tmp_path / "out", "hf")
     peer = transformers().CLIPModel.from_pretrained(tmp_path / "out").eval()
     pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         theirs = peer.vision_model(pixels).pooler_output @ peer.visual_projection.weight.T
-        ours = found.build("vit").encode_image(pixels)
+        ours = checkpoint.build("vit").encode_image(pixels)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
     texts = ["a photo of a cat", "two dogs running over wet sand", "it's 12 o'clock"]
     ids = transformers().CLIPTokenizer.from_pretrained(tmp_path / "out")(texts)["input_ids"]

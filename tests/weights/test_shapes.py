@@ -26,45 +26,53 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_nine_published_architectures_are_known_by_their_shapes(name):
+def test_the_nine_published_architectures_follow_from_their_shapes(name):
     assert architecture_of(shapes(PUBLISHED[name]), "quick_gelu") == PUBLISHED[name]
 
 
-def test_the_published_shapes_are_told_apart():
-    known = [tuple(sorted(shapes(config).items())) for config in PUBLISHED.values()]
-    assert len(set(known)) == len(PUBLISHED)
+def test_the_shapes_of_published_architectures_differ():
+    all_shapes = [tuple(sorted(shapes(config).items())) for config in PUBLISHED.values()]
+    assert len(set(all_shapes)) == len(PUBLISHED)
 
 
 @pytest.mark.parametrize("config", [VIT, RESNET], ids=["vit", "resnet"])
-def test_any_other_size_is_known_too(config):
+def test_other_sizes_follow_from_their_shapes_too(config):
     assert architecture_of(shapes(config), "quick_gelu") == config
 
 
-def test_the_activation_is_what_the_caller_says():
+def test_the_activation_is_that_of_the_caller():
     config = architecture_of(shapes(VIT), "gelu")
     assert (config.image.activation, config.text.activation) == ("gelu", "gelu")
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "told"),
+    ("name", "shape", "message"),
     [
         ("visual.proj", (192, 95), r"visual.proj is \(192, 95\), the other tensors say \(192, 96\)"),
         ("visual.conv1.weight", (192, 3, 16), r"visual.conv1.weight is \(192, 3, 16\); expected 4 axes"),
-        ("visual.conv1.weight", (0, 3, 16, 16), "expected 4 axes, none of them empty"),
-        ("visual.positional_embedding", (227, 192), "expected the positions of a square of patches and one more"),
+        ("visual.conv1.weight", (0, 3, 16, 16), "expected 4 axes, each of at least 1"),
+        (
+            "visual.positional_embedding",
+            (227, 192),
+            "expected the positions of a square grid of patches and of one class token",
+        ),
         ("visual.positional_embedding", (226, 191), r"visual.positional_embedding is \(226, 191\), the other"),
-        ("positional_embedding", (50, 130), "positional_embedding is 130 wide, no multiple of the published heads' 64"),
+        (
+            "positional_embedding",
+            (50, 130),
+            "positional_embedding is 130 wide, which is not a multiple of the published head width 64",
+        ),
         ("ln_final.weight", (129,), r"ln_final.weight is \(129,\), the other tensors say \(128,\)"),
         ("transformer.resblocks.2.mlp.c_fc.weight", (511, 128), r"c_fc.weight is \(511, 128\), the other tensors say"),
-        ("token_embedding.weight", (1 << 40, 128), "vocabulary_size 1099511627776, more than any model has"),
+        ("token_embedding.weight", (1 << 40, 128), "vocabulary_size 1099511627776, which is more than any model has"),
     ],
 )
-def test_a_contradiction_names_the_tensor_and_its_shape(name, shape, told):
-    with pytest.raises(WeightsError, match=told):
+def test_a_contradiction_names_the_tensor_and_its_shape(name, shape, message):
+    with pytest.raises(WeightsError, match=message):
         architecture_of(shapes(VIT) | {name: shape}, "quick_gelu")
 
 
-def test_what_is_missing_or_too_much_is_named():
+def test_missing_and_unexpected_tensors_are_named():
     short = shapes(VIT)
     del short["text_projection"]
     with pytest.raises(WeightsError, match="missing text_projection: not in OpenAI's layout"):
@@ -76,26 +84,26 @@ def test_what_is_missing_or_too_much_is_named():
         architecture_of(gap, "quick_gelu")
 
 
-def test_the_first_five_names_and_their_number_are_told():
+def test_the_first_five_names_and_their_number_are_listed():
     expected = {f"name{n}": (1,) for n in range(7)}
-    told = "missing name0, name1, name2, name3, name4, ... (7 in all); unexpected other"
-    assert differences({"other": (1,)}, expected, "the card says") == told
+    message = "missing name0, name1, name2, name3, name4, ... (7 in all); unexpected other"
+    assert differences({"other": (1,)}, expected, "the card says") == message
     assert differences(expected, expected, "the card says") == ""
 
 
-def test_a_configuration_of_endless_layers_is_not_built():
-    endless = ModelConfig(
+def test_a_configuration_with_too_many_layers_is_not_built():
+    deep = ModelConfig(
         image=VisionTransformerConfig(image_size_px=16, patch_size_px=16, width=64, layers=10**6, heads=1),
         text=TextConfig(width=64, heads=1, layers=1),
         embed_dim=8,
     )
-    with pytest.raises(WeightsError, match="300 tensors cannot be the card's 1000001 layers"):
-        build_bounded(endless, 300)
-    with pytest.raises(WeightsError, match="cannot be the card's 1000001 layers"):
-        build_bounded(endless, 10**9)
+    with pytest.raises(WeightsError, match="the card says 1000001 layers, but the file has only 300 tensors"):
+        build_bounded(deep, 300)
+    with pytest.raises(WeightsError, match="the card says 1000001 layers"):
+        build_bounded(deep, 10**9)
 
 
-def test_many_layers_of_one_tensor_each_are_not_built():
+def test_many_layers_with_one_tensor_each_are_not_built():
     many = shapes(VIT) | {f"transformer.resblocks.{n}.x": (1,) for n in range(100_000)}
-    with pytest.raises(WeightsError, match="tensors cannot be the card's 100005 layers"):
+    with pytest.raises(WeightsError, match="the card says 100005 layers, but the file has only"):
         architecture_of(many, "quick_gelu")

@@ -1,19 +1,14 @@
-"""Files of weights to models and back; one module a format, one card a file.
+"""Checkpoints: read from files into models, written in other formats, downloaded by name.
 
-card.py            what a file of weights is: architecture, preprocessing, tokenizer, source, hash, training
-found.py           what every reader gives: tensors under our names, the card, the tokenizer's files
-reading.py         any file or directory -> Checkpoint: read this first
-  own.py             ours: model.safetensors and wordsight.json
-  openai.py          OpenAI's TorchScript archives; shapes.py tells their architecture
-  open_clip.py       open_clip's directories, by open_clip_config.py
-  hugging_face.py    transformers' CLIPModel and SiglipModel, by hugging_face_config.py
-  checkpoints.py     weights alone, of an architecture that the user names
-layouts.py         our names of tensors <-> those of other projects
-archives.py        files of torch as data, by zip_directory.py and pickled.py; nothing in them is run
-tensors.py         safetensors, one file or several
-exported.py        a directory of ONNX graphs, as far as it can be read without torch
-convert.py         a model in another format: onnx.py, tokenizer_settings.py; its proof: certificate.py, probes.py
-published.py       published weights: cards/*.toml; fetched by resolve.py, hub.py, digests.py into cache.py
+card.py            Card: architecture, preprocessing, tokenizer, source and hash of a checkpoint in one frozen object
+checkpoint.py      Checkpoint: what every reader returns, which builds the model
+shapes.py          the architecture that tensor shapes imply; comparison of shapes with a configuration
+read.py            read any file or directory; start here
+convert.py         write a model in another format
+certificate.py     proof that a written model computes the same as its source
+containers/        zip archives, pickles and safetensors, read as data; nothing in them is executed
+formats/           one module per format: wordsight, openai, open_clip, hugging_face, state_dict, onnx
+hub/               the catalogue of published weights (cards/*.toml) and how they are downloaded
 """
 
 from wordsight.weights.card import Card, TokenizerConfig

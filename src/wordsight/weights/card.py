@@ -1,7 +1,7 @@
-"""One card a weight file: all that must agree about a checkpoint, in one frozen object.
+"""The card of a checkpoint: everything about it that must be consistent, in one frozen object.
 
-Architecture and preprocessing that lie apart, joined by a name, can contradict each other; here a contradiction is
-refused when the card is made. No torch is needed to read a card.
+If architecture and preprocessing were stored separately and joined by a name, they could contradict each other. Here a
+contradiction is refused when the card is created. Reading a card does not load torch.
 """
 
 from pathlib import Path
@@ -11,32 +11,36 @@ import msgspec
 
 from wordsight.config import Config, decode
 from wordsight.errors import ConfigError, WeightsError
+from wordsight.files import read_json
 from wordsight.image import Preprocessing
 from wordsight.model import ModelConfig
 from wordsight.text import TokenizerConfig
 
-__all__ = ["CARD_NAME", "Card", "TokenizerConfig", "read_card", "read_tokenizer"]
+__all__ = ["CARD_NAME", "CLIP_VOCABULARY_SIZE", "Card", "TokenizerConfig", "read_card", "read_tokenizer_file"]
 
 CARD_NAME = "wordsight.json"
+CLIP_VOCABULARY_SIZE = 49408
+"""Number of ids of the published CLIP tokenizer."""
 
-_CLIP_VOCABULARY_SIZE = 49408
+MAX_TOKENIZER_BYTES = 1 << 27
+
 _MAX_CARD_BYTES = 1 << 24
-_MAX_TOKENIZER_BYTES = 1 << 27
 
 
 class Card(Config, frozen=True):
-    """What a file of weights is.
+    """Describes a checkpoint.
 
     Attributes:
-        name: what people call the model.
-        model: the architecture, activation included.
-        preprocessing: what the image tower expects of images.
-        tokenizer: what the text tower expects of texts.
-        source: where the weights come from, an address or a sentence.
-        licence: under which they may be used.
-        weights_sha256: of the file of weights; empty until there is a file.
-        training: plain data: recipe, data fingerprints, steps, seed, scores with intervals.
-        format: of this card, for readers to come.
+        name: name of the model for people.
+        model: architecture, including the activation.
+        preprocessing: how an image becomes the input of the image tower.
+        tokenizer: how a text becomes the input of the text tower.
+        source: where the weights come from: a URL, `hf-hub:owner/name` or a sentence.
+        licence: licence of the weights.
+        weights_sha256: SHA-256 of the file of weights in lower-case hexadecimal; empty until that file is written.
+        training: how the weights were trained, as plain data: recipe, data fingerprints, steps, seed, scores with
+            confidence intervals; empty if unknown.
+        format: version of this card's format.
 
     Raises:
         ConfigError: parts of the card contradict each other.
@@ -59,16 +63,16 @@ class Card(Config, frozen=True):
                 f"tokenizer.context_length {self.tokenizer.context_length} contradicts "
                 f"model.text.context_length {text.context_length}; make them equal"
             )
-        if self.tokenizer.family == "clip" and text.vocabulary_size < _CLIP_VOCABULARY_SIZE:
+        if self.tokenizer.family == "clip" and text.vocabulary_size < CLIP_VOCABULARY_SIZE:
             raise ConfigError(
                 f"model.text.vocabulary_size {text.vocabulary_size}: "
-                f"the clip tokenizer has {_CLIP_VOCABULARY_SIZE} ids; give the tower as many"
+                f"the clip tokenizer has {CLIP_VOCABULARY_SIZE} ids; make the vocabulary at least this large"
             )
-        greatest_id = max([self.tokenizer.pad_id, *self.tokenizer.around])
-        if greatest_id >= text.vocabulary_size:
+        max_id = max([self.tokenizer.pad_id, *self.tokenizer.around])
+        if max_id >= text.vocabulary_size:
             raise ConfigError(
-                f"model.text.vocabulary_size {text.vocabulary_size}: the tokenizer's begin, end or padding is "
-                f"id {greatest_id}; give the tower the vocabulary of its tokenizer"
+                f"model.text.vocabulary_size {text.vocabulary_size}: one of the tokenizer's begin, end and padding "
+                f"ids is {max_id}; the model needs the vocabulary of its tokenizer"
             )
         if self.preprocessing.size_px != size_px:
             raise ConfigError(
@@ -78,40 +82,40 @@ class Card(Config, frozen=True):
 
 
 def read_card(path: Path) -> Card:
-    """The card in a JSON file; no torch is used.
+    """Read the card in a JSON file.
 
     Raises:
-        WeightsError: missing, too large, not JSON, not a card, or it contradicts itself.
+        WeightsError: the file is missing, too large, not JSON or not a card, or the card contradicts itself.
     """
     try:
-        if path.stat().st_size > _MAX_CARD_BYTES:
-            raise WeightsError(f"{path}: larger than {_MAX_CARD_BYTES} bytes, not a card; fetch the directory again")
-        return decode(msgspec.json.decode(path.read_bytes()), Card, str(path))
-    except FileNotFoundError as error:
+        return decode(read_json(path, _MAX_CARD_BYTES, WeightsError), Card, str(path))
+    except WeightsError as error:
         raise WeightsError(
-            f"{path}: no such file; weights without their card cannot be understood: "
-            f"put the {CARD_NAME} that was saved with them beside them"
+            f"{error}; a model needs the {CARD_NAME} that was saved with its weights: put it next to them"
         ) from error
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}; check the directory") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise WeightsError(f"{path}: not JSON: {error}; fetch the directory again") from error
     except ConfigError as error:
         raise WeightsError(str(error)) from error
 
 
-def read_tokenizer(directory: Path, card: Card) -> dict[str, bytes]:
-    """The tokenizer's file that a card names, by its name; empty where it names none.
+def read_tokenizer_file(directory: Path, card: Card) -> dict[str, bytes]:
+    """Read the tokenizer file that a card names.
+
+    Returns:
+        The file's bytes under its name; empty if the card names no file.
 
     Raises:
-        WeightsError: missing, or too large.
+        WeightsError: the file is missing or too large.
     """
     name = card.tokenizer.file
     if not name:
         return {}
+    path = directory / name
     try:
-        if (directory / name).stat().st_size > _MAX_TOKENIZER_BYTES:
-            raise WeightsError(f"{directory / name}: larger than {_MAX_TOKENIZER_BYTES} bytes, no tokenizer")
-        return {name: (directory / name).read_bytes()}
+        if path.stat().st_size > MAX_TOKENIZER_BYTES:
+            raise WeightsError(f"{path}: more than {MAX_TOKENIZER_BYTES:,} bytes, not a tokenizer; download it again")
+        return {name: path.read_bytes()}
     except OSError as error:
-        raise WeightsError(f"{directory / name}: the card wants this tokenizer: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise WeightsError(
+            f"{path}: the tokenizer that the card names cannot be read: {reason}; put it next to the card"
+        ) from error

@@ -1,7 +1,8 @@
-"""The proof that a written model is the one that was read: numbers on fixed inputs, kept beside the files.
+"""Proof that a written model computes the same as its source, stored next to the written files.
 
-Two things are compared. The towers, on fixed pixels and ids (`probes.py`). And what stands before them, on a fixed
-image and fixed sentences: the written files' own preprocessing and tokenizer against the source's.
+Two comparisons are made. The towers are compared on fixed pixels and token ids, drawn by Philox: these need no image
+and no tokenizer, so every model has a certificate. Preprocessing and tokenizer of the written files are compared with
+those of the source on a fixed image and fixed sentences.
 """
 
 from collections.abc import Mapping
@@ -16,12 +17,11 @@ from torch import Tensor
 from wordsight.config import Config
 from wordsight.errors import WeightsError
 from wordsight.image import Preprocessing, normalise, resize_and_crop
-from wordsight.model import CLIP
+from wordsight.model import CLIP, TextConfig
 from wordsight.text import build_tokenizer
 from wordsight.weights.checkpoint import Checkpoint
-from wordsight.weights.probes import probe_ids, probe_pixels
 
-NAME = "certificate.json"
+CERTIFICATE_NAME = "certificate.json"
 TOLERANCE = 1e-5
 
 SENTENCES = (
@@ -32,19 +32,22 @@ SENTENCES = (
     "one two three four five six seven eight nine ten " * 12,
 )
 
+_SEED = 20210226  # the day on which the CLIP paper was submitted
+
 
 class Certificate(Config, frozen=True):
-    """Greatest differences between a model before and after it was written in another form.
+    """Largest absolute differences between a model and its copy in another format, on fixed inputs.
 
     Attributes:
-        target: the form that was written.
-        images, texts: of a component of the unit embeddings, on fixed pixels and ids.
-        scale: of the logit scale and bias.
-        pixels: of the preprocessed pixels of a fixed image, by the written files and by the source.
-        ids: how many token ids of fixed sentences differ.
-        crop: where the format puts the half pixel of an odd margin, if not where the source does: `round to floor`.
-            The pixels are compared apart from it.
-        tolerance: what the first four may be; ids may not differ.
+        target: the format that was written.
+        images: largest difference of a component of the unit-length image embeddings.
+        texts: largest difference of a component of the unit-length text embeddings.
+        scale: difference of the logit scale or of the logit bias, whichever is larger.
+        pixels: largest difference of the preprocessed pixels of a fixed image.
+        ids: number of token ids of fixed sentences that differ; -1 if even the number of ids differs.
+        crop: how the rounding of an odd crop margin changed, such as `round to floor`, if the target format prescribes
+            another one; `pixels` is measured with the source's rounding.
+        tolerance: upper limit for `images`, `texts`, `scale` and `pixels`; `ids` must be 0.
     """
 
     target: str
@@ -58,74 +61,110 @@ class Certificate(Config, frozen=True):
 
     @property
     def holds(self) -> bool:
-        """Whether all differences are within the tolerance; what is not a number is not."""
+        """Whether all differences are within the tolerance; NaN is not."""
         return self.ids == 0 and all(d <= self.tolerance for d in (self.images, self.texts, self.scale, self.pixels))
 
     def require(self, out: object) -> None:
         """Refuse a conversion that changed the model.
+
+        Args:
+            out: the output directory, named in the error.
 
         Raises:
             WeightsError: a difference is above the tolerance.
         """
         if not self.holds:
             raise WeightsError(
-                f"{out}: not written: as {self.target} the model answers otherwise: images differ by "
-                f"{self.images:.2g}, texts by {self.texts:.2g}, scale by {self.scale:.2g}, "
+                f"{out}: not written, because the model in {self.target} format computes other values: images differ "
+                f"by {self.images:.2g}, texts by {self.texts:.2g}, scale by {self.scale:.2g}, "
                 f"pixels by {self.pixels:.2g} and {self.ids} token ids; "
-                f"at most {self.tolerance:g} and 0 may be: please report this"
+                f"expected at most {self.tolerance:g} and 0: please report this as a bug"
             )
 
     def as_json(self) -> bytes:
-        """The certificate as it lies beside the files."""
+        """The content of `certificate.json`."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
 
 def compare(target: str, before: Checkpoint, model: CLIP, after: Checkpoint, written: CLIP) -> Certificate:
-    """Compare the model that was read with the one that its written files give.
+    """Compare a model with the one that was read back from the written files.
 
     Args:
-        before, model: what was read, and the model of it.
-        after, written: the same of the written files.
+        target: the format that was written.
+        before: the source checkpoint.
+        model: the model built from `before`.
+        after: the checkpoint read from the written files.
+        written: the model built from `after`.
     """
     pixels, ids = probe_pixels(model.config.image.image_size_px), probe_ids(model.config.text)
-    one, other = answers(model, pixels, ids), answers(written, pixels, ids)
-    square, forms = fixed_image(), (before.card.preprocessing, after.card.preprocessing)
-    crops = [form.crop for form in forms]
+    one, other = _outputs(model, pixels, ids), _outputs(written, pixels, ids)
+    image, preprocessings = fixed_image(), (before.card.preprocessing, after.card.preprocessing)
+    crops = [preprocessing.crop for preprocessing in preprocessings]
+    prepared = [_pixels(image, msgspec.structs.replace(each, crop=crops[0])) for each in preprocessings]
+    ids_before, ids_after = sentence_ids(before), sentence_ids(after)
     return Certificate(
         target=target,
-        images=difference(one["images"], other["images"]),
-        texts=difference(one["texts"], other["texts"]),
-        scale=difference(one["scale"], other["scale"]),
-        pixels=difference(*(_pixels(square, msgspec.structs.replace(form, crop=crops[0])) for form in forms)),
-        ids=int((tokens(before) != tokens(after)).sum()) if tokens(before).shape == tokens(after).shape else -1,
+        images=max_difference(one["images"], other["images"]),
+        texts=max_difference(one["texts"], other["texts"]),
+        scale=max_difference(one["scale"], other["scale"]),
+        pixels=max_difference(*prepared),
+        ids=int((ids_before != ids_after).sum()) if ids_before.shape == ids_after.shape else -1,
         crop="" if crops[0] == crops[1] else " to ".join(crops),
     )
 
 
-@torch.inference_mode()
-def answers(model: CLIP, pixels: Tensor, ids: Tensor) -> Mapping[str, NDArray[Any]]:
-    """Unit embeddings of both towers, and scale with bias."""
-    images, texts, scale = model(pixels, ids)
-    bias = [model.logit_bias.item()] if model.config.logit_bias else []
-    return {"images": images.numpy(), "texts": texts.numpy(), "scale": np.array([scale.item(), *bias])}
+def probe_pixels(size_px: int, count: int = 4) -> Tensor:
+    """Fixed pixels: (N, 3, H, W) float32 with H = W = `size_px`, normally distributed like normalised images."""
+    drawn = np.random.Generator(np.random.Philox(key=_SEED)).standard_normal((count, 3, size_px, size_px), np.float32)
+    return torch.from_numpy(drawn)
 
 
-def difference(one: NDArray[Any], other: NDArray[Any]) -> float:
-    """The greatest difference of two arrays; infinite where their shapes differ."""
+def probe_ids(text: TextConfig, count: int = 4, length: int | None = None) -> Tensor:
+    """Fixed texts: (M, L) int32 token ids, each a random sequence with an end and padding, of lengths from 2 to L.
+
+    A text ends with `text.end_id`, or with the largest id, as in the published vocabulary, if that is None.
+
+    Args:
+        text: the text tower.
+        count: M.
+        length: L; by default the context length.
+    """
+    length = length or text.context_length
+    last = text.vocabulary_size - 1
+    end = last if text.end_id is None else text.end_id
+    generator = np.random.Generator(np.random.Philox(key=_SEED + 1))
+    ids = np.full((count, length), text.pad_id, np.int32)
+    for row, used in enumerate(np.linspace(2, length, count).round().astype(int)):
+        ids[row, :used] = generator.integers(0, max(1, last - 1), used)
+        ids[row, ids[row] == end] = text.pad_id
+        ids[row, used - 1] = end
+    return torch.from_numpy(ids)
+
+
+def max_difference(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """The largest absolute difference of two arrays; infinite if their shapes differ."""
     return float(np.abs(one - other).max()) if one.shape == other.shape else float("inf")
 
 
-def tokens(found: Checkpoint) -> NDArray[np.int32]:
-    """What a model's own tokenizer makes of the fixed sentences."""
-    return build_tokenizer(found.card.tokenizer, found.files)(SENTENCES)
+def sentence_ids(checkpoint: Checkpoint) -> NDArray[np.int32]:
+    """(M, L) token ids of the fixed sentences, by the checkpoint's own tokenizer."""
+    return build_tokenizer(checkpoint.card.tokenizer, checkpoint.files)(SENTENCES)
 
 
 def fixed_image() -> NDArray[np.uint8]:
-    """(251, 334, 3) uint8: slopes and noise; odd sides, so that rounding of crops shows."""
+    """(251, 334, 3) uint8: gradients and noise, with odd sides, so that the rounding of crops has an effect."""
     rows, columns = np.mgrid[0:251, 0:334]
-    slopes = np.stack([rows % 256, columns % 256, (rows + columns) // 3], axis=-1)
-    noise = np.random.Generator(np.random.Philox(key=7)).integers(0, 32, slopes.shape)
-    return (slopes + noise).clip(0, 255).astype(np.uint8)
+    gradients = np.stack([rows % 256, columns % 256, (rows + columns) // 3], axis=-1)
+    noise = np.random.Generator(np.random.Philox(key=7)).integers(0, 32, gradients.shape)
+    return (gradients + noise).clip(0, 255).astype(np.uint8)
+
+
+@torch.inference_mode()
+def _outputs(model: CLIP, pixels: Tensor, ids: Tensor) -> Mapping[str, NDArray[Any]]:
+    """Unit-length embeddings of both towers, and the logit scale followed by the bias if there is one."""
+    images, texts, scale = model(pixels, ids)
+    bias = [model.logit_bias.item()] if model.config.logit_bias else []
+    return {"images": images.numpy(), "texts": texts.numpy(), "scale": np.array([scale.item(), *bias])}
 
 
 def _pixels(image: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""What a format's reader finds in files of weights: tensors under our names, and all that is said of them."""
+"""A checkpoint in memory, as the reader of each format returns it: tensors under wordsight's names, and their card."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,16 +12,18 @@ from wordsight.weights.card import Card
 from wordsight.weights.shapes import build_bounded, differences, shapes_of
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+"""Floating-point types of supported weights."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One model as it lies in files, before it is built.
+    """The contents of a checkpoint's files, from which its model can be built.
 
     Attributes:
-        tensors: by the names of `wordsight.model.CLIP`'s state dict, in the precision of the file.
-        card: what they are; architecture, activation, preprocessing and tokenizer agree with one another.
-        files: the tokenizer's own files by name, empty for the published CLIP tokenizer, which we have.
+        tensors: the state dict under the names of `wordsight.model.CLIP`, in the precision of the file.
+        card: describes the tensors; its architecture, preprocessing and tokenizer are consistent.
+        files: bytes of the tokenizer's file under its name; empty for the published CLIP tokenizer, which is part of
+            this package.
     """
 
     tensors: Mapping[str, Tensor]
@@ -29,33 +31,37 @@ class Checkpoint:
     files: Mapping[str, bytes] = field(default_factory=dict)
 
     def build(self, where: str) -> CLIP:
-        """The model, evaluating, on the CPU, in the precision of the tensors, which it holds without a copy.
+        """Build the model in evaluation mode, on the CPU, in the precision of the tensors.
+
+        The model shares memory with `tensors`; nothing is copied.
 
         Args:
-            where: the file, for errors.
+            where: the file, named in errors.
 
         Raises:
-            WeightsError: names, shapes or types are not those of the model that the card describes.
+            WeightsError: names, shapes or types differ from those of the model that the card describes.
         """
         try:
             model = build_bounded(self.card.model, len(self.tensors))
         except WeightsError as error:
-            raise WeightsError(f"{where}: {error}; fetch both again") from error
+            raise WeightsError(f"{where}: {error}; download the weights and their card again") from error
         self._check(model.state_dict(), where)
         model.load_state_dict(self.tensors, assign=True)
         return model.eval()
 
     def _check(self, expected: Mapping[str, Tensor], where: str) -> None:
-        wrong = differences(shapes_of(self.tensors), shapes_of(expected), "the card says")
-        if wrong:
-            raise WeightsError(f"{where}: not the model of its card: {wrong}; fetch both again")
+        mismatch = differences(shapes_of(self.tensors), shapes_of(expected), "the card says")
+        if mismatch:
+            raise WeightsError(
+                f"{where}: not the model that its card describes: {mismatch}; download the weights and their card again"
+            )
         floats = {self.tensors[name].dtype for name, tensor in expected.items() if tensor.is_floating_point()}
         if len(floats) != 1 or not floats <= set(FLOATS):
-            kinds = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in floats))
+            types = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in floats))
             raise WeightsError(
-                f"{where}: the weights are {kinds}; expected one of float32, float16, bfloat16 throughout"
+                f"{where}: the weights are {types}; expected all of them in one of float32, float16, bfloat16"
             )
         for name, tensor in expected.items():
-            if not tensor.is_floating_point() and self.tensors[name].dtype != tensor.dtype:
-                found = self.tensors[name].dtype
-                raise WeightsError(f"{where}: {name} is {found}, expected {tensor.dtype}; save it again")
+            dtype = self.tensors[name].dtype
+            if not tensor.is_floating_point() and dtype != tensor.dtype:
+                raise WeightsError(f"{where}: {name} is {dtype}, expected {tensor.dtype}; save the weights again")

@@ -1,111 +1,108 @@
-"""Any file or directory of weights to a model's parts: which format it is, is told by what lies there.
+"""Read a model from any file or directory; the format is detected.
 
-a directory with wordsight.json          ours
-a directory with open_clip_config.json   open_clip's
-a directory with config.json             transformers' CLIPModel or SiglipModel
-a TorchScript archive                 OpenAI's
-other files                           weights alone: of an architecture that is named, or of a card that knows them
+directory with wordsight.json           wordsight
+directory with open_clip_config.json    open_clip
+directory with config.json              transformers' CLIPModel or SiglipModel
+TorchScript archive                     OpenAI
+any other file of weights               a state dict, whose architecture is named by the caller or by the card of
+                                        published weights with the same SHA-256
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from wordsight.errors import WeightsError
-from wordsight.weights.card import CARD_NAME
 from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.containers.torch_archive import is_archive
-from wordsight.weights.formats.hugging_face import CONFIG_NAME as HUGGING_FACE_NAME
-from wordsight.weights.formats.hugging_face import read_hugging_face
-from wordsight.weights.formats.open_clip import CONFIG_NAME as OPEN_CLIP_NAME
-from wordsight.weights.formats.open_clip import read_open_clip
 from wordsight.weights.formats.openai import is_openai, read_openai
+from wordsight.weights.formats.registry import FORMATS, Format
 from wordsight.weights.formats.state_dict import read_checkpoint
-from wordsight.weights.formats.wordsight import read_wordsight
 from wordsight.weights.hub.catalogue import PublishedCard
 from wordsight.weights.hub.download import card_of_file
 
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
-_DIRECTORYS: dict[str, Callable[[Path], Checkpoint]] = {
-    CARD_NAME: read_wordsight,
-    OPEN_CLIP_NAME: read_open_clip,
-    HUGGING_FACE_NAME: read_hugging_face,
-}
-"""By the file that describes a model, who reads its directory; the first that is there counts."""
-
 
 def describes_model(directory: Path) -> bool:
-    """Whether a directory has a file that describes a model."""
-    return any((directory / name).exists() for name in _DIRECTORYS)
+    """Whether a directory contains a file that describes a model."""
+    return _format_of(directory) is not None
 
 
 def read(path: Path, architecture: str | None = None, averaged: bool | None = None) -> Checkpoint:
-    """Read a model, whatever its format.
+    """Read a model of any format.
 
     Args:
-        path: a directory, or a file; a file beside a description of its model is read with it.
-        architecture: of weights that do not say theirs, a name of `checkpoints.architectures`.
-        averaged: of a training checkpoint, whether to take the averaged weights; see `read_checkpoint`.
+        path: a directory or a file. A file of weights next to a file that describes its model is read with it.
+        architecture: for weights that do not say their architecture, a name of `state_dict.architectures`.
+        averaged: for a training checkpoint, whether to take its averaged (EMA) weights; see `read_checkpoint`.
 
     Raises:
-        WeightsError: not weights, broken, or they do not say what they are.
+        WeightsError: the path contains no weights, they are broken, or their architecture is unknown.
     """
     if path.is_dir():
         return _read_directory(path, architecture, averaged)
     if not path.is_file():
-        raise WeightsError(f"{path}: no such file; give a file or a directory of weights")
+        raise WeightsError(f"{path}: no such file; pass a file or a directory of weights")
     if architecture is None and path.suffix in (*WEIGHTS_SUFFIXES, ".json"):
-        for name, reader in _DIRECTORYS.items():
-            if (path.parent / name).exists():
-                return reader(path.parent)
+        directory_format = _format_of(path.parent)
+        if directory_format is not None:
+            return directory_format.read(path.parent)
     if is_archive(path) and is_openai(path):
         return read_openai(path)
-    known = card_of_file(path) if architecture is None else None
-    if known is not None:
-        return described(read_checkpoint(path, stated_architecture(known), averaged), known)
+    published = card_of_file(path) if architecture is None else None
+    if published is not None:
+        return described(read_checkpoint(path, stated_architecture(published), averaged), published)
     return read_checkpoint(path, architecture, averaged)
 
 
-def described(found: Checkpoint, known: PublishedCard) -> Checkpoint:
-    """A published model with what its card knows beyond its files: name, preprocessing, licence, source.
+def described(checkpoint: Checkpoint, published: PublishedCard) -> Checkpoint:
+    """Complete a published checkpoint with what its card in the catalogue says: name, preprocessing, source, licence.
 
     Raises:
-        WeightsError: the files are those of another architecture.
+        WeightsError: the files have another architecture than the card.
     """
-    model = known.model()
-    if model is not None and model != found.card.model:
-        raise WeightsError(f"{known.name}: the files that were fetched are another architecture's; fetch them again")
+    model = published.model()
+    if model is not None and model != checkpoint.card.model:
+        raise WeightsError(
+            f"{published.name}: the architecture of the downloaded files differs from the card; download them again"
+        )
     card = msgspec.structs.replace(
-        found.card,
-        name=known.name,
-        preprocessing=known.preprocessing or found.card.preprocessing,
-        source=known.address or f"hf-hub:{known.repository}",
-        licence=known.licence,
+        checkpoint.card,
+        name=published.name,
+        preprocessing=published.preprocessing or checkpoint.card.preprocessing,
+        source=published.address or f"hf-hub:{published.repository}",
+        licence=published.licence,
     )
-    return Checkpoint(found.tensors, card, found.files)
+    return Checkpoint(checkpoint.tensors, card, checkpoint.files)
+
+
+def stated_architecture(published: PublishedCard) -> str | None:
+    """The architecture of a published card under open_clip's name; None if the files themselves describe it.
+
+    open_clip's names end in `-quickgelu` if the activation is QuickGELU.
+    """
+    if not published.architecture:
+        return None
+    is_quick = published.activation == "quick_gelu"
+    return f"{published.architecture}-quickgelu" if is_quick else published.architecture
+
+
+def _format_of(directory: Path) -> Format | None:
+    """The format of a directory, by the file that describes its model; the first format in `FORMATS` wins."""
+    formats = (each for each in FORMATS.values() if each.description_name)
+    return next((each for each in formats if (directory / each.description_name).exists()), None)
 
 
 def _read_directory(path: Path, architecture: str | None, averaged: bool | None) -> Checkpoint:
-    for name, reader in _DIRECTORYS.items():
-        if (path / name).exists():
-            return reader(path)
-    files = _weights_in(path)
+    directory_format = _format_of(path)
+    if directory_format is not None:
+        return directory_format.read(path)
+    files = sorted(file for file in path.iterdir() if file.suffix in WEIGHTS_SUFFIXES)
     if len(files) != 1:
-        said = f"{len(files)} files of weights" if files else "no weights"
+        contents = f"{len(files)} files of weights" if files else "no weights"
+        names = ", ".join(each.description_name for each in FORMATS.values() if each.description_name)
         raise WeightsError(
-            f"{path}: {said} and none of {', '.join(_DIRECTORYS)}; give a directory that holds a model, or one file"
+            f"{path}: contains {contents} and none of {names}; pass the directory of a model, or one file of weights"
         )
     return read(files[0], architecture, averaged)
-
-
-def _weights_in(path: Path) -> list[Path]:
-    return sorted(file for file in path.iterdir() if file.suffix in WEIGHTS_SUFFIXES)
-
-
-def stated_architecture(known: PublishedCard) -> str | None:
-    """A card's preset under the name that open_clip gives to its activation; None where the files say it."""
-    if not known.architecture:
-        return None
-    return f"{known.architecture}-quickgelu" if known.activation == "quick_gelu" else known.architecture

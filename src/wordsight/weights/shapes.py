@@ -1,4 +1,4 @@
-"""What the shapes of tensors say: the architecture of OpenAI's layout, and where weights and a configuration differ."""
+"""Shapes of tensors: the architecture that they imply in OpenAI's layout, and how they differ from a configuration."""
 
 import math
 import re
@@ -23,21 +23,21 @@ Shape = tuple[int, ...]
 
 _HEAD_WIDTH = 64
 _RESNET_STRIDE = 32
-_TENSORS_OF_LAYER = 12
+_TENSORS_PER_LAYER = 12
 _MAX_LAYERS = 1024
 _MAX_COUNT = 1 << 24
 _NAMES_IN_ERROR = 5
 
 
 def architecture_of(shapes: Mapping[str, Shape], activation: Activation) -> ModelConfig:
-    """The architecture of weights in OpenAI's layout, for each of the nine published ones and any like them.
+    """The architecture of weights in OpenAI's layout: one of the nine published ones, or one of another size.
 
     Args:
-        shapes: of all tensors, by name.
-        activation: of both towers, which no shape tells.
+        shapes: shapes of all tensors, by name.
+        activation: activation of both towers, which does not follow from shapes.
 
     Raises:
-        WeightsError: tensors are missing or unexpected, or contradict one another; the first such one is named.
+        WeightsError: tensors are missing or unexpected, or contradict one another; the message names the first.
 
     Source: OpenAI's `clip/model.py: build_model`; heads are 64 wide, as published.
     """
@@ -45,29 +45,30 @@ def architecture_of(shapes: Mapping[str, Shape], activation: Activation) -> Mode
     try:
         config = ModelConfig(image=_image(shapes, activation), text=_text(shapes, activation), embed_dim=embed_dim)
     except ConfigError as error:
-        raise WeightsError(f"the shapes are those of no model: {error}") from error
-    wrong = differences(shapes, shapes_of(build_bounded(config, len(shapes)).state_dict()), "the other tensors say")
-    if wrong:
-        raise WeightsError(wrong)
+        raise WeightsError(f"no model has these shapes: {error}") from error
+    mismatch = differences(shapes, shapes_of(build_bounded(config, len(shapes)).state_dict()), "the other tensors say")
+    if mismatch:
+        raise WeightsError(mismatch)
     return config
 
 
 def build_bounded(config: ModelConfig, num_tensors: int) -> CLIP:
-    """A model without memory, as `build_empty`, of a configuration that a stranger may have written.
+    """Build a model without memory, as `build_empty` does, from a configuration that is not trusted.
 
     Args:
-        num_tensors: how many tensors lie in the file; no model is built whose layers have more.
+        config: the configuration.
+        num_tensors: number of tensors in the file; a model whose layers have more is not built.
 
     Raises:
-        WeightsError: the configuration would keep us building: absurd widths, or more layers than tensors.
+        WeightsError: building would take too long: a size is absurd, or there are more layers than tensors.
     """
     counts = list(_counts(msgspec.to_builtins(config)))
     for key, count in counts:
         if count > _MAX_COUNT:
-            raise WeightsError(f"the card says {key} {count}, more than any model has")
+            raise WeightsError(f"the card says {key} {count}, which is more than any model has")
     num_layers = sum(count for key, count in counts if key in ("layers", "blocks"))
-    if num_layers > min(num_tensors // _TENSORS_OF_LAYER, _MAX_LAYERS):
-        raise WeightsError(f"{num_tensors} tensors cannot be the card's {num_layers} layers")
+    if num_layers > min(num_tensors // _TENSORS_PER_LAYER, _MAX_LAYERS):
+        raise WeightsError(f"the card says {num_layers} layers, but the file has only {num_tensors} tensors")
     return build_empty(config)
 
 
@@ -76,24 +77,29 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def differences(found: Mapping[str, Shape], expected: Mapping[str, Shape], whose: str) -> str:
-    """In which names, or else in which shape, found tensors are not the expected ones; empty if they are.
+def differences(shapes: Mapping[str, Shape], expected: Mapping[str, Shape], authority: str) -> str:
+    """Describe how tensors differ from the expected ones.
 
     Args:
-        whose: who expects, such as `the card says`.
+        shapes: shapes of the tensors, by name.
+        expected: the expected shapes.
+        authority: where the expected shapes come from, such as `the card says`.
+
+    Returns:
+        The missing and unexpected names; if there are none, the first shape that differs; empty if all are equal.
     """
-    sides = {"missing": expected.keys() - found.keys(), "unexpected": found.keys() - expected.keys()}
-    wrong = [f"{label} {first_names(names)}" for label, names in sides.items() if names]
-    if wrong:
-        return "; ".join(wrong)
+    names_by_label = {"missing": expected.keys() - shapes.keys(), "unexpected": shapes.keys() - expected.keys()}
+    mismatches = [f"{label} {first_names(names)}" for label, names in names_by_label.items() if names]
+    if mismatches:
+        return "; ".join(mismatches)
     for name, shape in expected.items():
-        if found[name] != shape:
-            return f"{name} is {found[name]}, {whose} {shape}"
+        if shapes[name] != shape:
+            return f"{name} is {shapes[name]}, {authority} {shape}"
     return ""
 
 
 def first_names(names: Iterable[str]) -> str:
-    """The first five of names in their order, and how many there are: for errors."""
+    """The first five names in sorted order, and the number of all if there are more; for error messages."""
     ordered = sorted(names)
     shown = ", ".join(name[:80] if name.isprintable() else ascii(name)[:80] for name in ordered[:_NAMES_IN_ERROR])
     return shown + (f", ... ({len(ordered)} in all)" if len(ordered) > _NAMES_IN_ERROR else "")
@@ -103,7 +109,7 @@ def _shape(shapes: Mapping[str, Shape], name: str, num_axes: int) -> Shape:
     if name not in shapes:
         raise WeightsError(f"missing {name}: not in OpenAI's layout")
     if len(shapes[name]) != num_axes or 0 in shapes[name]:
-        raise WeightsError(f"{name} is {shapes[name]}; expected {num_axes} axes, none of them empty")
+        raise WeightsError(f"{name} is {shapes[name]}; expected {num_axes} axes, each of at least 1")
     return shapes[name]
 
 
@@ -144,30 +150,32 @@ def _text(shapes: Mapping[str, Shape], activation: Activation) -> TextConfig:
 
 def _heads(name: str, width: int) -> int:
     if width % _HEAD_WIDTH:
-        raise WeightsError(f"{name} is {width} wide, no multiple of the published heads' {_HEAD_WIDTH}")
+        raise WeightsError(f"{name} is {width} wide, which is not a multiple of the published head width {_HEAD_WIDTH}")
     return width // _HEAD_WIDTH
 
 
 def _grid(shapes: Mapping[str, Shape], name: str) -> int:
-    """Patches along one side, from the positions of a square of them and one more."""
+    """Number of patches along one side, from the positional embedding of a square grid and a class token."""
     shape = _shape(shapes, name, 2)
     grid = math.isqrt(shape[0] - 1)
     if grid**2 + 1 != shape[0]:
-        raise WeightsError(f"{name} is {shape}; expected the positions of a square of patches and one more")
+        raise WeightsError(
+            f"{name} is {shape}; expected the positions of a square grid of patches and of one class token"
+        )
     return grid
 
 
 def _count(shapes: Mapping[str, Shape], prefix: str) -> int:
-    """How many numbered parts lie under a name."""
+    """Number of layers whose names start with a prefix and a number."""
     numbered = re.compile(re.escape(prefix) + r"\.(\d{1,9})\.")
-    parts = {match[1] for name in shapes if (match := numbered.match(name))}
-    if not parts:
+    numbers = {match[1] for name in shapes if (match := numbered.match(name))}
+    if not numbers:
         raise WeightsError(f"missing {prefix}.0: not in OpenAI's layout")
-    return len(parts)
+    return len(numbers)
 
 
 def _counts(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
-    """The whole numbers in plain data, each with the key under which it lies."""
+    """The integers in plain data, each with the nearest key above it."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from _counts(inner, name)

@@ -31,29 +31,29 @@ def write_index(path: Path, weight_map: dict[str, str]) -> None:
     path.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
 
 
-def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == expected.keys()
+def assert_equal(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype
-        assert torch.equal(found[name], tensor), name
+        assert actual[name].dtype == tensor.dtype
+        assert torch.equal(actual[name], tensor), name
 
 
-def test_one_file_is_as_the_library_reads_it(tmp_path):
+def test_a_single_file_is_read_as_by_the_library(tmp_path):
     save_file(TENSORS, tmp_path / "x.safetensors")
-    assert_same(read_safetensors(tmp_path / "x.safetensors"), load_file(tmp_path / "x.safetensors"))
+    assert_equal(read_safetensors(tmp_path / "x.safetensors"), load_file(tmp_path / "x.safetensors"))
 
 
-def test_several_files_are_one_dictionary(index):
-    assert_same(read_safetensors(index), TENSORS)
+def test_shards_are_read_as_one_dictionary(index):
+    assert_equal(read_safetensors(index), TENSORS)
 
 
-def test_a_file_that_is_not_the_index_s_is_refused(index):
+def test_a_shard_that_contradicts_the_index_is_refused(index):
     save_file({"c": TENSORS["c"], "e": TENSORS["d"]}, index.with_name("model-00002-of-00002.safetensors"))
     with pytest.raises(WeightsError, match=r"00002-of-00002.safetensors: not the file .*: missing d; unexpected e"):
         read_safetensors(index)
 
 
-def test_a_missing_file_of_several_is_named(index):
+def test_a_missing_shard_is_named(index):
     index.with_name("model-00001-of-00002.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"00001-of-00002.safetensors: cannot be read: No such file"):
         read_safetensors(index)
@@ -62,23 +62,23 @@ def test_a_missing_file_of_several_is_named(index):
 @pytest.mark.parametrize(
     "file", ["../x.safetensors", "/x.safetensors", "a/x.safetensors", "a\\x.safetensors", "c:x.safetensors", "x.pt", ""]
 )
-def test_an_index_names_files_beside_itself_alone(index, file):
+def test_an_index_may_only_name_files_in_its_directory(index, file):
     write_index(index, {"a": file})
-    with pytest.raises(WeightsError, match="expected a safetensors file beside the index"):
+    with pytest.raises(WeightsError, match="expected a safetensors file in the index's directory"):
         read_safetensors(index)
 
 
-def test_a_header_is_bounded_before_it_is_parsed(tmp_path):
+def test_the_header_is_bounded_before_it_is_parsed(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", 1 << 23) + b" " * (1 << 23))
     with pytest.raises(WeightsError, match="its header claims more than 4194304 bytes"):
         read_safetensors(tmp_path / "x.safetensors")
 
 
-def test_halves_become_whole_one_at_a_time():
+def test_half_precision_becomes_float32_one_tensor_at_a_time():
     releases = []
-    found = as_float32(TENSORS, "x", lambda: releases.append(1))
-    assert_same(found, {n: t.float() if t.is_floating_point() else t for n, t in TENSORS.items()})
-    assert found["a"].data_ptr() == TENSORS["a"].data_ptr()
+    converted = as_float32(TENSORS, "x", lambda: releases.append(1))
+    assert_equal(converted, {n: t.float() if t.is_floating_point() else t for n, t in TENSORS.items()})
+    assert converted["a"].data_ptr() == TENSORS["a"].data_ptr()
     assert len(releases) == 2
     with pytest.raises(WeightsError, match="x: a is float64; expected float32, float16 or bfloat16"):
         as_float32({"a": torch.zeros(1).double()}, "x", lambda: None)

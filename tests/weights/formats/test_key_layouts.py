@@ -1,4 +1,4 @@
-"""Tables of names: both directions, hand-computed forms, refusals; what the peers compute is in tests/parity."""
+"""Key layouts in both directions, with hand-computed cases and errors; tests/parity compares with other libraries."""
 
 import itertools
 
@@ -34,7 +34,7 @@ def weights(model: ModelConfig) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("layout", MODELS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_there_and_back_is_equal_in_bits(layout: Layout, dtype: torch.dtype) -> None:
+def test_a_round_trip_is_equal_bit_for_bit(layout: Layout, dtype: torch.dtype) -> None:
     ours = {name: tensor.to(dtype) for name, tensor in weights(MODELS[layout]).items()}
     theirs = to_theirs(ours, layout)
     again = to_ours(theirs, layout, MODELS[layout], "x")
@@ -47,13 +47,13 @@ def test_there_and_back_is_equal_in_bits(layout: Layout, dtype: torch.dtype) -> 
     assert all(tensor.is_contiguous() for tensor in theirs.values())
 
 
-def test_no_name_of_a_layout_stands_for_two_tensors() -> None:
+def test_every_name_in_a_layout_belongs_to_one_tensor() -> None:
     for layout, model in MODELS.items():
         names = [name for ours in weights(model) for name in mapping_of(layout, ours).names]
         assert len(names) == len(set(names))
 
 
-def test_queries_keys_and_values_are_thirds_in_this_order() -> None:
+def test_queries_keys_and_values_are_split_in_this_order() -> None:
     ours = weights(SIGLIP_MODEL)
     whole = ours["transformer.resblocks.1.attn.in_proj_weight"]
     theirs = to_theirs(ours, "hugging_face_siglip")
@@ -65,7 +65,7 @@ def test_queries_keys_and_values_are_thirds_in_this_order() -> None:
     assert torch.equal(timm["visual.trunk.attn_pool.kv.bias"], pool[8:])
 
 
-def test_projections_are_transposed_and_probes_have_more_axes() -> None:
+def test_projections_are_transposed_and_probes_have_leading_axes() -> None:
     clip, siglip = weights(CLIP_MODEL), weights(SIGLIP_MODEL)
     theirs = to_theirs(clip, "hugging_face_clip")
     assert torch.equal(theirs["visual_projection.weight"], clip["visual.proj"].T)
@@ -79,14 +79,14 @@ def test_projections_are_transposed_and_probes_have_more_axes() -> None:
     assert timm["logit_scale"].shape == ()
 
 
-def test_what_needs_no_change_is_not_copied() -> None:
+def test_unchanged_tensors_are_not_copied() -> None:
     ours = weights(CLIP_MODEL)
     theirs = to_theirs(ours, "open_clip_text")
     again = to_ours(theirs, "open_clip_text", CLIP_MODEL, "x")
     assert all(again[name].data_ptr() == tensor.data_ptr() for name, tensor in ours.items())
 
 
-def test_buffers_of_older_versions_are_dropped() -> None:
+def test_buffers_of_older_versions_are_ignored() -> None:
     theirs = to_theirs(weights(CLIP_MODEL), "hugging_face_clip")
     theirs |= {
         "vision_model.embeddings.position_ids": torch.arange(5),
@@ -95,7 +95,7 @@ def test_buffers_of_older_versions_are_dropped() -> None:
     assert to_ours(theirs, "hugging_face_clip", CLIP_MODEL, "x").keys() == weights(CLIP_MODEL).keys()
 
 
-def test_missing_and_unexpected_names_are_listed_first_five_and_count() -> None:
+def test_the_first_five_missing_and_unexpected_names_and_their_number_are_listed() -> None:
     theirs = to_theirs(weights(CLIP_MODEL), "hugging_face_clip")
     for name in list(theirs):
         if "self_attn.k_proj" in name:
@@ -108,7 +108,7 @@ def test_missing_and_unexpected_names_are_listed_first_five_and_count() -> None:
         "a/b: not the model of its configuration: missing text_model.encoder.layers.0.self_attn.k"
     )
     assert message.count("k_proj") == 5
-    assert "... (8 in all); unexpected extra.0, extra.1, extra.2; fetch both again" in message
+    assert "... (8 in all); unexpected extra.0, extra.1, extra.2; download both again" in message
     assert "\n" not in message
 
 
@@ -129,28 +129,28 @@ def test_missing_and_unexpected_names_are_listed_first_five_and_count() -> None:
 )
 def test_a_shape_that_contradicts_the_configuration_is_refused(name: str, shape: tuple[int, ...]) -> None:
     theirs = to_theirs(weights(CLIP_MODEL), "hugging_face_clip") | {name: torch.zeros(shape)}
-    with pytest.raises(WeightsError, match=r"^x: .*(the configuration says|do not fit one another)"):
+    with pytest.raises(WeightsError, match=r"^x: .*(the configuration says|incompatible shapes)"):
         to_ours(theirs, "hugging_face_clip", CLIP_MODEL, "x")
 
 
-def test_parts_that_only_together_have_the_right_size_are_refused() -> None:
+def test_parts_whose_sizes_are_right_only_in_total_are_refused() -> None:
     layer = "text_model.encoder.layers.0.self_attn."
     theirs = to_theirs(weights(CLIP_MODEL), "hugging_face_clip")
     theirs |= {f"{layer}q_proj.weight": torch.zeros(8, 16), f"{layer}k_proj.weight": torch.zeros(24, 16)}
-    with pytest.raises(WeightsError, match=r"its parts are \[8, 24, 16\] rows, expected shares \[1, 1, 1\]"):
+    with pytest.raises(WeightsError, match=r"its parts have \[8, 24, 16\] rows, expected proportions \[1, 1, 1\]"):
         to_ours(theirs, "hugging_face_clip", CLIP_MODEL, "x")
 
 
-def test_a_configuration_of_too_many_layers_is_refused_before_it_is_built() -> None:
+def test_a_configuration_with_too_many_layers_is_refused_before_it_is_built() -> None:
     deep = msgspec.structs.replace(CLIP_MODEL, text=msgspec.structs.replace(TEXT, layers=10**9))
     with pytest.raises(WeightsError, match=r"^x: "):
         to_ours({}, "open_clip", deep, "x")
 
 
-def test_what_a_layout_cannot_hold_is_refused() -> None:
+def test_a_model_that_a_layout_cannot_represent_is_refused() -> None:
     scaled = msgspec.structs.replace(CLIP_MODEL, image=msgspec.structs.replace(VIT, layer_scale=True))
     for model, layout in itertools.product([scaled, SIGLIP_MODEL], ["hugging_face_clip"]):
-        with pytest.raises(WeightsError, match="the layout hugging_face_clip has no mapping_of for it"):
+        with pytest.raises(WeightsError, match="the key layout hugging_face_clip has no such tensor"):
             to_theirs(weights(model), layout)  # type: ignore[arg-type]
-    with pytest.raises(WeightsError, match="the layout hugging_face_siglip has no mapping_of for it"):
+    with pytest.raises(WeightsError, match="the key layout hugging_face_siglip has no such tensor"):
         to_theirs(weights(CLIP_MODEL), "hugging_face_siglip")

@@ -1,4 +1,4 @@
-"""What open_clip's configurations may say; what they compute is compared with open_clip in tests/parity."""
+"""Which configurations of open_clip are read; the models are compared with open_clip in tests/parity."""
 
 import json
 from pathlib import Path
@@ -18,18 +18,18 @@ from wordsight.text import TokenizerConfig
 from wordsight.weights import Card
 from wordsight.weights.formats.key_layouts import to_theirs
 from wordsight.weights.formats.open_clip import open_clip_config_of, read_open_clip, read_open_clip_config
-from wordsight.weights.formats.open_clip_config import timm_image
+from wordsight.weights.formats.timm_siglip import timm_image
 
 VISION = {"image_size": 16, "layers": 2, "width": 16, "head_width": 8, "patch_size": 8}
 TEXT = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
 FILE_TEXT = TEXT | {"vocab_size": 700, "hf_tokenizer_name": "some/name"}
 
 
-def table(vision: dict[str, Any] | None = None, text: dict[str, Any] | None = None, **top: Any) -> dict[str, Any]:
+def model_cfg(vision: dict[str, Any] | None = None, text: dict[str, Any] | None = None, **top: Any) -> dict[str, Any]:
     return {"embed_dim": 8, "vision_cfg": VISION | (vision or {}), "text_cfg": TEXT | (text or {})} | top
 
 
-def test_what_is_left_out_has_open_clips_defaults() -> None:
+def test_omitted_keys_have_the_defaults_of_open_clip() -> None:
     card = read_open_clip_config({"embed_dim": 512, "vision_cfg": {}, "text_cfg": {}}, {})
     image = VisionTransformerConfig(
         image_size_px=224, patch_size_px=16, width=768, layers=12, heads=12, activation="gelu"
@@ -43,58 +43,73 @@ def test_what_is_left_out_has_open_clips_defaults() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (table(quick_gelo=True), "model_cfg: unknown key 'quick_gelo'; did you mean 'quick_gelu'"),
-        (table({"no_lnpre": True}), "unknown key 'no_lnpre' in .vision_cfg.; did you mean 'no_ln_pre'"),
-        (table(text={"embed_class": True}), "unknown key 'embed_class' in .text_cfg.; did you mean 'embed_cls'"),
-        (table(multimodal_cfg={}), "multimodal_cfg .*CoCa"),
-        (table({"attentional_pool": True}), "vision_cfg.attentional_pool True: CoCa"),
-        (table({"attentional_pool": "parallel"}), "vision_cfg.attentional_pool 'parallel'"),
-        (table({"qk_norm": True}), "vision_cfg.qk_norm True: blocks of this kind are not ours"),
-        (table({"block_type": "custom"}), "vision_cfg.block_type 'custom'"),
-        (table(text={"scale_heads": True}), "text_cfg.scale_heads True"),
-        (table(text={"hf_model_name": "roberta-base"}), "text_cfg.hf_model_name 'roberta-base'"),
-        (table({"pool_type": "none"}), "vision_cfg.pool_type 'none': this package computes avg or tok"),
-        (table(text={"pool_type": "argmx"}), "text_cfg.pool_type 'argmx': .*; did you mean 'argmax'"),
-        (table(text={"pool_type": "none"}), "text_cfg.pool_type 'none'"),
-        (table(text={"proj_type": "mlp"}), "text_cfg.proj_type 'mlp'"),
-        (table(text={"embed_cls": True}), "text_cfg.embed_cls True: .*set custom_text"),
-        (table({"pos_embed_type": "rope"}), "vision_cfg.pos_embed_type 'rope'"),
-        (table({"head_width": 7}), "vision_cfg.head_width 7: does not divide the width 16"),
-        (table({"head_width": 0}), "vision_cfg.head_width 0"),
-        (table({"patch_size": None}), "vision_cfg.patch_size None"),
-        (table({"image_size": [16, 24]}), r"vision_cfg.image_size \(16, 24\): only squares"),
-        (table({"image_size": 17}), "image_size_px 17 is not a multiple of patch_size_px 8"),
-        (table({"layers": [1, 1, 1, 1], "head_width": 32, "image_size": 32}), "vision_cfg.head_width 32: ResNets"),
+        (model_cfg(quick_gelo=True), "model_cfg: unknown key 'quick_gelo'; did you mean 'quick_gelu'"),
+        (model_cfg({"no_lnpre": True}), "unknown key 'no_lnpre' in .vision_cfg.; did you mean 'no_ln_pre'"),
+        (model_cfg(text={"embed_class": True}), "unknown key 'embed_class' in .text_cfg.; did you mean 'embed_cls'"),
+        (model_cfg(multimodal_cfg={}), "multimodal_cfg .*CoCa"),
+        (model_cfg({"attentional_pool": True}), "vision_cfg.attentional_pool True: CoCa"),
+        (model_cfg({"attentional_pool": "parallel"}), "vision_cfg.attentional_pool 'parallel'"),
+        (model_cfg({"qk_norm": True}), "vision_cfg.qk_norm True: blocks of this kind are not supported"),
+        (model_cfg({"block_type": "custom"}), "vision_cfg.block_type 'custom'"),
+        (model_cfg(text={"scale_heads": True}), "text_cfg.scale_heads True"),
+        (model_cfg(text={"hf_model_name": "roberta-base"}), "text_cfg.hf_model_name 'roberta-base'"),
+        (model_cfg({"pool_type": "none"}), "vision_cfg.pool_type 'none': expected avg or tok"),
+        (model_cfg(text={"pool_type": "argmx"}), "text_cfg.pool_type 'argmx': .*; did you mean 'argmax'"),
+        (model_cfg(text={"pool_type": "none"}), "text_cfg.pool_type 'none'"),
+        (model_cfg(text={"proj_type": "mlp"}), "text_cfg.proj_type 'mlp'"),
+        (model_cfg(text={"embed_cls": True}), "text_cfg.embed_cls True: .*only if custom_text is set"),
+        (model_cfg({"pos_embed_type": "rope"}), "vision_cfg.pos_embed_type 'rope'"),
+        (model_cfg({"head_width": 7}), "vision_cfg.head_width 7: does not divide the width 16"),
+        (model_cfg({"head_width": 0}), "vision_cfg.head_width 0"),
+        (model_cfg({"patch_size": None}), "vision_cfg.patch_size None"),
+        (model_cfg({"image_size": [16, 24]}), r"vision_cfg.image_size \(16, 24\): expected a square"),
+        (model_cfg({"image_size": 17}), "image_size_px 17 is not a multiple of patch_size_px 8"),
         (
-            table({"norm_kwargs": {"elementwise_affine": False}}),
-            "vision_cfg.norm_kwargs .*: of a normalisation its eps",
+            model_cfg({"layers": [1, 1, 1, 1], "head_width": 32, "image_size": 32}),
+            "vision_cfg.head_width 32: expected 64: ResNets",
         ),
-        (table({"norm_kwargs": {"eps": "x"}}), "vision_cfg.norm_kwargs"),
-        (table({"act_kwargs": {"approximate": "sigmoid"}}), "act_kwargs .*: GELU has one option"),
-        (table({"act_kwargs": {"approximate": "tanh"}}, quick_gelu=True), "act_kwargs .*quick_gelu has none"),
-        (table({"timm_model_name": "convnext_base"}), "vision_cfg.timm_model_name 'convnext_base': of timm's towers"),
         (
-            table({"timm_model_name": "vit_base_patch16_siglip_gap_224"}),
+            model_cfg({"norm_kwargs": {"elementwise_affine": False}}),
+            "vision_cfg.norm_kwargs .*: expected eps",
+        ),
+        (model_cfg({"norm_kwargs": {"eps": "x"}}), "vision_cfg.norm_kwargs"),
+        (model_cfg({"act_kwargs": {"approximate": "sigmoid"}}), "act_kwargs .*: GELU has one option"),
+        (model_cfg({"act_kwargs": {"approximate": "tanh"}}, quick_gelu=True), "act_kwargs .*quick_gelu has none"),
+        (
+            model_cfg({"timm_model_name": "convnext_base"}),
+            "vision_cfg.timm_model_name 'convnext_base': of timm's towers only SigLIP's",
+        ),
+        (
+            model_cfg({"timm_model_name": "vit_base_patch16_siglip_gap_224"}),
             "did you mean 'vit_base_patch16_siglip_224'",
         ),
-        (table({"timm_model_name": "vit_base_patch16_siglip_224"}), "vision_cfg.timm_pool 'avg'"),
+        (model_cfg({"timm_model_name": "vit_base_patch16_siglip_224"}), "vision_cfg.timm_pool 'avg'"),
         (
-            table({"timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map", "timm_proj": None}),
+            model_cfg({"timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map", "timm_proj": None}),
             "vision_cfg.timm_proj None",
         ),
         (
-            table({"timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map", "timm_proj": "none"}),
+            model_cfg({"timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map", "timm_proj": "none"}),
             "vision_cfg.image_size 16: contradicts the name vit_base_patch16_siglip_224",
         ),
-        (table(text={"tokenizer_kwargs": {"cleen": "x"}}), "tokenizer_kwargs has an unknown key 'cleen'; did you mean"),
-        (table(text={"tokenizer_kwargs": {"clean": "canonicalize"}}), "the clip tokenizer cleans in one way"),
-        (table(text={"vocab_size": 100}), "vocabulary_size 100: the clip tokenizer has 49408 ids"),
-        (table(text=FILE_TEXT), "a vocabulary of 700 needs its own tokenizer: put tokenizer.json or spiece.model"),
-        (table(embed_dim="x"), "model_cfg: Expected 'int', got 'str'"),
+        (
+            model_cfg(text={"tokenizer_kwargs": {"cleen": "x"}}),
+            "tokenizer_kwargs has an unknown key 'cleen'; did you mean",
+        ),
+        (
+            model_cfg(text={"tokenizer_kwargs": {"clean": "canonicalize"}}),
+            "the clip tokenizer has only one way of cleaning texts",
+        ),
+        (model_cfg(text={"vocab_size": 100}), "vocabulary_size 100: the clip tokenizer has 49408 ids"),
+        (
+            model_cfg(text=FILE_TEXT),
+            "a vocabulary of 700 needs its own tokenizer: add the model's tokenizer.json or spiece.model",
+        ),
+        (model_cfg(embed_dim="x"), "model_cfg: Expected 'int', got 'str'"),
         ({"embed_dim": 8}, "missing required field"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_in_one_line(config: dict[str, Any], message: str) -> None:
+def test_an_unsupported_configuration_is_refused_in_one_line(config: dict[str, Any], message: str) -> None:
     with pytest.raises(WeightsError, match=message) as caught:
         read_open_clip_config(config, {}, where="here.json")
     assert str(caught.value).startswith("here.json")
@@ -104,47 +119,51 @@ def test_what_cannot_be_honoured_is_refused_in_one_line(config: dict[str, Any], 
 @pytest.mark.parametrize(
     ("preprocess", "message"),
     [
-        ({"resize_mode": "longest"}, "preprocess_cfg.resize_mode 'longest': this package computes shortest or squash"),
+        ({"resize_mode": "longest"}, "preprocess_cfg.resize_mode 'longest': expected shortest or squash"),
         ({"interpolation": "random"}, "preprocess_cfg.interpolation 'random'"),
         ({"mode": "L"}, "preprocess_cfg.mode 'L'"),
-        ({"size": 24}, "preprocess_cfg.size 24: the image tower is made for 16"),
-        ({"size": [16, 24]}, "only squares"),
+        ({"size": 24}, "preprocess_cfg.size 24: the image tower expects 16"),
+        ({"size": [16, 24]}, "expected a square"),
         ({"means": [0, 0, 0]}, "preprocess_cfg: unknown key 'means'; did you mean 'mean'"),
         ({"std": [0, 1, 1]}, "expected three numbers above 0"),
     ],
 )
-def test_preprocessing_that_cannot_be_honoured_is_refused(preprocess: dict[str, Any], message: str) -> None:
+def test_unsupported_preprocessing_is_refused(preprocess: dict[str, Any], message: str) -> None:
     with pytest.raises(WeightsError, match=message):
-        read_open_clip_config(table(), preprocess)
+        read_open_clip_config(model_cfg(), preprocess)
 
 
 def test_preprocessing_is_read() -> None:
-    told = {"size": [16, 16], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 0.5], "interpolation": "bilinear"}
-    told |= {"resize_mode": "squash", "fill_color": 127}
+    config = {"size": [16, 16], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 0.5], "interpolation": "bilinear"}
+    config |= {"resize_mode": "squash", "fill_color": 127}
     expected = Preprocessing(
         size_px=16, mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 0.5), resize="squash", interpolation="bilinear"
     )
-    assert read_open_clip_config(table(), told).preprocessing == expected
+    assert read_open_clip_config(model_cfg(), config).preprocessing == expected
 
 
-def test_a_tokenizer_of_files_is_read_with_its_cleaning() -> None:
+def test_a_tokenizer_from_files_is_read_with_its_text_cleaning() -> None:
     kwargs = {"clean": "canonicalize"}
-    read = read_open_clip_config(table(text=FILE_TEXT | {"tokenizer_kwargs": kwargs}), {}, gemma_files()).tokenizer
-    assert (read.family, read.file, read.begin_id, read.end_id, read.pad_id) == (
+    tokenizer = read_open_clip_config(
+        model_cfg(text=FILE_TEXT | {"tokenizer_kwargs": kwargs}), {}, gemma_files()
+    ).tokenizer
+    assert (tokenizer.family, tokenizer.file, tokenizer.begin_id, tokenizer.end_id, tokenizer.pad_id) == (
         "tokenizers",
         "tokenizer.json",
         None,
         1,
         0,
     )
-    assert (read.repairs, read.lower_case, read.removes_punctuation) == (True, True, True)
+    assert (tokenizer.repairs, tokenizer.lower_case, tokenizer.removes_punctuation) == (True, True, True)
     kwargs = {"strip_sep_token": True}
-    read = read_open_clip_config(table(text=FILE_TEXT | {"tokenizer_kwargs": kwargs}), {}, words_files()).tokenizer
-    assert (read.begin_id, read.end_id, read.repairs, read.lower_case) == (2, 0, True, False)
+    tokenizer = read_open_clip_config(
+        model_cfg(text=FILE_TEXT | {"tokenizer_kwargs": kwargs}), {}, words_files()
+    ).tokenizer
+    assert (tokenizer.begin_id, tokenizer.end_id, tokenizer.repairs, tokenizer.lower_case) == (2, 0, True, False)
 
 
-def test_models_of_the_published_vocabulary_use_clips_tokenizer_whatever_they_name() -> None:
-    config = table(text={"hf_tokenizer_name": "openai/clip-vit-base-patch32"})
+def test_models_with_the_published_vocabulary_use_the_clip_tokenizer_whatever_they_name() -> None:
+    config = model_cfg(text={"hf_tokenizer_name": "openai/clip-vit-base-patch32"})
     assert read_open_clip_config(config, {}).tokenizer == TokenizerConfig(context_length=12)
 
 
@@ -181,7 +200,7 @@ def siglip_card(**changes: Any) -> Card:
     return Card(**(parts | changes))
 
 
-def test_a_siglip_is_written_by_the_name_of_timm() -> None:
+def test_siglip_is_written_by_timms_name() -> None:
     card = siglip_card()
     written = open_clip_config_of(card)
     assert written["model_cfg"]["vision_cfg"]["timm_model_name"] == "vit_base_patch16_siglip_224"
@@ -192,19 +211,22 @@ def test_a_siglip_is_written_by_the_name_of_timm() -> None:
     assert msgspec.structs.replace(again.tokenizer, file_sha256="") == card.tokenizer
 
 
-def test_what_open_clip_cannot_say_is_refused() -> None:
+def test_models_that_open_clip_cannot_represent_are_refused() -> None:
     card = siglip_card()
     assert isinstance(card.model.image, SigLIPConfig)
     odd = msgspec.structs.replace(card.model.image, activation="gelu_tanh")
     plain = tiny_card()
     mixed = msgspec.structs.replace(plain.model.text, activation="gelu")
     for wrong, message in [
-        (siglip_card(model=msgspec.structs.replace(card.model, image=odd)), "names SigLIP's image towers after timm's"),
-        (siglip_card(tokenizer=msgspec.structs.replace(card.tokenizer, repairs=False)), "open_clip mends texts"),
-        (tiny_card("residual"), "open_clip has no image tower of this kind"),
+        (
+            siglip_card(model=msgspec.structs.replace(card.model, image=odd)),
+            "builds SigLIP's image towers by timm's names",
+        ),
+        (siglip_card(tokenizer=msgspec.structs.replace(card.tokenizer, repairs=False)), "open_clip repairs texts"),
+        (tiny_card("residual"), "open_clip has no such image tower"),
         (
             tiny_card(model=msgspec.structs.replace(plain.model, text=mixed)),
-            "says quick_gelu of both towers or of none",
+            "has quick_gelu in both towers or in neither",
         ),
     ]:
         with pytest.raises(WeightsError, match=message):
@@ -212,14 +234,14 @@ def test_what_open_clip_cannot_say_is_refused() -> None:
 
 
 def directory_of(directory: Path) -> Path:
-    card = read_open_clip_config(table(), {})
+    card = read_open_clip_config(model_cfg(), {})
     state = build(card.model, torch.Generator().manual_seed(0)).state_dict()
-    (directory / "open_clip_config.json").write_text(json.dumps({"model_cfg": table(), "preprocess_cfg": {}}))
+    (directory / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_cfg(), "preprocess_cfg": {}}))
     save_file(to_theirs(state, "open_clip"), directory / "open_clip_model.safetensors")
     return directory
 
 
-def test_a_directory_without_what_it_needs_is_refused(tmp_path: Path) -> None:
+def test_a_directory_with_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"open_clip_config.json: no such file"):
         read_open_clip(tmp_path)
     directory_of(tmp_path)
@@ -234,7 +256,7 @@ def test_a_directory_without_what_it_needs_is_refused(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"[", "not JSON"),
-        (b"[]", "expected a table, found list"),
+        (b"[]", "expected a JSON object, found list"),
         (b"{}", "'model_cfg'"),
         (b'{"model_cfg": 3}', "'model_cfg'"),
         (b'{"model_cfg": {}, "modelcfg": {}}', "'modelcfg'"),
@@ -243,7 +265,7 @@ def test_a_directory_without_what_it_needs_is_refused(tmp_path: Path) -> None:
         (b'{"a": "\xff"}', "not JSON"),
     ],
 )
-def test_a_hostile_configuration_is_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_hostile_configuration_is_refused_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
     directory_of(tmp_path)
     (tmp_path / "open_clip_config.json").write_bytes(content)
     with pytest.raises(WeightsError, match=message) as caught:
@@ -260,7 +282,7 @@ def test_a_configuration_that_contradicts_the_shapes_is_refused(tmp_path: Path) 
         ({"layers": 10**12}, "than any model has"),
         ({"patch_size": 16}, "the configuration says"),
     ]:
-        told = {"model_cfg": table(change), "preprocess_cfg": {}}
-        (tmp_path / "open_clip_config.json").write_text(json.dumps(told))
+        config = {"model_cfg": model_cfg(change), "preprocess_cfg": {}}
+        (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
         with pytest.raises(WeightsError, match=message):
             read_open_clip(tmp_path)

@@ -16,8 +16,8 @@ from wordsight.weights.formats.wordsight import read_wordsight, save_directory
 
 
 def load_directory(directory: Path) -> tuple[CLIP, Card]:
-    found = read_wordsight(directory)
-    return found.build(str(directory / "model.safetensors")), found.card
+    checkpoint = read_wordsight(directory)
+    return checkpoint.build(str(directory / "model.safetensors")), checkpoint.card
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def edit_tensors(directory: Path, **changes: torch.Tensor | None) -> None:
 
 
 def refusal(directory: Path) -> str:
-    """The one line with which a directory is refused."""
+    """The error message with which a directory is refused; it is one line."""
     with pytest.raises(WeightsError) as refused:
         load_directory(directory)
     assert "\n" not in str(refused.value)
@@ -46,51 +46,51 @@ def refusal(directory: Path) -> str:
 
 @pytest.mark.parametrize("kind", ["vit", "residual"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_every_bit_comes_back(tmp_path, kind, dtype):
+def test_weights_are_read_back_bit_for_bit(tmp_path, kind, dtype):
     model = tiny_clip(kind).model.to(dtype)
     written = save_directory(tmp_path / "model", model.state_dict(), tiny_card(kind))
     loaded, card = load_directory(tmp_path / "model")
     assert card == written
-    expected, found = model.state_dict(), loaded.state_dict()
-    assert list(expected) == list(found)
+    expected, actual = model.state_dict(), loaded.state_dict()
+    assert list(expected) == list(actual)
     for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype
-        assert torch.equal(found[name], tensor), name
+        assert actual[name].dtype == tensor.dtype
+        assert torch.equal(actual[name], tensor), name
     assert not loaded.training
 
 
-def test_the_directory_is_two_files_that_others_can_read(directory):
+def test_the_directory_has_two_files_in_standard_formats(directory):
     assert sorted(path.name for path in directory.iterdir()) == ["model.safetensors", "wordsight.json"]
     card = json.loads((directory / "wordsight.json").read_text())
     assert card["weights_sha256"] == hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
     assert torch.equal(load_file(directory / "model.safetensors")["logit_scale"], tiny_clip().model.logit_scale)
 
 
-def test_views_and_other_layouts_are_saved_as_they_look(tmp_path):
+def test_views_and_other_memory_formats_are_saved_by_value(tmp_path):
     model = tiny_clip("residual").model
-    straight = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    original = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.to(memory_format=torch.channels_last)
     save_directory(tmp_path / "model", model.state_dict(), tiny_card("residual"))
     assert all(
-        torch.equal(tensor, straight[name])
+        torch.equal(tensor, original[name])
         for name, tensor in load_directory(tmp_path / "model")[0].state_dict().items()
     )
 
 
-def test_saving_again_replaces_the_model_whole(directory):
+def test_saving_again_replaces_the_whole_model(directory):
     tiny_clip(seed=1).save(directory)
     assert torch.equal(load_directory(directory)[0].ln_final.bias, tiny_clip(seed=1).model.ln_final.bias)
     assert [path.name for path in directory.parent.iterdir()] == ["model"]
 
 
-def test_saving_never_replaces_a_directory_of_other_things(tmp_path):
+def test_saving_never_replaces_a_directory_with_other_files(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(OutputError, match=r"holds other files \(thesis.txt\); choose a new directory"):
+    with pytest.raises(OutputError, match=r"contains other files \(thesis.txt\); choose a new directory"):
         tiny_clip().save(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_full_disk_leaves_the_former_model(directory):
+def test_a_full_disk_leaves_the_previous_model(directory):
     before = {path.name: path.read_bytes() for path in directory.iterdir()}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
@@ -103,26 +103,28 @@ def test_a_full_disk_leaves_the_former_model(directory):
     assert [path.name for path in directory.parent.iterdir()] == ["model"]
 
 
-def test_a_place_that_is_no_directory_is_refused(tmp_path):
+def test_a_path_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         tiny_clip().save(tmp_path / "file" / "model")
 
 
-def test_weights_without_their_card_say_what_to_do(directory):
+def test_weights_without_their_card_are_refused_with_advice(directory):
     (directory / "wordsight.json").unlink()
-    assert "put the wordsight.json that was saved with them beside them" in refusal(directory)
+    assert "a model needs the wordsight.json that was saved with its weights: put it next to them" in refusal(directory)
 
 
-def test_a_card_without_its_weights_says_what_to_do(directory):
+def test_a_card_without_its_weights_is_refused_with_advice(directory):
     (directory / "model.safetensors").unlink()
-    assert "the card is there but not the weights: fetch them again" in refusal(directory)
+    assert "the card is there but its weights are missing: download them again" in refusal(directory)
 
 
-def test_missing_tensors_are_the_first_five_and_their_number(directory):
+def test_the_first_five_missing_tensors_and_their_number_are_listed(directory):
     names = sorted(load_file(directory / "model.safetensors"))[:7]
     edit_tensors(directory, **dict.fromkeys(names))
-    assert f"missing {', '.join(names[:5])}, ... (7 in all); fetch both again" in refusal(directory)
+    assert f"missing {', '.join(names[:5])}, ... (7 in all); download the weights and their card again" in refusal(
+        directory
+    )
 
 
 def test_unexpected_tensors_are_named(directory):
@@ -130,7 +132,7 @@ def test_unexpected_tensors_are_named(directory):
     assert "missing logit_scale; unexpected extra" in refusal(directory)
 
 
-def test_another_shape_is_named_with_both(directory):
+def test_a_wrong_shape_is_named_with_the_expected_one(directory):
     edit_tensors(directory, text_projection=torch.zeros(16, 9))
     assert "text_projection is (16, 9), the card says (16, 8)" in refusal(directory)
 
@@ -138,17 +140,17 @@ def test_another_shape_is_named_with_both(directory):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int32])
 def test_mixed_types_are_refused(directory, dtype):
     edit_tensors(directory, text_projection=torch.zeros(16, 8, dtype=dtype))
-    assert "expected one of float32, float16, bfloat16 throughout" in refusal(directory)
+    assert "expected all of them in one of float32, float16, bfloat16" in refusal(directory)
 
 
-def test_a_file_cut_short_is_refused_wherever_it_is_cut(directory):
+def test_a_truncated_file_is_refused_wherever_it_ends(directory):
     content = (directory / "model.safetensors").read_bytes()
     for length in (0, 4, 8, 100, len(content) // 2, len(content) - 1):
         (directory / "model.safetensors").write_bytes(content[:length])
-        assert "not a whole safetensors file" in refusal(directory)
+        assert "not a complete safetensors file" in refusal(directory)
 
 
-def test_lying_headers_are_refused(directory):
+def test_inconsistent_headers_are_refused(directory):
     header = {"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 4]}}
     outside = {"a": {"dtype": "F32", "shape": [1], "data_offsets": [1 << 40, (1 << 40) + 4]}}
     texts = [json.dumps(header), json.dumps(outside), "[" * 100_000, "{}", '{"a": 1}', "\0" * 9]
@@ -170,19 +172,19 @@ def test_hostile_cards_are_refused(directory, content):
 def test_a_huge_card_is_not_read(directory):
     with (directory / "wordsight.json").open("wb") as file:
         file.truncate(1 << 40)
-    assert "not a card" in refusal(directory)
+    assert "expected at most 16,777,216" in refusal(directory)
 
 
-def test_a_card_that_asks_for_endless_work_is_refused(directory):
+def test_a_card_that_would_take_too_long_to_build_is_refused(directory):
     model = json.loads((directory / "wordsight.json").read_text())["model"]
     edit_card(directory, model=model | {"text": model["text"] | {"layers": 10**9}})
     assert "the card says layers 1000000000" in refusal(directory)
     edit_card(directory, model=model | {"text": model["text"] | {"layers": 10**6}})
-    assert "tensors cannot be the card's 1000002 layers" in refusal(directory)
+    assert "the card says 1000002 layers, but the file has only" in refusal(directory)
     edit_card(directory, model=model | {"embed_dim": 10**15})
     assert "the card says embed_dim" in refusal(directory)
 
 
-def test_an_unknown_key_of_the_card_is_refused_with_the_nearest(directory):
+def test_an_unknown_key_in_the_card_is_refused_with_the_nearest(directory):
     edit_card(directory, licens="MIT")
     assert refusal(directory).endswith("unknown key 'licens'; did you mean 'licence'?")

@@ -1,4 +1,4 @@
-"""The cards of published weights: each is whole and agrees with open_clip's own tables; a broken one is refused."""
+"""The cards of published weights: each is complete and agrees with open_clip's tables; a broken one is refused."""
 
 import importlib
 import json
@@ -14,7 +14,7 @@ from wordsight.cache import cache_directory
 from wordsight.config import to_toml
 from wordsight.errors import ConfigError, DownloadError, WeightsError
 from wordsight.model import PUBLISHED, build_empty
-from wordsight.weights.hub import download as resolving
+from wordsight.weights.hub import download
 from wordsight.weights.hub.catalogue import (
     CARDS_DIRECTORY,
     PublishedCard,
@@ -32,7 +32,7 @@ GOOD = CARDS["laion/ViT-B-16-laion400m_e32"]
 
 @pytest.fixture(scope="module")
 def peer() -> types.ModuleType:
-    """open_clip's table of published weights, without the rest of open_clip, which wants torchvision."""
+    """open_clip's table of published weights, without the rest of open_clip, which requires torchvision."""
     spec = importlib.util.find_spec("open_clip")
     if spec is None:
         pytest.skip("needs open_clip")
@@ -45,7 +45,7 @@ def peer() -> types.ModuleType:
             patch.delitem(sys.modules, name)
 
 
-def test_there_are_the_official_nine_and_the_well_known_others():
+def test_the_catalogue_has_the_nine_openai_models_and_the_other_families():
     official = {card.name.removeprefix("openai/") for card in CARDS.values() if card.family == "OpenAI"}
     assert official == set(PUBLISHED)
     assert {card.family for card in CARDS.values()} == {
@@ -58,20 +58,22 @@ def test_there_are_the_official_nine_and_the_well_known_others():
 def test_a_card_agrees_with_open_clips_tables(peer, name):
     card = CARDS[name]
     model, tag = card.aliases[0].split("/")
-    told = peer.get_pretrained_cfg(model, tag)
-    where = card.address == told["url"] if card.address else card.repository == told["hf_hub"].rstrip("/")
-    assert where, told
+    entry = peer.get_pretrained_cfg(model, tag)
+    if card.address:
+        assert card.address == entry["url"]
+    else:
+        assert card.repository == entry["hf_hub"].rstrip("/")
     configs = Path(peer.__file__).parent / "model_configs"
     architecture = json.loads((configs / f"{model}.json").read_text())
     assert card.resolution_px == architecture["vision_cfg"]["image_size"]
     assert card.embed_dim == architecture["embed_dim"]
     assert card.context_length == architecture["text_cfg"]["context_length"]
-    assert card.preprocessing.mean == tuple(told["mean"])
-    assert card.preprocessing.std == tuple(told["std"])
-    assert card.preprocessing.resize == told["resize_mode"]
-    assert card.preprocessing.interpolation == told["interpolation"]
+    assert card.preprocessing.mean == tuple(entry["mean"])
+    assert card.preprocessing.std == tuple(entry["std"])
+    assert card.preprocessing.resize == entry["resize_mode"]
+    assert card.preprocessing.interpolation == entry["interpolation"]
     if card.tokenizer == "clip":
-        assert (card.activation == "quick_gelu") == told.get("quick_gelu", False)
+        assert (card.activation == "quick_gelu") == entry.get("quick_gelu", False)
         assert architecture["text_cfg"]["vocab_size"] == 49408
     else:
         assert architecture["text_cfg"]["vocab_size"] == {"siglip": 32000, "siglip2": 256000}[card.tokenizer] or (
@@ -80,23 +82,23 @@ def test_a_card_agrees_with_open_clips_tables(peer, name):
 
 
 @pytest.mark.parametrize("name", [name for name, card in CARDS.items() if card.address])
-def test_the_hash_is_the_one_that_the_address_carries(name):
+def test_the_hash_is_the_one_in_the_address(name):
     card = CARDS[name]
     *_, directory, file = card.address.split("/")
-    carried = directory if card.family == "OpenAI" else Path(file).stem.rpartition("-")[2]
-    assert card.sha256 == carried
-    assert len(carried) == (64 if card.family == "OpenAI" else 8)
-    assert card_of_sha256(carried.ljust(64, "0").upper()) is card
+    digest = directory if card.family == "OpenAI" else Path(file).stem.rpartition("-")[2]
+    assert card.sha256 == digest
+    assert len(digest) == (64 if card.family == "OpenAI" else 8)
+    assert card_of_sha256(digest.ljust(64, "0").upper()) is card
 
 
-def test_the_parameters_are_those_of_the_architecture():
+def test_parameter_counts_are_those_of_the_architecture():
     for card in CARDS.values():
         if (model := card.model()) is not None:
             count = sum(parameter.numel() for parameter in build_empty(model).parameters())
             assert count / 1e6 == pytest.approx(card.million_parameters, abs=0.006), card.name
 
 
-def test_the_activation_of_the_card_is_that_of_both_towers():
+def test_the_activation_of_a_card_applies_to_both_towers():
     model = GOOD.model()
     assert (model.image.activation, model.text.activation) == ("gelu", "gelu")
     model = published_card("ViT-B-32/laion400m_e32").model()
@@ -105,7 +107,7 @@ def test_the_activation_of_the_card_is_that_of_both_towers():
     assert published_card("siglip/ViT-B-16-224").model() is None
 
 
-def test_figures_have_sources_and_are_probable():
+def test_scores_have_sources_and_plausible_values():
     for card in CARDS.values():
         for score in card.scores:
             assert score.source
@@ -129,12 +131,12 @@ def test_figures_have_sources_and_are_probable():
         ("ViT-B-16-SigLIP2-512/webli", "siglip2/ViT-B-16-512"),
     ],
 )
-def test_names_that_people_type_are_understood(typed, name):
+def test_common_names_are_accepted(typed, name):
     assert published_card(typed).name == name
     assert is_published(typed)
 
 
-def test_a_misspelt_name_is_answered_with_the_nearest():
+def test_the_nearest_name_is_suggested_for_a_misspelt_one():
     message = "no published weights 'openai/ViT-B-31'; did you mean 'openai/ViT-B-32'?; `wordsight models` lists them"
     with pytest.raises(WeightsError, match=re.escape(message)):
         published_card("openai/ViT-B-31")
@@ -147,7 +149,7 @@ def write(directory: Path, card: PublishedCard, text: str = "") -> Path:
     return path
 
 
-def test_a_good_card_is_read_back(tmp_path):
+def test_a_written_card_is_read_back(tmp_path):
     write(tmp_path, GOOD)
     assert read_cards(tmp_path) == {GOOD.name: GOOD}
 
@@ -162,8 +164,8 @@ def test_a_good_card_is_read_back(tmp_path):
         ({"resolution_px": 256}, "preprocessing.size_px 224 contradicts resolution_px 256; make them equal"),
         ({"activation": "relu"}, "Invalid enum value 'relu'"),
         ({"activation": None}, "a single file needs architecture, activation and preprocessing in its card"),
-        ({"address": ""}, "expected an address or a repository, one of the two"),
-        ({"repository": "a/b"}, "expected an address or a repository, one of the two"),
+        ({"address": ""}, "expected either an address or a repository"),
+        ({"repository": "a/b"}, "expected either an address or a repository"),
         ({"address": "http://example.org/x.pt"}, "does not start with https://"),
         ({"address": "", "repository": "a/b/c"}, "repository 'a/b/c' is not owner/name"),
         ({"address": "", "repository": "a/b"}, "sha256 and size_bytes belong to an address"),
@@ -186,36 +188,40 @@ def test_a_broken_card_is_refused_with_its_file(tmp_path, changed, message):
     assert message.replace("`", "'") in str(caught.value)
 
 
-def test_a_file_with_another_name_and_a_name_given_twice_are_refused(tmp_path):
+def test_a_file_named_differently_and_a_duplicate_name_are_refused(tmp_path):
     (tmp_path / "other.toml").write_text(to_toml(GOOD))
-    with pytest.raises(ConfigError, match=r"other.toml: name 'laion/ViT-B-16-laion400m_e32' belongs into laion-ViT"):
+    with pytest.raises(ConfigError, match=r"other.toml: the card 'laion/ViT-B-16-laion400m_e32' must be in laion-ViT"):
         read_cards(tmp_path)
     (tmp_path / "other.toml").unlink()
     write(tmp_path, GOOD)
     write(tmp_path, msgspec.structs.replace(GOOD, name="laion/x"))
-    with pytest.raises(ConfigError, match=r"laion-x.toml: the name 'ViT-B-16/laion400m_e32' is that of laion-ViT-B-16"):
+    with pytest.raises(
+        ConfigError, match=r"laion-x.toml: the name 'ViT-B-16/laion400m_e32' is already used by laion-ViT-B-16"
+    ):
         read_cards(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "WORDSIGHT_OFFLINE"])
-def test_a_name_becomes_the_file_in_the_cache_offline_too(tmp_path, monkeypatch, name):
+def test_a_name_is_resolved_to_the_cached_file_even_offline(tmp_path, monkeypatch, name):
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path))
     path = cached_file(GOOD)
     assert path == tmp_path / "weights" / "laion-ViT-B-16-laion400m_e32" / "vit_b_16-laion400m_e32-55e67d44.pt"
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True)
     path.write_bytes(b"weights")
     assert resolve("ViT-B-16/laion400m_e32") == path
     monkeypatch.setenv(name, "1")
     assert resolve("ViT-B-16/laion400m_e32") == path
-    with pytest.raises(DownloadError, match=r"RN50.pt: not there, and offline .*; put https://openaipublic"):
+    with pytest.raises(
+        DownloadError, match=r"RN50.pt: not in the cache, and offline mode is on .*: download https://openaipublic"
+    ):
         resolve("RN50")
 
 
-def test_a_file_is_known_by_its_hash_which_is_computed_once(tmp_path, monkeypatch):
+def test_a_file_is_recognised_by_its_hash_which_is_computed_once(tmp_path, monkeypatch):
     monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path / "cache"))
-    asked = []
-    monkeypatch.setattr(resolving, "card_of_sha256", lambda digest: asked.append(digest))
+    looked_up = []
+    monkeypatch.setattr(download, "card_of_sha256", lambda digest: looked_up.append(digest))
     path = tmp_path / "model.pt"
     path.write_bytes(b"abc")
     assert card_of_file(path) is None
@@ -224,22 +230,22 @@ def test_a_file_is_known_by_its_hash_which_is_computed_once(tmp_path, monkeypatc
         card_of_file(path)
     path.write_bytes(b"abd")
     card_of_file(path)
-    abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-4, its first example
-    assert asked[:2] == [abc, abc]
-    assert asked[2] != abc
+    abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # first example of FIPS 180-4
+    assert looked_up[:2] == [abc, abc]
+    assert looked_up[2] != abc
     with pytest.raises(WeightsError, match=r"none.pt: cannot be read: No such file"):
         card_of_file(tmp_path / "none.pt")
 
 
-def test_a_mirror_takes_the_place_of_the_server():
+def test_a_mirror_replaces_the_server():
     url = "https://example.org/clip/models/RN50.pt?x=1"
     assert mirrored(url, "http://127.0.0.1:8000") == "http://127.0.0.1:8000/clip/models/RN50.pt?x=1"
     assert mirrored(url, "https://a.org/deep/") == "https://a.org/deep/clip/models/RN50.pt?x=1"
-    with pytest.raises(ConfigError, match=r"mirror 'a\.org' is not an address"):
+    with pytest.raises(ConfigError, match=r"mirror 'a\.org' is not a web address"):
         mirrored(url, "a.org")
 
 
-def test_the_cache_is_where_the_environment_says_when_it_is_asked(monkeypatch, tmp_path):
+def test_the_cache_directory_follows_the_environment_at_each_call(monkeypatch, tmp_path):
     monkeypatch.delenv("WORDSIGHT_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))

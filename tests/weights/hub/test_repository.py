@@ -1,4 +1,4 @@
-"""Repositories from a server on loopback that speaks what huggingface_hub asks of the hub."""
+"""Repositories on a loopback server that implements the part of the hub's API that huggingface_hub uses."""
 
 import hashlib
 import json
@@ -36,20 +36,20 @@ def is_large(name: str) -> bool:
     return name.endswith((".bin", ".safetensors"))
 
 
-def identity(name: str, content: bytes) -> str:
-    """What the hub names a file by: the SHA-256 of large ones, git's SHA-1 of the others."""
+def hub_hash(name: str, content: bytes) -> str:
+    """The hash that the hub states: SHA-256 of large files, git's SHA-1 of others."""
     if is_large(name):
         return hashlib.sha256(content).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 class Hub(LoopbackServer):
-    """One repository; `spoilt` says what is sent in place of a file, `status` what is answered in place of all."""
+    """One repository; `replaced` has other contents to send for some files, `status` an error for all requests."""
 
     files: dict[str, bytes]
-    spoilt: dict[str, bytes]
+    replaced: dict[str, bytes]
     status: tuple[int, str] | None = None
-    asked: list[str]
+    requests: list[str]
 
 
 class Handler(QuietHandler):
@@ -57,7 +57,7 @@ class Handler(QuietHandler):
 
     def respond(self) -> None:
         hub, path = self.server, self.path.partition("?")[0]
-        hub.asked.append(f"{self.command} {path}")
+        hub.requests.append(f"{self.command} {path}")
         if hub.status:
             return self.send(hub.status[0], b"{}", {"X-Error-Code": hub.status[1], "X-Error-Message": hub.status[1]})
         if path.startswith(f"/api/models/{NAME}/tree/"):
@@ -70,20 +70,20 @@ class Handler(QuietHandler):
             missing = "RevisionNotFound" if f"/{NAME}/revision/" in path else "RepoNotFound"
             return self.send(404, b"{}", {"X-Error-Code": missing})
         content = hub.files[name]
-        tag = identity(name, content)
+        tag = hub_hash(name, content)
         headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{tag}"'}
         if is_large(name):
             headers |= {"X-Linked-Size": str(len(content)), "X-Linked-Etag": f'"{tag}"'}
-        return self.send(200, hub.spoilt.get(name, content), headers)
+        return self.send(200, hub.replaced.get(name, content), headers)
 
     def described(self, name: str) -> dict[str, object]:
         content = self.server.files[name]
-        found = {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}
+        entry = {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}
         if is_large(name):
-            found["lfs"] = {"oid": identity(name, content), "size": len(content), "pointerSize": 134}
+            entry["lfs"] = {"oid": hub_hash(name, content), "size": len(content), "pointerSize": 134}
         else:
-            found["oid"] = identity(name, content)
-        return found
+            entry["oid"] = hub_hash(name, content)
+        return entry
 
     def send(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -97,76 +97,76 @@ class Handler(QuietHandler):
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    found = Hub(("127.0.0.1", 0), Handler)
-    found.files, found.spoilt, found.asked = dict(FILES), {}, []
+    server = Hub(("127.0.0.1", 0), Handler)
+    server.files, server.replaced, server.requests = dict(FILES), {}, []
     for name in ("HF_HUB_OFFLINE", "WORDSIGHT_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_ENDPOINT", found.address)
+    monkeypatch.setenv("HF_ENDPOINT", server.address)
     monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path / "own"))
-    # what the library read from the environment when it was imported
+    # the library reads the environment only when it is imported
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    with serving(found):
-        yield found
+    with serving(server):
+        yield server
 
 
 def names(directory: Path) -> list[str]:
     return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir())
 
 
-def test_what_a_model_needs_is_fetched_and_no_code(hub):
+def test_files_that_a_model_needs_are_downloaded_but_no_code(hub):
     directory = fetch_repository(NAME)
     assert names(directory) == WANTED
     assert all((directory / name).read_bytes() == FILES[name] for name in WANTED)
-    assert not any("modeling" in asked or "pytorch_model" in asked for asked in hub.asked)
+    assert not any("modeling" in request or "pytorch_model" in request for request in hub.requests)
 
 
-def test_where_there_is_no_safetensors_the_other_format_is_taken(hub):
+def test_pickled_weights_are_downloaded_if_there_is_no_safetensors_file(hub):
     del hub.files["open_clip_model.safetensors"]
     assert "open_clip_pytorch_model.bin" in names(fetch_repository(NAME))
 
 
-def test_shards_come_with_their_index(hub):
+def test_shards_are_downloaded_with_their_index(hub):
     for name in ("open_clip_config.json", "model.safetensors"):
         del hub.files[name]
     shards = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
     hub.files |= {shards[0]: b"one", shards[1]: b"two", "model.safetensors.index.json": b"{}"}
-    found = names(fetch_repository(NAME))
-    assert found == ["config.json", "merges.txt", *shards, "model.safetensors.index.json", "vocab.json"]
+    downloaded = names(fetch_repository(NAME))
+    assert downloaded == ["config.json", "merges.txt", *shards, "model.safetensors.index.json", "vocab.json"]
 
 
-def test_files_can_be_named(hub):
+def test_files_can_be_selected_by_pattern(hub):
     assert names(fetch_repository(NAME, ["*.txt", "*.py"])) == ["merges.txt"]
     with pytest.raises(DownloadError, match=r"someone/tiny-clip: has none of x.json; it has config.json, merges.txt"):
         fetch_repository(NAME, ["x.json"])
 
 
-def test_offline_what_was_fetched_is_found_and_nothing_is_asked(hub, monkeypatch):
+def test_offline_mode_uses_the_cache_and_sends_no_request(hub, monkeypatch):
     directory = fetch_repository(NAME)
-    hub.asked.clear()
+    hub.requests.clear()
     monkeypatch.setenv("WORDSIGHT_OFFLINE", "1")
     assert fetch_repository(NAME) == directory
-    with pytest.raises(DownloadError, match="someone/other: not in the cache, and offline"):
+    with pytest.raises(DownloadError, match="someone/other: not in the cache, and offline mode is on"):
         fetch_repository("someone/other")
     (directory / "open_clip_model.safetensors").unlink()
-    with pytest.raises(DownloadError, match=r"in the cache \(offline\): not there: open_clip_model.safetensors"):
+    with pytest.raises(DownloadError, match=r"in the cache \(offline\): has none of open_clip_model.safetensors"):
         fetch_repository(NAME)
-    assert hub.asked == []
+    assert hub.requests == []
 
 
-def test_where_the_hub_is_away_what_was_fetched_is_taken(hub):
+def test_the_cache_is_used_if_the_server_cannot_be_reached(hub):
     directory = fetch_repository(NAME)
     assert fetch_repository(NAME, mirror="http://127.0.0.1:1") == directory
 
 
-def test_where_the_hub_is_away_and_nothing_was_fetched_one_line_says_so(hub):
-    message = "someone/tiny-clip: http://127.0.0.1:1 cannot be reached, or broke off: .*; try again, or take a --mirror"
-    with pytest.raises(DownloadError, match=message):
+def test_an_unreachable_server_without_a_cached_copy_is_one_line(hub):
+    message = "http://127.0.0.1:1 cannot be reached, or the connection broke: .*; try again, or pass --mirror"
+    with pytest.raises(DownloadError, match=f"^{NAME}: {message}"):
         fetch_repository(NAME, mirror="http://127.0.0.1:1")
 
 
-def test_a_mirror_goes_before_the_environment(hub, monkeypatch):
+def test_a_mirror_takes_precedence_over_the_environment(hub, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     assert names(fetch_repository(NAME, mirror=hub.address)) == WANTED
 
@@ -174,49 +174,49 @@ def test_a_mirror_goes_before_the_environment(hub, monkeypatch):
 @pytest.mark.parametrize(
     ("status", "message"),
     [
-        ((404, "RepoNotFound"), "no such repository on http://127.0.0.1:.*, or private"),
-        ((401, "RepoNotFound"), "no such repository on http://127.0.0.1:.*, or private"),
-        ((403, "GatedRepo"), "closed: accept its terms on"),
-        ((500, ""), "http://127.0.0.1:.* answers 500; try again later"),
+        ((404, "RepoNotFound"), "no such repository on http://127.0.0.1:.*, or it is private"),
+        ((401, "RepoNotFound"), "no such repository on http://127.0.0.1:.*, or it is private"),
+        ((403, "GatedRepo"), "the repository is gated: accept its terms on"),
+        ((500, ""), "http://127.0.0.1:.* responded with status 500; try again later"),
     ],
 )
-def test_a_refusal_is_one_line(hub, status, message):
+def test_an_error_of_the_server_is_one_line(hub, status, message):
     hub.status = status
     with pytest.raises(DownloadError, match=f"^{NAME}: {message}") as caught:
         fetch_repository(NAME)
     assert "\n" not in str(caught.value)
 
 
-def test_a_revision_that_is_not_there_is_told(hub):
+def test_a_missing_revision_is_reported(hub):
     with pytest.raises(DownloadError, match="no such revision on"):
         fetch_repository(NAME, revision="v2")
 
 
 @pytest.mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_config.json"])
-def test_a_damaged_file_is_refused_and_fetched_again_next_time(hub, name):
-    hub.spoilt[name] = FILES[name][::-1]
+def test_a_damaged_file_is_refused_and_downloaded_again_next_time(hub, name):
+    hub.replaced[name] = FILES[name][::-1]
     with pytest.raises(DownloadError, match=rf"{NAME}: {name} is damaged: its hash is .*; it was deleted: try again"):
         fetch_repository(NAME)
-    hub.spoilt.clear()
+    hub.replaced.clear()
     assert (fetch_repository(NAME) / name).read_bytes() == FILES[name]
 
 
 def test_a_truncated_file_is_refused(hub):
-    hub.spoilt["open_clip_model.safetensors"] = b"weights"
-    with pytest.raises(DownloadError, match=f"^{NAME}: .*cannot be reached, or broke off: .*"):
+    hub.replaced["open_clip_model.safetensors"] = b"weights"
+    with pytest.raises(DownloadError, match=f"^{NAME}: .*cannot be reached, or the connection broke: .*"):
         fetch_repository(NAME)
 
 
 @pytest.mark.parametrize("name", ["clip", "a/b/c", "../x/y", ""])
-def test_what_is_no_repository_is_refused(hub, name):
+def test_an_invalid_repository_name_is_refused(hub, name):
     with pytest.raises(DownloadError, match="not a repository; expected owner/name"):
         fetch_repository(name)
-    assert hub.asked == []
+    assert hub.requests == []
 
 
 def test_a_repository_without_weights_is_refused(hub):
     hub.files = {"README.md": b"", "setup.py": b""}
-    with pytest.raises(DownloadError, match=r"not there: a model: none of wordsight.json, open_clip_config.json"):
+    with pytest.raises(DownloadError, match=r"has none of wordsight.json, open_clip_config.json"):
         fetch_repository(NAME)
 
 
@@ -231,6 +231,6 @@ def test_a_large_file_is_hashed_once(hub, monkeypatch):
     assert len(hashed) == 1
 
 
-def test_a_name_with_the_prefix_of_the_hub_is_a_repository(hub):
+def test_a_name_with_the_hub_prefix_is_a_repository(hub):
     assert names(resolve(f"hf-hub:{NAME}")) == WANTED
     assert names(resolve(f"hf-hub:{NAME}@{COMMIT}")) == WANTED

@@ -1,11 +1,11 @@
-"""Pickles as data: what a pickle of torch says becomes plain values, and nothing that it names is imported or called.
+"""Interpret pickles that torch wrote as data; nothing that they name is imported or called.
 
-A pickle is a program for a small stack machine. The machine here knows only the instructions that torch writes, and
-its names stay names: a function is one of ours, given by the caller, or the file is refused; an object of a class is a
-`Record` that holds its state. Work and memory are bounded by the length of the pickle: nothing that it claims is
-believed before its bytes are there, no step looks into what is nested, and no two keys can be made to collide.
+A pickle is a program for a small stack machine. The machine here supports only the instructions that torch writes, and
+does not resolve names: a function is replaced by one that the caller provides, or the file is refused; an object of a
+class becomes a `Record` of its state. Time and memory are bounded by the length of the pickle: sizes are checked
+against the bytes that exist, no step recurses into nested values, and dictionary keys cannot be made to collide.
 
-Source: the instructions as in Python's `pickletools`, which takes them apart.
+Source: the instructions as documented in Python's `pickletools`, which parses them.
 """
 
 import pickletools
@@ -16,10 +16,10 @@ from wordsight.errors import WeightsError
 
 MAX_PICKLE_BYTES = 1 << 24
 MAX_INSTRUCTIONS = 1 << 19
-"""A training checkpoint of the largest published model, its optimiser included, has a quarter of them."""
+"""Four times as many as a training checkpoint of the largest published model has, including its optimiser."""
 
 _MAX_KEY = 1 << 24
-_MAX_NAME = 80
+_MAX_SHOWN = 80
 
 Builder = Callable[[tuple[Any, ...]], Any]
 
@@ -37,9 +37,9 @@ INERT = frozenset(
         "_codecs.encode",
     }
 )
-"""What lies beside weights in training checkpoints and is no weight: kept as a record, of no use to anybody."""
+"""Classes and functions in training checkpoints that have nothing to do with weights; they become a `Record`."""
 
-_SCRIPT = "__torch__."
+_SCRIPT_PREFIX = "__torch__."
 _LITERALS = frozenset(
     {
         *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
@@ -50,7 +50,7 @@ _LITERALS = frozenset(
 
 
 class Name:
-    """A class or function that a pickle names; it is not looked up."""
+    """The dotted path of a class or function that a pickle names; it is not imported."""
 
     __slots__ = ("path",)
 
@@ -59,44 +59,46 @@ class Name:
 
 
 class Record:
-    """An object of a class that is not ours: the class's name and the state it was given."""
+    """An object of any class: the name of the class, and its state."""
 
-    __slots__ = ("kind", "state")
+    __slots__ = ("class_name", "state")
 
-    def __init__(self, kind: str, state: Any = None) -> None:
-        self.kind = kind
+    def __init__(self, class_name: str, state: Any = None) -> None:
+        self.class_name = class_name
         self.state = state
 
     @property
     def is_script(self) -> bool:
         """Whether it is a TorchScript module."""
-        return self.kind.startswith(_SCRIPT)
+        return self.class_name.startswith(_SCRIPT_PREFIX)
 
 
 def unpickle(pickle: bytes, where: str, builders: Mapping[str, Builder], resolve: Builder) -> Any:
-    """The value that a pickle of torch describes.
+    """Interpret a pickle that torch wrote.
 
     Args:
-        pickle: its bytes; those behind its end are not looked at.
+        pickle: the bytes; those after its end are ignored.
         where: file and member, named in errors.
-        builders: by dotted name, what stands for the functions and classes that may be called, and for names that are
-            values of their own (types of storage), which call nothing; each gets the tuple of arguments.
-        resolve: what stands for a persistent id, a tuple.
+        builders: functions to call instead of those that the pickle names, by dotted name. Each receives the tuple of
+            arguments. Names that are used as values (types of storages) have a builder that refuses to be called.
+        resolve: called with each persistent id, a tuple; returns the object.
 
     Returns:
-        None, bool, int, float, str, bytes, tuple, list (sets too), dict (ordered ones too), `Name`, `Record`, and what
-        `builders` and `resolve` return. Values may contain themselves and one another many times over.
+        None, bool, int, float, str, bytes, tuple, list (also for sets), dict (also for ordered ones), `Name`, `Record`,
+        and whatever `builders` and `resolve` return. Values may contain themselves, and share parts.
 
     Raises:
-        WeightsError: too long, broken, or it asks for what no file of weights needs.
+        WeightsError: the pickle is too long or broken, or names something that no weights need.
     """
     if len(pickle) > MAX_PICKLE_BYTES:
-        raise WeightsError(f"{where}: {len(pickle)} bytes of pickle, more than any model's; fetch the file again")
+        raise WeightsError(
+            f"{where}: {len(pickle):,} bytes, expected at most {MAX_PICKLE_BYTES:,}; download the file again"
+        )
     return _Machine(where, builders, resolve).run(pickle)
 
 
 class _Machine:
-    """The stack, the memo, and what each instruction does to them."""
+    """The stack machine: stack, marks, memo, and the instructions that operate on them."""
 
     def __init__(self, where: str, builders: Mapping[str, Builder], resolve: Builder) -> None:
         self.where = where
@@ -107,10 +109,10 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self, pickle: bytes) -> Any:
-        """What a pickle describes.
+        """Run all instructions and return the result.
 
         Raises:
-            WeightsError: an instruction or a name that is not known, or too many of them.
+            WeightsError: an instruction or a name is not supported, or there are too many instructions.
         """
         for number, (instruction, argument) in enumerate(self._instructions(pickle)):
             if number == MAX_INSTRUCTIONS:
@@ -124,35 +126,35 @@ class _Machine:
             elif instruction in _INSTRUCTIONS:
                 _INSTRUCTIONS[instruction](self, argument)
             else:
-                raise self._refusal(f"instruction {instruction} is none that torch writes")
-        raise self._refusal("it breaks off")
+                raise self._refusal(f"torch does not write the instruction {instruction}")
+        raise self._refusal("the pickle has no end")
 
     def _instructions(self, pickle: bytes) -> Iterator[tuple[str, Any]]:
         try:
             for opcode, argument, _ in pickletools.genops(pickle):
                 yield opcode.name, argument
         except ValueError as error:
-            raise self._refusal(f"not a whole pickle: {' '.join(str(error).split())[:_MAX_NAME]}") from error
+            raise self._refusal(f"not a complete pickle: {' '.join(str(error).split())[:_MAX_SHOWN]}") from error
 
     def _refusal(self, reason: str) -> WeightsError:
-        return WeightsError(f"{self.where}: {reason}; the file is broken or hostile: fetch it again")
+        return WeightsError(f"{self.where}: {reason}; the file is broken or hostile: download it again")
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
 
     def pop(self) -> Any:
         if not self.stack:
-            raise self._refusal("an instruction finds nothing on the stack")
+            raise self._refusal("an instruction needs a value, but the stack is empty")
         return self.stack.pop()
 
-    def _top(self, kind: type) -> Any:
-        if not self.stack or not isinstance(self.stack[-1], kind):
-            raise self._refusal(f"an instruction finds no {kind.__name__} on the stack")
+    def _top(self, expected: type) -> Any:
+        if not self.stack or not isinstance(self.stack[-1], expected):
+            raise self._refusal(f"an instruction needs a value of type {expected.__name__} on the stack")
         return self.stack[-1]
 
     def since_mark(self) -> list[Any]:
         if not self.marks:
-            raise self._refusal("an instruction finds no mark")
+            raise self._refusal("an instruction needs a mark, but there is none")
         items, self.stack = self.stack, self.marks.pop()
         return items
 
@@ -167,27 +169,29 @@ class _Machine:
         self._top(list).extend(items)
 
     def set_items(self, items: list[Any]) -> None:
-        into = self._top(dict)
+        target = self._top(dict)
         if len(items) % 2:
-            raise self._refusal("a key without a value")
+            raise self._refusal("a dictionary key has no value")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, str) and not (isinstance(key, int) and 0 <= key < _MAX_KEY):
-                raise self._refusal(f"a key is neither a text nor a small number but {type(key).__name__}")
-            into[key] = value
+                raise self._refusal(
+                    f"a dictionary key is neither a string nor a small integer but {type(key).__name__}"
+                )
+            target[key] = value
 
     def put(self, number: int) -> None:
         self.memo[number] = self._top(object)
 
     def get(self, number: int) -> None:
         if number not in self.memo:
-            raise self._refusal(f"nothing was put at {number} of the memo")
+            raise self._refusal(f"the memo has no entry {number}")
         self.stack.append(self.memo[number])
 
     def name(self, path: Any) -> None:
-        if path not in self.builders and path not in INERT and not path.startswith(_SCRIPT):
+        if path not in self.builders and path not in INERT and not path.startswith(_SCRIPT_PREFIX):
             shown = path if path.isprintable() else ascii(path)
             raise WeightsError(
-                f"{self.where}: it asks for {shown[:_MAX_NAME]}, which no weights need; nothing of it was run: "
+                f"{self.where}: it names {shown[:_MAX_SHOWN]}, which no weights need; nothing was run: "
                 "do not trust the file, or save its state dict alone"
             )
         self.stack.append(Name(path))
@@ -195,23 +199,23 @@ class _Machine:
     def name_from_stack(self, _: Any) -> None:
         name, module = self.pop(), self.pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise self._refusal("a name is not a text")
+            raise self._refusal("a name is not a string")
         self.name(f"{module}.{name}")
 
     def call(self, _: Any) -> None:
         arguments, function = self.pop(), self.pop()
         if not isinstance(function, Name) or not isinstance(arguments, tuple):
-            raise self._refusal("it calls what is no function, or without a tuple of arguments")
+            raise self._refusal("a call lacks a function or a tuple of arguments")
         builder = self.builders.get(function.path)
         self.stack.append(builder(arguments) if builder else Record(function.path, arguments))
 
-    def give_state(self, _: Any) -> None:
+    def set_state(self, _: Any) -> None:
         state = self.pop()
         receiver = self._top(object)
         if isinstance(receiver, Record):
             receiver.state = state
-        elif not isinstance(receiver, dict) or not isinstance(state, dict):  # torch notes versions at a state dict
-            raise self._refusal(f"it gives a state to a {type(receiver).__name__}")
+        elif not (isinstance(receiver, dict) and isinstance(state, dict)):  # a state dict's metadata is ignored
+            raise self._refusal(f"a {type(receiver).__name__} is given a state")
 
     def persistent(self, _: Any) -> None:
         identity = self.pop()
@@ -250,6 +254,6 @@ _INSTRUCTIONS: Mapping[str, Callable[[_Machine, Any], None]] = {
     "STACK_GLOBAL": _Machine.name_from_stack,
     "REDUCE": _Machine.call,
     "NEWOBJ": _Machine.call,
-    "BUILD": _Machine.give_state,
+    "BUILD": _Machine.set_state,
     "BINPERSID": _Machine.persistent,
 }

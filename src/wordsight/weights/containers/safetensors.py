@@ -1,7 +1,8 @@
-"""Tensors in safetensors files, one or several with an index, as dictionaries.
+"""Safetensors files, alone or sharded with an index, read and written as dictionaries of tensors.
 
-The library maps the file, so that a tensor is read when it is used, and checks the header against the bytes. Here the
-header is bounded before it is parsed, and an index may name files beside itself alone.
+The library maps the file into memory, so that a tensor is read when it is used, and checks the header against the
+contents. This module bounds the header before it is parsed, and requires that the files that an index names are in the
+index's directory.
 """
 
 import struct
@@ -11,51 +12,75 @@ from pathlib import Path
 import msgspec
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from wordsight.errors import WeightsError
+from wordsight.errors import OutputError, WeightsError
+from wordsight.files import read_json
 from wordsight.weights.checkpoint import FLOATS
 from wordsight.weights.shapes import first_names
 
 INDEX_SUFFIX = ".index.json"
 
 _MAX_HEADER_BYTES = 1 << 22
-_MAX_INDEX_BYTES = 1 << 24
+_MAX_INDEX_BYTES = 1 << 22  # an index has no more names than a header
 _HEADER_LENGTH = struct.Struct("<Q")
 
 
 class _Index(msgspec.Struct):
-    """Which file has which tensor; what else an index says is for people."""
+    """The file of each tensor; other keys of an index are informative only."""
 
     weight_map: dict[str, str]
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of one file, or of the files that an index (`*.index.json`) names.
+    """Read all tensors of one file, or of the files that an index (`*.index.json`) names.
 
     Raises:
-        WeightsError: missing, cut short, no safetensors file, or index and files contradict each other.
+        WeightsError: a file is missing, truncated or not a safetensors file, or the index contradicts its files.
     """
     return _read_sharded(path) if path.name.endswith(INDEX_SUFFIX) else _read_one(path)
 
 
-def as_float32(tensors: Mapping[str, Tensor], where: str, release: Callable[[], None]) -> dict[str, Tensor]:
-    """Tensors with every half as float32; whole numbers stay what they are.
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write contiguous tensors into one file.
 
     Args:
-        where: the file, named in errors.
-        release: called after each copy, to give back the pages that it was read from: half and whole precision lie
-            side by side for one tensor at a time.
+        path: the file.
+        tensors: by name.
+        metadata: strings for the header.
 
     Raises:
-        WeightsError: a tensor is of another type of floats.
+        OutputError: the file cannot be written, for instance because the disk is full.
+    """
+    try:
+        save_file(dict(tensors), path, metadata)
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise OutputError(
+            f"{path.name}: cannot be written: {reason}; choose another output directory or free some space"
+        ) from error
+
+
+def as_float32(tensors: Mapping[str, Tensor], where: str, release: Callable[[], None]) -> dict[str, Tensor]:
+    """Convert floating-point tensors to float32; integers and float32 tensors are returned without a copy.
+
+    Args:
+        tensors: by name; not modified.
+        where: the file, named in errors.
+        release: called after each conversion to release the memory pages of the source, so that only one tensor at a
+            time occupies memory in both precisions.
+
+    Raises:
+        WeightsError: a tensor has a floating-point type other than float32, float16 and bfloat16.
     """
     converted = {}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.dtype not in FLOATS:
-            kind = str(tensor.dtype).removeprefix("torch.")
-            raise WeightsError(f"{where}: {name} is {kind}; expected float32, float16 or bfloat16: save it as one")
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise WeightsError(
+                f"{where}: {name} is {dtype}; expected float32, float16 or bfloat16: save it in one of them"
+            )
         converted[name] = tensor
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             converted[name] = tensor.float().contiguous()
@@ -69,27 +94,25 @@ def _read_one(path: Path) -> dict[str, Tensor]:
             start = file.read(_HEADER_LENGTH.size)
         if len(start) == _HEADER_LENGTH.size and _HEADER_LENGTH.unpack(start)[0] > _MAX_HEADER_BYTES:
             raise WeightsError(
-                f"{path}: not a whole safetensors file: its header claims more than {_MAX_HEADER_BYTES} bytes; "
-                "fetch or save it again"
+                f"{path}: not a complete safetensors file: its header claims more than {_MAX_HEADER_BYTES} bytes; "
+                "download or save it again"
             )
         return dict(load_file(path))
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
     except (SafetensorError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise WeightsError(f"{path}: not a whole safetensors file: {reason}; fetch or save it again") from error
+        raise WeightsError(f"{path}: not a complete safetensors file: {reason}; download or save it again") from error
 
 
 def _read_index(path: Path) -> dict[str, list[str]]:
-    """The names of tensors by the name of their file."""
+    """The names of the tensors in each file, by the name of the file."""
     try:
-        if path.stat().st_size > _MAX_INDEX_BYTES:
-            raise WeightsError(f"{path}: larger than {_MAX_INDEX_BYTES} bytes, not an index; fetch it again")
-        index = msgspec.json.decode(path.read_bytes(), type=_Index)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise WeightsError(f"{path}: not an index of tensors: {error}; fetch it again") from error
+        index = msgspec.convert(read_json(path, _MAX_INDEX_BYTES, WeightsError), _Index)
+    except WeightsError as error:
+        raise WeightsError(f"{error}; download the index again") from error
+    except msgspec.ValidationError as error:
+        raise WeightsError(f"{path}: not an index of tensors: {error}; download it again") from error
     files: dict[str, list[str]] = {}
     for name, file in index.weight_map.items():
         files.setdefault(file, []).append(name)
@@ -97,7 +120,7 @@ def _read_index(path: Path) -> dict[str, list[str]]:
         is_plain = file.isprintable() and file not in ("", ".", "..") and not set(file) & set("/\\:")
         if not is_plain or not file.endswith(".safetensors"):
             raise WeightsError(
-                f"{path}: names the file {ascii(file)[:80]}; expected a safetensors file beside the index"
+                f"{path}: names the file {ascii(file)[:80]}; expected a safetensors file in the index's directory"
             )
     return files
 
@@ -105,12 +128,13 @@ def _read_index(path: Path) -> dict[str, list[str]]:
 def _read_sharded(path: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for file, names in sorted(_read_index(path).items()):
-        found = _read_one(path.with_name(file))
-        sides = {"missing": set(names) - found.keys(), "unexpected": found.keys() - set(names)}
-        wrong = [f"{label} {first_names(these)}" for label, these in sides.items() if these]
-        if wrong:
+        shard = _read_one(path.with_name(file))
+        differences = {"missing": set(names) - shard.keys(), "unexpected": shard.keys() - set(names)}
+        mismatches = [f"{label} {first_names(these)}" for label, these in differences.items() if these]
+        if mismatches:
             raise WeightsError(
-                f"{path.with_name(file)}: not the file that {path.name} describes: {'; '.join(wrong)}; fetch both again"
+                f"{path.with_name(file)}: not the file that {path.name} describes: {'; '.join(mismatches)}; "
+                "download both again"
             )
-        tensors |= found
+        tensors |= shard
     return tensors

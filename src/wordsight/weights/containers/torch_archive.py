@@ -1,8 +1,8 @@
-"""The zip files that torch writes, `torch.save`'s and TorchScript's: their tensors, in place, as data.
+"""Read the zip files that `torch.save` and TorchScript write, as data.
 
-Both hold one pickle, `data.pkl`, and beside it the bytes of each storage, `data/0`, `data/1`, under a directory of any
-name. The file is mapped, a tensor is a view of its bytes, and no code that lies in it is looked at. A view is made only
-when its size, strides and offset fit into the bytes that are there.
+Both contain a pickle, `data.pkl`, and the bytes of each storage, `data/0`, `data/1` and so on, in a directory of any
+name. The file is mapped into memory, tensors are views of it, and code in it is never run. A view is created only if
+its size, strides and offset fit into the bytes of its storage.
 """
 
 import mmap
@@ -33,26 +33,26 @@ _STORAGES = {
     "torch.BoolStorage": torch.bool,
     "torch.storage.UntypedStorage": torch.uint8,
 }
-_NEW_TYPES = {
+_UNTYPED_STORAGE_TYPES = {
     f"torch.{name}": getattr(torch, name)
     for name in ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 }
-_OLD_TYPES = {str(dtype): dtype for dtype in _STORAGES.values()}
+_TYPED_STORAGE_TYPES = {str(dtype): dtype for dtype in _STORAGES.values()}
 _LISTS = ("intlist", "tensorlist", "doublelist", "boollist")
 _MAX_DIMENSIONS = 64
 _MAX_CODE_BYTES = 1 << 24
 _MAX_USES = 2
-"""How often all bytes of a file may come back in tensors: tied weights are one storage under two names."""
+"""How often the bytes of a file may be used by tensors on average: tied weights are one storage under two names."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """What one file of torch says.
+    """The contents of a file that torch wrote.
 
     Attributes:
-        value: as `unpickle` returns it; tensors are views of the mapped file, and writing to one leaves the file alone.
-        has_code: whether the code of a TorchScript module, which is not run, mentions a text.
-        release: gives back the memory of pages that were read so far; no tensor may have been written to.
+        value: as `unpickle` returns it; tensors are views of the mapped file, and writing to them does not change it.
+        has_code: returns whether the code of a TorchScript module, which is not run, contains a string.
+        release: releases the memory pages that were read so far; call it only if no tensor was written to.
     """
 
     value: Any
@@ -61,7 +61,11 @@ class Archive:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file starts as a zip file."""
+    """Whether a file starts like a zip file.
+
+    Raises:
+        WeightsError: the file cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return file.read(4) == b"PK\x03\x04"
@@ -73,16 +77,16 @@ def read_archive(path: Path) -> Archive:
     """Read a file that `torch.save` or `torch.jit.save` wrote.
 
     Raises:
-        WeightsError: missing, no such archive, broken, or it asks for what no weights need.
+        WeightsError: the file is missing, is not such an archive, is broken, or names functions that no weights need.
     """
     try:
         with path.open("rb") as file:
-            # private: a tensor can be written to, the file cannot
+            # private: tensors are writable, but the file is not
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     except OSError as error:
         raise _unreadable(path, error) from error
     except ValueError as error:
-        raise WeightsError(f"{path}: the file is empty; fetch it again") from error
+        raise WeightsError(f"{path}: the file is empty; download it again") from error
     reader = _Reader(mapped, str(path))
     pickle = reader.member("data.pkl", MAX_PICKLE_BYTES)
     value = unpickle(pickle, f"{path}: data.pkl", reader.builders(), reader.storage)
@@ -90,7 +94,7 @@ def read_archive(path: Path) -> Archive:
 
 
 def _release_pages(mapped: mmap.mmap) -> None:
-    """Let the system take back pages that were read; only Linux is known to free private pages this way."""
+    """Let the system reclaim pages that were read; only Linux is known to free private pages this way."""
     if sys.platform == "linux":
         mapped.madvise(mmap.MADV_DONTNEED)
 
@@ -101,13 +105,13 @@ def _unreadable(path: Path, error: OSError) -> WeightsError:
 
 @dataclass(frozen=True)
 class _Storage:
-    """A storage's elements, (count,), as a view of the file; `dtype` as its pickle says, uint8 if that says none."""
+    """The elements of a storage, (count,), as a view of the file; uint8 if its pickle names no type."""
 
     flat: Tensor
 
 
 class _Reader:
-    """One mapped archive: its members, its storages and the tensors over them."""
+    """A mapped archive: its members, storages and tensors."""
 
     def __init__(self, mapped: mmap.mmap, where: str) -> None:
         self.mapped = mapped
@@ -123,50 +127,53 @@ class _Reader:
         roots = [root for root in roots if root.count("/") == 1]
         if len(roots) != 1:
             raise WeightsError(
-                f"{self.where}: a zip file with {len(roots)} members data.pkl, not one that torch wrote; "
-                "give the file as it was saved"
+                f"{self.where}: a zip file with {len(roots)} members data.pkl, which torch did not write; "
+                "pass the file as torch saved it"
             )
         return roots[0]
 
     def _is_swapped(self) -> bool:
-        """Whether numbers lie with their greatest byte first; files without the note are older and do not."""
+        """Whether the file is big-endian; older files do not say, and are little-endian."""
         if f"{self.root}byteorder" not in self.members:
             return False
         order = self.member("byteorder", 16)
         if order not in (b"little", b"big"):
-            raise WeightsError(f"{self.where}: byte order {order!r}; expected little or big: fetch the file again")
+            raise WeightsError(f"{self.where}: byte order {order!r}; expected little or big: download the file again")
         return order == b"big"
 
     def member(self, name: str, max_bytes: int) -> bytes:
         """The bytes of a small member."""
         member = self._find(name)
-        if member.size > max_bytes:
-            raise WeightsError(f"{self.where}: {name} claims {member.size} bytes, more than any has; fetch it again")
+        if member.size_bytes > max_bytes:
+            raise WeightsError(
+                f"{self.where}: {name} claims {member.size_bytes} bytes, more than torch writes; "
+                "download the file again"
+            )
         start = locate(self.mapped, member, self.where)
-        return self.mapped[start : start + member.size]
+        return self.mapped[start : start + member.size_bytes]
 
     def has_code(self, text: str) -> bool:
-        """Whether the first megabytes of code, `code/**.py`, hold a text."""
-        left_bytes = _MAX_CODE_BYTES
+        """Whether the first 16 MiB of code, `code/**.py`, contain a string."""
+        remaining_bytes = _MAX_CODE_BYTES
         for name, member in self.members.items():
             if name.startswith(f"{self.root}code/") and name.endswith(".py"):
-                code = unpack(self.mapped, member, self.where, left_bytes)
-                left_bytes -= len(code) + member.packed
+                code = unpack(self.mapped, member, self.where, remaining_bytes)
+                remaining_bytes -= len(code) + member.packed_bytes
                 if text.encode() in code:
                     return True
-                if left_bytes <= 0:
+                if remaining_bytes <= 0:
                     break
         return False
 
     def _find(self, name: str) -> Member:
         if self.root + name not in self.members:
-            raise WeightsError(f"{self.where}: member {ascii(name)[:80]} is missing; fetch the file again")
+            raise WeightsError(f"{self.where}: member {ascii(name)[:80]} is missing; download the file again")
         return self.members[self.root + name]
 
     def builders(self) -> Mapping[str, Builder]:
-        """What stands for the names that a pickle of torch may call."""
-        types = dict.fromkeys([*_STORAGES, *_OLD_TYPES, *_NEW_TYPES], self._refuse_call)
-        lists = dict.fromkeys([f"torch.jit._pickle.build_{kind}" for kind in _LISTS], self._first)
+        """Replacements for the functions and types that a pickle of torch may name."""
+        types = dict.fromkeys([*_STORAGES, *_TYPED_STORAGE_TYPES, *_UNTYPED_STORAGE_TYPES], self._refuse_call)
+        lists = dict.fromkeys([f"torch.jit._pickle.build_{name}" for name in _LISTS], self._first)
         return {
             **types,
             **lists,
@@ -180,87 +187,90 @@ class _Reader:
         }
 
     def storage(self, identity: tuple[Any, ...]) -> _Storage:
-        """The storage of a persistent id; the device on which it once lay does not matter."""
+        """The storage with a persistent id; the device that the id names is ignored."""
         match identity:
-            case ("storage", Name(path=kind), str(key), _, int(count)) if kind in _STORAGES and count >= 0:
-                dtype = _STORAGES[kind]
+            case ("storage", Name(path=path), str(key), _, int(count)) if path in _STORAGES and count >= 0:
+                dtype = _STORAGES[path]
             case _:
-                raise self._lie("a storage is named in no way of torch's")
+                raise self._invalid("a storage has an id that torch does not write")
         if key not in self.storages:
             self.storages[key] = _Storage(self._elements(f"data/{key}", dtype))
         storage = self.storages[key]
         if len(storage.flat) != count or storage.flat.dtype != dtype:
-            kind = str(storage.flat.dtype).removeprefix("torch.")
-            raise self._lie(
-                f"storage data/{ascii(key)[1:-1][:80]} is {len(storage.flat)} times {kind}, its pickle says otherwise"
+            actual = str(storage.flat.dtype).removeprefix("torch.")
+            raise self._invalid(
+                f"storage data/{ascii(key)[1:-1][:80]} has {len(storage.flat)} elements of {actual}, "
+                "which contradicts the pickle"
             )
         return storage
 
     def _elements(self, name: str, dtype: torch.dtype) -> Tensor:
         member = self._find(name)
         start = locate(self.mapped, member, self.where)
-        if member.size % dtype.itemsize:
-            raise self._lie(f"{name} has {member.size} bytes, no multiple of its elements' {dtype.itemsize}")
-        count = member.size // dtype.itemsize
+        if member.size_bytes % dtype.itemsize:
+            raise self._invalid(
+                f"{name} has {member.size_bytes} bytes, which is not a multiple of the element size {dtype.itemsize}"
+            )
+        count = member.size_bytes // dtype.itemsize
         if count == 0:
             return torch.empty(0, dtype=dtype)
         if not self.is_swapped and start % dtype.itemsize == 0:
             return torch.frombuffer(self.mapped, dtype=dtype, count=count, offset=start)
-        raw = torch.frombuffer(self.mapped, dtype=torch.uint8, count=member.size, offset=start)
-        bytes_first_to_last = raw.view(-1, dtype.itemsize)
-        return (bytes_first_to_last.flip(1) if self.is_swapped else bytes_first_to_last.clone()).view(dtype).view(-1)
+        raw = torch.frombuffer(self.mapped, dtype=torch.uint8, count=member.size_bytes, offset=start)
+        elements = raw.view(-1, dtype.itemsize)
+        return (elements.flip(1) if self.is_swapped else elements.clone()).view(dtype).view(-1)
 
     def _tensor(self, arguments: tuple[Any, ...]) -> Tensor:
         match arguments:
             case (_Storage(flat=flat), int(offset), tuple(size), tuple(stride), *_):
                 return self._view(flat, offset, size, stride)
-        raise self._lie("a tensor is described in no way of torch's")
+        raise self._invalid("a tensor is described in a way that torch does not write")
 
     def _tensor_of_type(self, arguments: tuple[Any, ...]) -> Tensor:
-        """Types that are newer than typed storages: the storage counts bytes, the type stands by itself."""
+        """A tensor of a type without a typed storage: the storage counts bytes, and the type is named separately."""
         match arguments:
-            case (_Storage(flat=flat), int(offset), tuple(size), tuple(stride), _, _, Name(path=kind), *_):
-                dtype = (_OLD_TYPES | _NEW_TYPES).get(kind)
+            case (_Storage(flat=flat), int(offset), tuple(size), tuple(stride), _, _, Name(path=type_name), *_):
+                dtype = (_TYPED_STORAGE_TYPES | _UNTYPED_STORAGE_TYPES).get(type_name)
                 if dtype is not None and flat.dtype == torch.uint8 and len(flat) % dtype.itemsize == 0:
-                    if self.is_swapped and dtype.itemsize > 1:  # torch itself reads these in the wrong order
+                    if self.is_swapped and dtype.itemsize > 1:  # torch itself reads their bytes in the wrong order
                         raise WeightsError(
-                            f"{self.where}: {kind} with the greatest byte first; save it as another type"
+                            f"{self.where}: big-endian {type_name} is not supported; save the tensors as another type"
                         )
                     return self._view(flat.view(dtype), offset, size, stride)
-        raise self._lie("a tensor is described in no way of torch's")
+        raise self._invalid("a tensor is described in a way that torch does not write")
 
     def _view(self, flat: Tensor, offset: int, size: tuple[Any, ...], stride: tuple[Any, ...]) -> Tensor:
-        """A view of a storage, once it is sure that it lies within, and that all views together are not too many."""
+        """A view of a storage, if it is within bounds and the total size of all views is plausible."""
         numbers = (offset, *size, *stride)
         if len(size) != len(stride) or len(size) > _MAX_DIMENSIONS or not all(type(n) is int for n in numbers):
-            raise self._lie("a tensor is described in no way of torch's")
+            raise self._invalid("a tensor is described in a way that torch does not write")
         count = 1
         for length in size:
             count *= length
         last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
         if min(numbers) < 0 or max(count, 1 + last if count else offset) > len(flat):
-            raise self._lie(f"a tensor of size {_short(size)} does not fit its storage of {len(flat)} elements")
+            raise self._invalid(f"a tensor of size {_short(size)} does not fit its storage of {len(flat)} elements")
         self.used_bytes += count * flat.element_size()
         if self.used_bytes > _MAX_USES * len(self.mapped):
-            raise self._lie("its tensors are larger than the file")
+            raise self._invalid("its tensors are larger than the file")
         return flat.as_strided(size, stride, offset)
 
     def _ordered(self, arguments: tuple[Any, ...]) -> dict[str, Any]:
         if arguments:
-            raise self._lie("an ordered dictionary with arguments")
+            raise self._invalid("an ordered dictionary has arguments")
         return {}
 
     def _first(self, arguments: tuple[Any, ...]) -> Any:
-        """Lists with a type and parameters are what they wrap."""
+        """The first argument: typed lists and parameters are replaced by what they wrap."""
         if not arguments:
-            raise self._lie("a call without arguments")
+            raise self._invalid("a call has no arguments")
         return arguments[0]
 
     def _refuse_call(self, arguments: tuple[Any, ...]) -> Any:
-        raise self._lie("it calls a type")
+        raise self._invalid("a type is called")
 
-    def _lie(self, what: str) -> WeightsError:
-        return WeightsError(f"{self.where}: {what}; the file is broken or hostile: fetch it again")
+    def _invalid(self, reason: str) -> WeightsError:
+        return WeightsError(f"{self.where}: {reason}; the file is broken or hostile: download it again")
 
 
 def _short(size: tuple[int, ...]) -> str:

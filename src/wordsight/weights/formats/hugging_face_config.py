@@ -1,8 +1,8 @@
-"""What transformers' `config.json` and `preprocessor_config.json` say of a CLIPModel or SiglipModel.
+"""Read transformers' `config.json` and `preprocessor_config.json` of a CLIPModel or SiglipModel.
 
-What a file leaves out has the default of transformers' classes. Keys that change nothing of what is computed are named
-in one list and passed over; any other that is unknown is an error, and so is a known one whose value makes another
-model than ours.
+Keys that are omitted have the defaults of transformers' classes. Keys that do not affect embeddings are listed here and
+ignored. Any other unknown key is an error, and so is a known key whose value describes a model that wordsight does not
+have.
 
 Source: transformers 5.24 `configuration_clip.py`, `configuration_siglip.py`, `image_processing_pil_clip.py`,
 `image_processing_pil_siglip.py`.
@@ -19,7 +19,7 @@ from wordsight.model.config import Activation
 from wordsight.weights.formats.key_layouts import Layout
 
 ACTIVATIONS: dict[str, Activation] = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
-"""transformers' names to ours."""
+"""transformers' names of activations -> wordsight's."""
 
 _COSMETIC_WORDS = """
     _attn_implementation_autoset _commit_hash _name_or_path add_cross_attention architectures attention_dropout
@@ -34,14 +34,14 @@ _COSMETIC_WORDS = """
     top_k top_p torch_dtype torchscript transformers_version typical_p use_bfloat16 use_cache
 """
 COSMETIC = frozenset(_COSMETIC_WORDS.split())
-"""Keys of every configuration of transformers that change no embedding: first weights, generation, training, names."""
+"""Keys of transformers' configurations that do not affect embeddings: initialisation, generation, training, names."""
 
 _IMAGE_WORDS = """
     image_processor_type feature_extractor_type processor_class data_format input_data_format default_to_square
     return_tensors device disable_grouping image_seq_length do_convert_rgb
 """
-_COSMETIC_IMAGES = frozenset(_IMAGE_WORDS.split())
-_LEGACY_END_ID = 2
+_COSMETIC_IMAGE_KEYS = frozenset(_IMAGE_WORDS.split())
+_LEGACY_END_ID = 2  # with this id, transformers pools the token with the largest id
 _HALF = (0.5, 0.5, 0.5)
 _FILTERS: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
@@ -83,7 +83,7 @@ class _SiglipText(_Tower, frozen=True):
     max_position_embeddings: int = 64
     hidden_act: str = "gelu_pytorch_tanh"
     layer_norm_eps: float = 1e-6
-    eos_token_id: int | None = None  # nothing is read there
+    eos_token_id: int | None = None  # not used: SiglipModel pools the last token
 
 
 class _SiglipVision(_Tower, frozen=True):
@@ -121,50 +121,72 @@ class _Images(Config, frozen=True):
 
 
 def read_model(config: Mapping[str, Any], where: str) -> tuple[ModelConfig, Layout]:
-    """The architecture that a `config.json` describes, and how its tensors are named.
+    """Read the architecture from `config.json`.
+
+    Args:
+        config: content of the file.
+        where: the file, named in errors.
+
+    Returns:
+        The architecture and the key layout of its tensors.
 
     Raises:
-        WeightsError: of another kind than clip and siglip, or a value that makes another model than ours.
+        WeightsError: the model type is neither clip nor siglip, or a value is not supported.
         ConfigError: an unknown key, with the nearest known one.
     """
-    kind = config.get("model_type")
-    if kind == "siglip2":
+    model_type = config.get("model_type")
+    if model_type == "siglip2":
         raise WeightsError(
-            f"{where}: model_type 'siglip2' is the model of flexible resolution, which takes patches, their shapes and "
-            "a mask, no square; the SigLIP 2 checkpoints of one resolution say model_type 'siglip': take one of these"
+            f"{where}: model_type 'siglip2' is the model with flexible resolution, whose input is not a square image "
+            "but patches with a mask; use a SigLIP 2 checkpoint with a fixed resolution, whose model_type is 'siglip'"
         )
-    if kind not in ("clip", "siglip"):
-        raise WeightsError(
-            f"{where}: model_type {kind!r}{nearest(str(kind), ['clip', 'siglip'])}: expected clip or siglip"
-        )
+    if model_type not in ("clip", "siglip"):
+        hint = nearest(str(model_type), ["clip", "siglip"])
+        raise WeightsError(f"{where}: model_type {model_type!r}{hint}: expected clip or siglip")
     top = decode(_without_cosmetics(config), _Top, where)
-    text, vision = _tables(top, "text_config", where), _tables(top, "vision_config", where)
-    if kind == "clip":
+    text, vision = _tower_settings(top, "text_config", where), _tower_settings(top, "vision_config", where)
+    if model_type == "clip":
         return _clip(top.projection_dim, text, vision, where), "hugging_face_clip"
     return _siglip(text, vision, where), "hugging_face_siglip"
 
 
 def read_preprocessing(settings: Mapping[str, Any], where: str, layout: Layout, size_px: int) -> Preprocessing:
-    """What an image processor's settings do to images, for a tower that sees `size_px`.
+    """Read the preprocessing from the settings of an image processor.
+
+    Args:
+        settings: content of `preprocessor_config.json`.
+        where: the file, named in errors.
+        layout: key layout of the model, which implies the class of the processor.
+        size_px: height and width of the image tower's input.
 
     Raises:
-        WeightsError: steps that are not ours.
+        WeightsError: the settings describe preprocessing that is not supported.
         ConfigError: an unknown key, with the nearest known one.
     """
     is_clip = layout == "hugging_face_clip"
-    kept = {key: value for key, value in settings.items() if key not in _COSMETIC_IMAGES and key[:1] != "_"}
+    kept = {key: value for key, value in settings.items() if key not in _COSMETIC_IMAGE_KEYS and key[:1] != "_"}
     images = decode({key: value for key, value in kept.items() if value is not None}, _Images, where)
     for key in ("do_resize", "do_rescale", "do_normalize"):
-        _require(getattr(images, key), where, key, False, "images are always resized, scaled and normalised here")
-    _require(abs(images.rescale_factor * 255 - 1) < 1e-6, where, "rescale_factor", images.rescale_factor, "not 1/255")
-    _require(not images.do_pad, where, "do_pad", True, "images are not padded here")
+        _require(
+            getattr(images, key),
+            where,
+            key,
+            False,
+            "only preprocessing that resizes, rescales and normalises is supported",
+        )
+    _require(
+        abs(images.rescale_factor * 255 - 1) < 1e-6, where, "rescale_factor", images.rescale_factor, "expected 1/255"
+    )
+    _require(not images.do_pad, where, "do_pad", True, "padding is not supported")
     _require(images.resample in _FILTERS, where, "resample", images.resample, "expected 3 (bicubic) or 2 (bilinear)")
     crops = is_clip if images.do_center_crop is None else images.do_center_crop
-    size = _sizes(images.size, "shortest_edge" if is_clip else "both", size_px)
+    size = _size(images.size, "shortest_edge" if is_clip else "both", size_px)
     expected = {"shortest_edge": size_px} if crops else {"height": size_px, "width": size_px}
-    reason = f"expected {expected}, for the image tower sees {size_px} pixels{' after the crop' if crops else ''}"
+    reason = (
+        f"expected {expected}, because the image tower expects {size_px} pixels{' after the crop' if crops else ''}"
+    )
     _require(size == expected, where, "size", images.size, reason)
-    crop = _sizes(images.crop_size, "both", size_px)
+    crop = _size(images.crop_size, "both", size_px)
     _require(not crops or crop == {"height": size_px, "width": size_px}, where, "crop_size", images.crop_size, reason)
     return Preprocessing(
         size_px=size_px,
@@ -176,26 +198,26 @@ def read_preprocessing(settings: Mapping[str, Any], where: str, layout: Layout, 
     )
 
 
-def _sizes(given: int | dict[str, int] | None, kind: str, size_px: int) -> dict[str, int]:
-    """A size in its long form; a bare number is what it was for the older classes of the same name."""
-    if isinstance(given, dict):
-        return given
-    side = size_px if given is None else given
-    return {"shortest_edge": side} if kind == "shortest_edge" else {"height": side, "width": side}
+def _size(size: int | dict[str, int] | None, default_key: str, size_px: int) -> dict[str, int]:
+    """A size as a dictionary; a bare number is interpreted as in older versions of transformers."""
+    if isinstance(size, dict):
+        return size
+    side = size_px if size is None else size
+    return {"shortest_edge": side} if default_key == "shortest_edge" else {"height": side, "width": side}
 
 
 def _without_cosmetics(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in COSMETIC}
 
 
-def _tables(top: _Top, key: str, where: str) -> dict[str, Any]:
-    """A tower's table; an older `*_config_dict` beside it holds in its stead, defaults included, as in transformers."""
+def _tower_settings(top: _Top, key: str, where: str) -> dict[str, Any]:
+    """The configuration of one tower; an older `*_config_dict` replaces it, including defaults, as in transformers."""
     older = getattr(top, f"{key}_dict")
     kept = _without_cosmetics(getattr(top, key) or {})
     if older is None:
         return kept
-    both = (_ClipText, _ClipVision) if top.model_type == "clip" else (_SiglipText, _SiglipVision)
-    decode(kept, both[key == "vision_config"], f"{where}: {key}")
+    classes = (_ClipText, _ClipVision) if top.model_type == "clip" else (_SiglipText, _SiglipVision)
+    decode(kept, classes[key == "vision_config"], f"{where}: {key}")
     return _without_cosmetics(older)
 
 
@@ -211,7 +233,7 @@ def _activation(name: str, where: str, key: str) -> Activation:
 
 def _side(size: int | tuple[int, ...], where: str, key: str) -> int:
     sides = {size} if isinstance(size, int) else set(size)
-    _require(len(sides) == 1, where, f"vision_config.{key}", size, "only squares are read")
+    _require(len(sides) == 1, where, f"vision_config.{key}", size, "expected a square")
     return sides.pop()
 
 
@@ -220,16 +242,14 @@ def _mlp_width(width: int, inner: int) -> int | None:
 
 
 def _common(tower: _Tower, where: str, key: str) -> None:
-    _require(
-        not tower.pruned_heads, where, f"{key}.pruned_heads", tower.pruned_heads, "models with fewer heads are not ours"
-    )
+    _require(not tower.pruned_heads, where, f"{key}.pruned_heads", tower.pruned_heads, "pruned heads are not supported")
     channels = getattr(tower, "num_channels", 3)
-    _require(channels == 3, where, f"{key}.num_channels", channels, "images have three")
+    _require(channels == 3, where, f"{key}.num_channels", channels, "expected 3")
 
 
-def _clip(embed_dim: int, text_table: dict[str, Any], vision_table: dict[str, Any], where: str) -> ModelConfig:
-    text = decode(text_table, _ClipText, f"{where}: text_config")
-    vision = decode(vision_table, _ClipVision, f"{where}: vision_config")
+def _clip(embed_dim: int, text_settings: dict[str, Any], vision_settings: dict[str, Any], where: str) -> ModelConfig:
+    text = decode(text_settings, _ClipText, f"{where}: text_config")
+    vision = decode(vision_settings, _ClipVision, f"{where}: vision_config")
     _common(text, where, "text_config")
     _common(vision, where, "vision_config")
     image = VisionTransformerConfig(
@@ -246,16 +266,20 @@ def _clip(embed_dim: int, text_table: dict[str, Any], vision_table: dict[str, An
     return ModelConfig(image=image, text=tower, embed_dim=embed_dim)
 
 
-def _siglip(text_table: dict[str, Any], vision_table: dict[str, Any], where: str) -> ModelConfig:
-    text = decode(text_table, _SiglipText, f"{where}: text_config")
-    vision = decode(vision_table, _SiglipVision, f"{where}: vision_config")
+def _siglip(text_settings: dict[str, Any], vision_settings: dict[str, Any], where: str) -> ModelConfig:
+    text = decode(text_settings, _SiglipText, f"{where}: text_config")
+    vision = decode(vision_settings, _SiglipVision, f"{where}: vision_config")
     _common(text, where, "text_config")
     _common(vision, where, "vision_config")
     _require(
-        vision.vision_use_head, where, "vision_config.vision_use_head", False, "without its head it embeds nothing"
+        vision.vision_use_head,
+        where,
+        "vision_config.vision_use_head",
+        False,
+        "without the pooling head there is no image embedding",
     )
     projected = text.hidden_size if text.projection_size is None else text.projection_size
-    reason = f"contradicts vision_config.hidden_size {vision.hidden_size}, the size of the embedding"
+    reason = f"contradicts vision_config.hidden_size {vision.hidden_size}, which is the embedding dimension"
     _require(projected == vision.hidden_size, where, "text_config.projection_size", projected, reason)
     image = SigLIPConfig(
         image_size_px=_side(vision.image_size, where, "image_size"),

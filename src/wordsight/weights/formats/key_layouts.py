@@ -1,11 +1,11 @@
-"""Where the tensors of a model lie in the files of other projects: tables of names, read in both directions.
+"""Key layouts: how other projects name and store the tensors of a model, as tables that are read in both directions.
 
-A layout says for each tensor of ours under which name theirs lies, and in which form: as it is, transposed, in several
-parts one after the other (queries, keys and values), or under leading axes of one. All of it is exact in bits, so that
-`to_ours(to_theirs(x))` is x. `#` in a table stands for a layer's number.
+For each tensor of `wordsight.model.CLIP`, a layout gives the other project's name and form: unchanged, transposed,
+split along the first axis into several tensors (queries, keys and values), or with leading axes of size one. Every
+conversion is exact, so `to_ours(to_theirs(x))` equals x bit for bit. In the tables, `#` is the number of a layer.
 
-    open_clip              open_clip's `CLIP`, OpenAI's names, which are ours
-    open_clip_text         open_clip's `CustomTextCLIP`: the text tower under `text.`
+    open_clip              open_clip's `CLIP`; OpenAI's names, which wordsight uses too
+    open_clip_text         open_clip's `CustomTextCLIP`: the text tower has the prefix `text.`
     open_clip_siglip       the same with timm's names in the image tower
     hugging_face_clip      transformers' `CLIPModel`
     hugging_face_siglip    transformers' `SiglipModel`
@@ -28,18 +28,18 @@ from wordsight.weights.shapes import build_bounded, first_names
 Layout = Literal["open_clip", "open_clip_text", "open_clip_siglip", "hugging_face_clip", "hugging_face_siglip"]
 
 _LAYER = re.compile(r"(?<=resblocks\.)\d+(?=\.)")
-_NO_WEIGHTS = re.compile(r"(.*\.)?(position_ids|attn_mask)|input_resolution|context_length|vocab_size")
-"""Buffers that files of older versions have: they say nothing that the configuration does not."""
+_NOT_WEIGHTS = re.compile(r"(.*\.)?(position_ids|attn_mask)|input_resolution|context_length|vocab_size")
+"""Buffers in files of older versions, which only repeat the configuration."""
 
 
 class KeyMapping(NamedTuple):
-    """Where one tensor of ours lies in their file.
+    """How one tensor of `CLIP` is stored in a layout.
 
     Attributes:
-        names: one, or several whose tensors are parts of ours, one after the other along the first axis.
-        shares: how large these parts are, as small whole numbers.
-        is_transposed: whether theirs is the transposed matrix.
-        leading_axes: axes of size one that theirs has before ours.
+        names: names in the layout; several if the tensor is split along its first axis.
+        shares: relative sizes of these parts, as small integers.
+        is_transposed: whether the layout stores the transposed matrix.
+        leading_axes: number of leading axes of size one that the layout adds.
     """
 
     names: tuple[str, ...]
@@ -49,10 +49,14 @@ class KeyMapping(NamedTuple):
 
 
 def mapping_of(layout: Layout, name: str) -> KeyMapping:
-    """Where a tensor of ours lies in a layout.
+    """How a layout stores a tensor.
+
+    Args:
+        layout: the layout.
+        name: name of the tensor in the state dict of `CLIP`.
 
     Raises:
-        WeightsError: the layout has no mapping_of for it.
+        WeightsError: the layout cannot represent this tensor.
     """
     in_text = not name.startswith(("visual.", "logit_"))
     if layout == "open_clip":
@@ -60,22 +64,23 @@ def mapping_of(layout: Layout, name: str) -> KeyMapping:
     if layout == "open_clip_text" or (layout == "open_clip_siglip" and not name.startswith("visual.")):
         return KeyMapping((f"text.{name}" if in_text else name,))
     layer = _LAYER.search(name)
-    found = _table(layout).get(_LAYER.sub("#", name))
-    if found is None:
+    mapping = _table(layout).get(_LAYER.sub("#", name))
+    if mapping is None:
         raise WeightsError(
-            f"{name}: the layout {layout} has no mapping_of for it; choose a format that can hold this model"
+            f"{name}: the key layout {layout} has no such tensor; choose a format that can represent this model"
         )
     number = layer[0] if layer else ""
-    return found._replace(names=tuple(theirs.replace("#", number) for theirs in found.names))
+    return mapping._replace(names=tuple(theirs.replace("#", number) for theirs in mapping.names))
 
 
 def to_ours(tensors: Mapping[str, Tensor], layout: Layout, model: ModelConfig, where: str) -> dict[str, Tensor]:
-    """Tensors of a file under our names, in our forms; those that need no change are not copied.
+    """Convert the tensors of a file to the state dict of `CLIP`; tensors that need no change are not copied.
 
     Args:
-        tensors: under the names of `layout`; not changed.
-        model: what the configuration beside them says.
-        where: the file, for errors.
+        tensors: under the names of `layout`; not modified.
+        layout: the layout of the file.
+        model: the architecture according to the file's configuration.
+        where: the file, named in errors.
 
     Raises:
         WeightsError: names are missing or unexpected, or a shape contradicts the configuration.
@@ -84,48 +89,58 @@ def to_ours(tensors: Mapping[str, Tensor], layout: Layout, model: ModelConfig, w
         expected = {name: tensor.shape for name, tensor in build_bounded(model, len(tensors)).state_dict().items()}
     except WeightsError as error:
         raise WeightsError(f"{where}: {error}") from error
-    places = {name: mapping_of(layout, name) for name in expected}
-    wanted = {theirs for found in places.values() for theirs in found.names}
-    present = {name for name in tensors if name in wanted or not _NO_WEIGHTS.fullmatch(name)}
-    differences = {"missing": wanted - present, "unexpected": present - wanted}
-    wrong = [f"{label} {first_names(names)}" for label, names in differences.items() if names]
-    if wrong:
-        raise WeightsError(f"{where}: not the model of its configuration: {'; '.join(wrong)}; fetch both again")
-    return {name: _read(tensors, places[name], shape, f"{where}: {name}") for name, shape in expected.items()}
+    mappings = {name: mapping_of(layout, name) for name in expected}
+    required = {theirs for mapping in mappings.values() for theirs in mapping.names}
+    present = {name for name in tensors if name in required or not _NOT_WEIGHTS.fullmatch(name)}
+    differences = {"missing": required - present, "unexpected": present - required}
+    mismatches = [f"{label} {first_names(names)}" for label, names in differences.items() if names]
+    if mismatches:
+        raise WeightsError(f"{where}: not the model of its configuration: {'; '.join(mismatches)}; download both again")
+    return {name: _convert(tensors, mappings[name], shape, f"{where}: {name}") for name, shape in expected.items()}
 
 
 def to_theirs(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """Our state dict under their names, in their forms, contiguous.
+    """Convert a state dict of `CLIP` to a layout; all tensors become contiguous.
+
+    Args:
+        tensors: the state dict; not modified.
+        layout: the layout to write.
 
     Raises:
-        WeightsError: the layout has no mapping_of for a tensor.
+        WeightsError: the layout cannot represent a tensor.
     """
-    written: dict[str, Tensor] = {}
+    converted: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        found = mapping_of(layout, name)
-        form = tensor.T if found.is_transposed else tensor
-        form = form.reshape((1,) * found.leading_axes + tuple(form.shape))
-        unit = form.shape[0] // sum(found.shares) if form.ndim else 0
-        parts = form.split([unit * share for share in found.shares]) if len(found.shares) > 1 else [form]
-        written |= {theirs: part.contiguous() for theirs, part in zip(found.names, parts, strict=True)}
-    return written
+        mapping = mapping_of(layout, name)
+        whole = tensor.T if mapping.is_transposed else tensor
+        whole = whole.reshape((1,) * mapping.leading_axes + tuple(whole.shape))
+        unit = whole.shape[0] // sum(mapping.shares) if whole.ndim else 0
+        parts = whole.split([unit * share for share in mapping.shares]) if len(mapping.shares) > 1 else [whole]
+        converted |= {theirs: part.contiguous() for theirs, part in zip(mapping.names, parts, strict=True)}
+    return converted
 
 
-def _read(tensors: Mapping[str, Tensor], found: KeyMapping, shape: torch.Size, where: str) -> Tensor:
-    parts = [tensors[name] for name in found.names]
+def _convert(tensors: Mapping[str, Tensor], mapping: KeyMapping, shape: torch.Size, where: str) -> Tensor:
+    """One tensor of `CLIP` from the tensors of a file."""
+    parts = [tensors[name] for name in mapping.names]
     if len({part.shape[1:] for part in parts}) > 1 or any(not part.ndim for part in parts[1:]):
-        raise WeightsError(f"{where}: its parts do not fit one another: {[tuple(part.shape) for part in parts]}")
+        raise WeightsError(f"{where}: its parts have incompatible shapes: {[tuple(part.shape) for part in parts]}")
     whole = torch.cat(parts) if len(parts) > 1 else parts[0]
-    if found.is_transposed and whole.ndim == 2:
+    if mapping.is_transposed and whole.ndim == 2:
         whole = whole.T
-    leading = whole.shape[: max(0, whole.ndim - len(shape))]  # a scale is () in some files and (1,) in others
+    leading = whole.shape[: max(0, whole.ndim - len(shape))]  # a logit scale is () in some files and (1,) in others
     if whole.numel() and all(size == 1 for size in leading):
         whole = whole.reshape(whole.shape[len(leading) :])
     if whole.shape != shape:
-        raise WeightsError(f"{where} is {tuple(whole.shape)}, the configuration says {tuple(shape)}; fetch both again")
+        raise WeightsError(
+            f"{where} is {tuple(whole.shape)}, the configuration says {tuple(shape)}; download both again"
+        )
     sizes = [part.shape[0] for part in parts] if len(parts) > 1 else []
-    if sizes and [size * sum(found.shares) for size in sizes] != [share * shape[0] for share in found.shares]:
-        raise WeightsError(f"{where}: its parts are {sizes} rows, expected shares {list(found.shares)}; fetch it again")
+    if sizes and [size * sum(mapping.shares) for size in sizes] != [share * shape[0] for share in mapping.shares]:
+        raise WeightsError(
+            f"{where}: its parts have {sizes} rows, expected proportions {list(mapping.shares)}; "
+            "download the file again"
+        )
     return whole.contiguous()
 
 
@@ -143,17 +158,17 @@ Row = tuple[str, KeyMapping]
 
 
 def _both(ours: str, theirs: str) -> Iterator[Row]:
-    """Weight and bias of a layer."""
-    for kind in ("weight", "bias"):
-        yield f"{ours}.{kind}", KeyMapping((f"{theirs}.{kind}",))
+    """Rows for the weight and the bias of a layer."""
+    for suffix in ("weight", "bias"):
+        yield f"{ours}.{suffix}", KeyMapping((f"{theirs}.{suffix}",))
 
 
 def _tower(ours: str, theirs: str) -> Iterator[Row]:
-    """The blocks of either tower, as transformers names them."""
+    """Rows for the transformer blocks of one tower, as transformers names them."""
     block, layer = f"{ours}transformer.resblocks.#.", f"{theirs}encoder.layers.#."
-    for kind in ("weight", "bias"):
-        parts = tuple(f"{layer}self_attn.{part}_proj.{kind}" for part in "qkv")
-        yield f"{block}attn.in_proj_{kind}", KeyMapping(parts, shares=(1, 1, 1))
+    for suffix in ("weight", "bias"):
+        parts = tuple(f"{layer}self_attn.{part}_proj.{suffix}" for part in "qkv")
+        yield f"{block}attn.in_proj_{suffix}", KeyMapping(parts, shares=(1, 1, 1))
     yield from _both(f"{block}attn.out_proj", f"{layer}self_attn.out_proj")
     yield from _both(f"{block}ln_1", f"{layer}layer_norm1")
     yield from _both(f"{block}ln_2", f"{layer}layer_norm2")
@@ -162,7 +177,7 @@ def _tower(ours: str, theirs: str) -> Iterator[Row]:
 
 
 def _hugging_face_embeddings() -> Iterator[Row]:
-    """What both of transformers' models have around the blocks."""
+    """Rows for everything outside the blocks that CLIPModel and SiglipModel name alike."""
     vision, text = "vision_model.", "text_model."
     yield "visual.conv1.weight", KeyMapping((f"{vision}embeddings.patch_embedding.weight",))
     yield "visual.positional_embedding", KeyMapping((f"{vision}embeddings.position_embedding.weight",))
@@ -198,14 +213,14 @@ def _hugging_face_siglip() -> Iterator[Row]:
 
 
 def _timm_tower() -> Iterator[Row]:
-    """SigLIP's image tower as timm names it, in open_clip's wrapper."""
+    """Rows for SigLIP's image tower as timm names it, within open_clip's wrapper."""
     trunk, block = "visual.trunk.", "visual.transformer.resblocks.#."
     layer = f"{trunk}blocks.#."
     yield from _both("visual.conv1", f"{trunk}patch_embed.proj")
     yield "visual.positional_embedding", KeyMapping((f"{trunk}pos_embed",), leading_axes=1)
     yield from _both("visual.ln_post", f"{trunk}norm")
-    for kind in ("weight", "bias"):
-        yield f"{block}attn.in_proj_{kind}", KeyMapping((f"{layer}attn.qkv.{kind}",))
+    for suffix in ("weight", "bias"):
+        yield f"{block}attn.in_proj_{suffix}", KeyMapping((f"{layer}attn.qkv.{suffix}",))
     yield from _both(f"{block}attn.out_proj", f"{layer}attn.proj")
     yield from _both(f"{block}ln_1", f"{layer}norm1")
     yield from _both(f"{block}ln_2", f"{layer}norm2")
@@ -213,8 +228,8 @@ def _timm_tower() -> Iterator[Row]:
     yield from _both(f"{block}mlp.c_proj", f"{layer}mlp.fc2")
     pool, head = "visual.attn_pool.", f"{trunk}attn_pool."
     yield f"{pool}probe", KeyMapping((f"{head}latent",), leading_axes=2)
-    for kind in ("weight", "bias"):
-        yield f"{pool}attn.in_proj_{kind}", KeyMapping((f"{head}q.{kind}", f"{head}kv.{kind}"), shares=(1, 2))
+    for suffix in ("weight", "bias"):
+        yield f"{pool}attn.in_proj_{suffix}", KeyMapping((f"{head}q.{suffix}", f"{head}kv.{suffix}"), shares=(1, 2))
     yield from _both(f"{pool}attn.out_proj", f"{head}proj")
     yield from _both(f"{pool}ln", f"{head}norm")
     yield from _both(f"{pool}mlp.c_fc", f"{head}mlp.fc1")

@@ -1,9 +1,10 @@
-"""A model as two ONNX graphs, for programs without torch: pixels to unit embeddings, ids to unit embeddings.
+"""Write a model as two ONNX graphs, for programs without torch.
 
-    image.onnx   pixels (N, 3, S, S) float32, as the card's preprocessing gives them  -> embeddings (N, E) float32
-    text.onnx    ids (M, L) int32, L from 2 to the context length where the tower is causal -> embeddings (M, E) float32
+    image.onnx   pixels (N, 3, H, W) float32, preprocessed as the card says -> unit-length embeddings (N, E) float32
+    text.onnx    token ids (M, L) int32 -> unit-length embeddings (M, E) float32; L is the context length, or from 2 to
+                 the context length if the text tower is causal
 
-ONNX is written, never read back into a model: what it computes is compared with the model's own answers.
+A graph is never read back into a model; instead its outputs are compared with those of the model.
 """
 
 import logging
@@ -21,16 +22,18 @@ from torch.nn import functional as F
 
 from wordsight.errors import MissingExtraError
 from wordsight.model import CLIP
-from wordsight.weights.formats.onnx_directory import IMAGE_NAME, MOST_INLINE_BYTES, TEXT_NAME
-from wordsight.weights.probes import probe_ids, probe_pixels
+from wordsight.weights.certificate import probe_ids, probe_pixels
+from wordsight.weights.formats.onnx_directory import IMAGE_NAME, MAX_INLINE_BYTES, TEXT_NAME
 
-BATCHES = (1, 2, 7)
-"""Numbers of images and texts at which a written graph is compared with its model."""
+BATCH_SIZES = (1, 2, 7)
+"""Batch sizes at which a written graph is compared with its model."""
 
-_ANY_SIZE = 1 << 62
+_NO_LIMIT = 1 << 62
 
 
-class _Images(nn.Module):
+class _ImageEncoder(nn.Module):
+    """Pixels (N, 3, H, W) -> unit-length embeddings (N, E)."""
+
     def __init__(self, model: CLIP) -> None:
         super().__init__()
         self.model = model
@@ -39,7 +42,9 @@ class _Images(nn.Module):
         return F.normalize(self.model.encode_image(pixels), dim=1)
 
 
-class _Texts(nn.Module):
+class _TextEncoder(nn.Module):
+    """Token ids (M, L) -> unit-length embeddings (M, E)."""
+
     def __init__(self, model: CLIP) -> None:
         super().__init__()
         self.model = model
@@ -56,11 +61,11 @@ def write_graphs(model: CLIP, directory: Path) -> None:
     """
     batch = torch.export.Dim("batch", min=1, max=1 << 16)
     pixels = torch.zeros(2, 3, *(2 * [model.config.image.image_size_px]))
-    _write(_Images(model), directory / IMAGE_NAME, pixels, {0: batch}, "pixels")
+    _write(_ImageEncoder(model), directory / IMAGE_NAME, pixels, {0: batch}, "pixels")
     ids, sizes = probe_ids(model.config.text, 2), {0: batch}
     if model.config.text.is_trimmed:
         sizes[1] = torch.export.Dim("length", min=2, max=model.config.text.context_length)
-    _write(_Texts(model), directory / TEXT_NAME, ids, sizes, "ids")
+    _write(_TextEncoder(model), directory / TEXT_NAME, ids, sizes, "ids")
 
 
 def _write(module: nn.Module, path: Path, example: Tensor, sizes: Mapping[int, Any], name: str) -> None:
@@ -80,15 +85,15 @@ def _write(module: nn.Module, path: Path, example: Tensor, sizes: Mapping[int, A
             verbose=False,
         )
         assert program is not None
-        # transposed and scaled weights are written as they are used, whatever their size
-        optimizer.fold_constants(program.model, input_size_limit=_ANY_SIZE, output_size_limit=_ANY_SIZE)
+        # weights are stored transposed and scaled, so that the runtime need not do it; there is no limit of size
+        optimizer.fold_constants(program.model, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT)
         optimizer.remove_unused_nodes(program.model)
-        program.save(path, external_data=num_bytes > MOST_INLINE_BYTES)
+        program.save(path, external_data=num_bytes > MAX_INLINE_BYTES)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter speaks of torchvision, of its own deprecations and of each folded constant."""
+    """Silence the exporter, which reports torchvision, its own deprecations and every folded constant."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:
@@ -102,21 +107,27 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def greatest_differences(model: CLIP, directory: Path) -> tuple[float, float]:
-    """The greatest difference of a component between the graphs' embeddings of images and of texts and the model's.
+def max_differences(model: CLIP, directory: Path) -> tuple[float, float]:
+    """Compare the embeddings of written graphs with those of their model.
 
-    Images at batches of 1, 2 and 7; texts too, and at lengths 2, 3, half and the whole of the context where the
-    tower is causal.
+    Images and texts are compared at batch sizes 1, 2 and 7; if the text tower is causal, also at 2, 3, half and all
+    tokens of the context.
+
+    Returns:
+        The largest absolute difference of a component, for images and for texts.
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
     """
     text, size_px = model.config.text, model.config.image.image_size_px
     lengths = {2, 3, text.context_length // 2, text.context_length} if text.is_trimmed else {text.context_length}
-    images = [_difference(directory / IMAGE_NAME, _Images(model), probe_pixels(size_px, batch)) for batch in BATCHES]
+    images = [
+        _difference(directory / IMAGE_NAME, _ImageEncoder(model), probe_pixels(size_px, batch_size))
+        for batch_size in BATCH_SIZES
+    ]
     texts = [
-        _difference(directory / TEXT_NAME, _Texts(model), probe_ids(text, batch, length))
-        for batch in BATCHES
+        _difference(directory / TEXT_NAME, _TextEncoder(model), probe_ids(text, batch_size, length))
+        for batch_size in BATCH_SIZES
         for length in sorted(lengths)
         if length >= 2
     ]
@@ -125,12 +136,20 @@ def greatest_differences(model: CLIP, directory: Path) -> tuple[float, float]:
 
 @torch.inference_mode()
 def _difference(path: Path, module: nn.Module, example: Tensor) -> float:
-    found = run_graph(path, [example.numpy()])
-    return float(np.abs(found - module(example).numpy()).max())
+    embeddings = run_graph(path, [example.numpy()])
+    return float(np.abs(embeddings - module(example).numpy()).max())
 
 
 def run_graph(path: Path, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-    """The embeddings that one graph gives, on one thread of ONNX Runtime's CPU provider."""
+    """Run a graph on ONNX Runtime's CPU provider and return its embeddings.
+
+    Args:
+        path: the graph.
+        inputs: arrays in the order of the graph's inputs.
+
+    Raises:
+        MissingExtraError: ONNX Runtime is not installed.
+    """
     try:
         import onnxruntime
     except ModuleNotFoundError as error:

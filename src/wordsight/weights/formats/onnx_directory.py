@@ -1,4 +1,4 @@
-"""A directory that was exported to ONNX, as far as it can be read without torch: card, tokenizer, and the learnt scale."""
+"""A directory of ONNX graphs, as far as it can be read without torch: card, tokenizer, and the learnt logit scale."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,26 +9,27 @@ import msgspec
 
 from wordsight.config import Config, decode
 from wordsight.errors import ConfigError, WeightsError
-from wordsight.files import write_atomic
-from wordsight.weights.card import CARD_NAME, Card, read_card, read_tokenizer
+from wordsight.files import read_json, write_atomic
+from wordsight.weights.card import CARD_NAME, Card, read_card, read_tokenizer_file
+from wordsight.weights.formats.json_files import write_json
 
 EXPORTED_NAME = "exported.json"
 IMAGE_NAME = "image.onnx"
 TEXT_NAME = "text.onnx"
-MOST_INLINE_BYTES = 2_000_000_000
-"""Protocol buffers end at 2 GiB; a graph with more has its weights in a file beside it."""
+MAX_INLINE_BYTES = 2_000_000_000
+"""Protocol buffers are limited to 2 GiB; a graph with more weights than this has them in a separate file."""
 
 _MAX_BYTES = 1 << 20
 
 
 class Exported(Config, frozen=True):
-    """What a model knows beside its two graphs.
+    """The parts of a model that its two graphs do not contain.
 
     Attributes:
-        scale: what multiplies the cosine.
-        bias: what is added to it.
-        weights: SHA-256 of the weights from which the graphs were made, as a fingerprint has it.
-        precision: of their products with weights.
+        scale: factor by which the cosine similarity is multiplied (the exponential of the learnt logit scale).
+        bias: learnt bias that is added afterwards; 0 if the model has none.
+        weights: SHA-256 of the weights from which the graphs were made, as in a fingerprint.
+        precision: precision of the matrix products with weights.
     """
 
     scale: float
@@ -38,7 +39,13 @@ class Exported(Config, frozen=True):
 
 
 class ExportedDirectory(NamedTuple):
-    """Everything but the graphs."""
+    """The contents of an ONNX directory without its graphs.
+
+    Attributes:
+        card: describes the model.
+        exported: logit scale and bias, hash of the weights, precision.
+        files: bytes of the tokenizer's file under its name.
+    """
 
     card: Card
     exported: Exported
@@ -46,12 +53,12 @@ class ExportedDirectory(NamedTuple):
 
 
 def is_exported(directory: Path) -> bool:
-    """Whether a directory holds a model as `wordsight convert --to onnx` writes it."""
+    """Whether a directory contains a model as `wordsight convert --to onnx` writes it."""
     return (directory / EXPORTED_NAME).is_file()
 
 
 def read_exported(directory: Path) -> ExportedDirectory:
-    """Read the card, the tokenizer's files and what stands beside the graphs.
+    """Read an ONNX directory without its graphs.
 
     Raises:
         WeightsError: a file is missing or broken.
@@ -62,28 +69,28 @@ def read_exported(directory: Path) -> ExportedDirectory:
             raise WeightsError(f"{directory / name}: no such file; export the model again")
     path = directory / EXPORTED_NAME
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise WeightsError(f"{path}: larger than {_MAX_BYTES} bytes; export the model again")
-        exported = decode(msgspec.json.decode(path.read_bytes()), Exported, str(path))
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}; check the directory") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise WeightsError(f"{path}: not JSON: {error}; export the model again") from error
+        exported = decode(read_json(path, _MAX_BYTES, WeightsError), Exported, str(path))
+    except WeightsError as error:
+        raise WeightsError(f"{error}; export the model again") from error
     except ConfigError as error:
         raise WeightsError(str(error)) from error
-    return ExportedDirectory(card, exported, read_tokenizer(directory, card))
+    return ExportedDirectory(card, exported, read_tokenizer_file(directory, card))
 
 
 def write_beside_graphs(directory: Path, card: Card, exported: Exported, files: Mapping[str, bytes]) -> None:
-    """Write what `read_exported` reads."""
-    for name, content in ((EXPORTED_NAME, exported), (CARD_NAME, card)):
-        write_atomic(directory / name, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
-    for name, raw in files.items():
-        write_atomic(directory / name, raw)
+    """Write everything that `read_exported` reads.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    write_json(directory / EXPORTED_NAME, exported)
+    write_json(directory / CARD_NAME, card)
+    for name, content in files.items():
+        write_atomic(directory / name, content)
 
 
 def cache_name(weights_hash: str, card: Card) -> str:
-    """A name for a model's graphs, of all that decides what they answer."""
+    """A directory name for a model's graphs: a hash of everything that determines its embeddings."""
     return hashlib.sha256(
         msgspec.json.encode((weights_hash, card.model, card.preprocessing, card.tokenizer))
     ).hexdigest()

@@ -1,6 +1,6 @@
-"""open_clip's directories: `open_clip_config.json` beside `open_clip_model.safetensors` or `open_clip_pytorch_model.bin`.
+"""open_clip's directories: `open_clip_config.json` and `open_clip_model.safetensors` or `open_clip_pytorch_model.bin`.
 
-`open_clip_config.py` reads the configuration; here are the directory, and the way back.
+This module reads and writes the directory; `open_clip_config.py` reads the configuration.
 """
 
 from collections.abc import Mapping
@@ -8,13 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from wordsight.errors import WeightsError
-from wordsight.model import ModelConfig, ModifiedResNetConfig, SigLIPConfig, TextConfig, VisionTransformerConfig
+from wordsight.model import (
+    CLIP,
+    ModelConfig,
+    ModifiedResNetConfig,
+    SigLIPConfig,
+    TextConfig,
+    VisionTransformerConfig,
+)
 from wordsight.text import TokenizerConfig
 from wordsight.weights.card import Card
 from wordsight.weights.checkpoint import Checkpoint
-from wordsight.weights.formats.hugging_face import read_json, read_weights, tokenizer_files
-from wordsight.weights.formats.key_layouts import Layout, to_ours
-from wordsight.weights.formats.open_clip_config import CONFIG_NAME, SIGLIP_SIZES, read_open_clip_config, timm_image
+from wordsight.weights.containers.safetensors import write_safetensors
+from wordsight.weights.formats.json_files import read_json_object, write_json
+from wordsight.weights.formats.key_layouts import Layout, to_ours, to_theirs
+from wordsight.weights.formats.open_clip_config import CONFIG_NAME, read_open_clip_config
+from wordsight.weights.formats.state_dict import read_first_state_dict
+from wordsight.weights.formats.timm_siglip import timm_name_of
+from wordsight.weights.formats.tokenizer_files import tokenizer_files, write_tokenizer
 
 __all__ = [
     "CONFIG_NAME",
@@ -24,71 +35,88 @@ __all__ = [
     "open_clip_config_of",
     "read_open_clip",
     "read_open_clip_config",
+    "write_open_clip",
 ]
 
 WEIGHTS_NAMES = ("open_clip_model.safetensors", "open_clip_model.safetensors.index.json", "open_clip_pytorch_model.bin")
 
-_FIRST_SCALE = 2.6592600369327783  # log(1 / 0.07)
-_FIRST_BIASED_SCALE = 2.302585092994046  # log(10)
-_FIRST_BIAS = -10.0
+_INITIAL_SCALE = 2.6592600369327783  # log(1 / 0.07)
+_INITIAL_SCALE_WITH_BIAS = 2.302585092994046  # log(10)
+_INITIAL_BIAS = -10.0
 
 
 def read_open_clip(directory: str | Path, weights: str | Path | None = None) -> Checkpoint:
-    """A model in open_clip's directory.
+    """Read a model in open_clip's directory format.
 
     Args:
-        directory: with `open_clip_config.json`, the weights, and the tokenizer's files where the model has its own.
-        weights: another file of weights than the directory's.
+        directory: contains `open_clip_config.json`, the weights, and the tokenizer's files if the model has its own.
+        weights: a file of weights to read instead of the directory's.
 
     Raises:
-        WeightsError: a file is missing or broken, the configuration has a key that we do not know or a value that we
-            cannot honour, or the weights contradict it.
+        WeightsError: a file is missing or broken, the configuration has an unknown key or an unsupported value, or the
+            weights contradict it.
     """
     directory = Path(directory)
     path = directory / CONFIG_NAME
-    config = read_json(path)
-    strange = sorted(config.keys() - {"model_cfg", "preprocess_cfg"})
+    config = read_json_object(path)
+    unknown = sorted(config.keys() - {"model_cfg", "preprocess_cfg"})
     preprocess = config.get("preprocess_cfg") or {}
-    wrong = [*strange, *(["model_cfg"] if not isinstance(config.get("model_cfg"), dict) else [])]
-    wrong += ["preprocess_cfg"] if not isinstance(preprocess, dict) else []
-    if wrong:
+    invalid = [*unknown, *(["model_cfg"] if not isinstance(config.get("model_cfg"), dict) else [])]
+    invalid += ["preprocess_cfg"] if not isinstance(preprocess, dict) else []
+    if invalid:
         raise WeightsError(
-            f"{path}: key {wrong[0]!r}: expected the tables model_cfg and preprocess_cfg; fetch it again"
+            f"{path}: key {invalid[0]!r}: expected the objects model_cfg and preprocess_cfg; download it again"
         )
     files = tokenizer_files(directory)
     card = read_open_clip_config(config["model_cfg"], preprocess, files, str(path), directory.name)
-    tensors, chosen = read_weights(directory, WEIGHTS_NAMES if weights is None else (Path(weights).absolute(),))
+    names = WEIGHTS_NAMES if weights is None else (Path(weights).absolute(),)
+    tensors, weights_path = read_first_state_dict(directory, names)
     used = {card.tokenizer.file: files[card.tokenizer.file]} if card.tokenizer.file else {}
-    return Checkpoint(to_ours(tensors, layout_of(card.model, tensors), card.model, str(chosen)), card, used)
+    return Checkpoint(to_ours(tensors, layout_of(card.model, tensors), card.model, str(weights_path)), card, used)
+
+
+def write_open_clip(checkpoint: Checkpoint, model: CLIP, directory: Path) -> None:
+    """Write a model as open_clip's directory.
+
+    Raises:
+        WeightsError: open_clip's configuration cannot represent this model.
+        OutputError: a file cannot be written.
+    """
+    config = open_clip_config_of(checkpoint.card)
+    tensors = to_theirs(model.state_dict(), layout_for_writing(checkpoint.card.model))
+    write_json(directory / CONFIG_NAME, config)
+    write_safetensors(directory / WEIGHTS_NAMES[0], tensors, {"format": "pt"})
+    if checkpoint.card.tokenizer.family != "clip":
+        write_tokenizer(checkpoint, directory)
 
 
 def layout_of(model: ModelConfig, names: Mapping[str, Any]) -> Layout:
-    """Which of open_clip's layouts a state dict of these names has."""
+    """The key layout of open_clip's that a state dict with these names has."""
     if isinstance(model.image, SigLIPConfig):
         return "open_clip_siglip"
     return "open_clip_text" if any(name.startswith("text.") for name in names) else "open_clip"
 
 
 def layout_for_writing(model: ModelConfig) -> Layout:
-    """The layout of the class that open_clip builds by `open_clip_config_of`."""
+    """The key layout of the class that open_clip builds from `open_clip_config_of`."""
     if isinstance(model.image, SigLIPConfig):
         return "open_clip_siglip"
     return "open_clip_text" if model.text.pool == "class_token" else "open_clip"
 
 
 def open_clip_config_of(card: Card) -> dict[str, Any]:
-    """The contents of an `open_clip_config.json` by which open_clip builds this model and prepares its inputs.
+    """The content of `open_clip_config.json`, from which open_clip builds this model and its preprocessing.
 
     Raises:
-        WeightsError: something of the card cannot be said in it.
+        WeightsError: the configuration cannot represent the card.
     """
     model, text = card.model, card.model.text
     is_biased = model.logit_bias
     needs_own_tower = layout_for_writing(model) != "open_clip"
     model_cfg: dict[str, Any] = {
         "embed_dim": model.embed_dim,
-        "init_logit_scale": _FIRST_BIASED_SCALE if is_biased else _FIRST_SCALE,
-        **({"init_logit_bias": _FIRST_BIAS} if is_biased else {}),
+        "init_logit_scale": _INITIAL_SCALE_WITH_BIAS if is_biased else _INITIAL_SCALE,
+        **({"init_logit_bias": _INITIAL_BIAS} if is_biased else {}),
         **({"custom_text": True} if needs_own_tower else {}),
         **({"quick_gelu": True} if text.activation == "quick_gelu" else {}),
         "vision_cfg": _vision_cfg(model),
@@ -110,9 +138,14 @@ def open_clip_config_of(card: Card) -> dict[str, Any]:
 def _vision_cfg(model: ModelConfig) -> dict[str, Any]:
     image = model.image
     if isinstance(image, SigLIPConfig):
+        name = timm_name_of(image)
+        if name is None:
+            raise WeightsError(
+                "open_clip builds SigLIP's image towers by timm's names, and this tower has none; choose the format hf"
+            )
         return {
             "image_size": image.image_size_px,
-            "timm_model_name": _timm_name(image),
+            "timm_model_name": name,
             "timm_model_pretrained": False,
             "timm_pool": "map",
             "timm_proj": "none",
@@ -120,9 +153,9 @@ def _vision_cfg(model: ModelConfig) -> dict[str, Any]:
     if isinstance(image, ModifiedResNetConfig):
         return {"image_size": image.image_size_px, "layers": list(image.layers), "width": image.width}
     if not isinstance(image, VisionTransformerConfig) or image.stem != "patch":
-        raise WeightsError("open_clip has no image tower of this kind; write the model as wordsight")
+        raise WeightsError("open_clip has no such image tower; choose the format wordsight")
     if "quick_gelu" in (image.activation, model.text.activation) and image.activation != model.text.activation:
-        raise WeightsError("open_clip says quick_gelu of both towers or of none; write the model as wordsight")
+        raise WeightsError("open_clip has quick_gelu in both towers or in neither; choose the format wordsight")
     return {
         "image_size": image.image_size_px,
         "patch_size": image.patch_size_px,
@@ -134,14 +167,6 @@ def _vision_cfg(model: ModelConfig) -> dict[str, Any]:
         **({"pool_type": "avg"} if image.pool == "mean" else {}),
         **({"final_ln_after_pool": True} if image.norm_after_pool else {}),
     }
-
-
-def _timm_name(image: SigLIPConfig) -> str:
-    for size in SIGLIP_SIZES:
-        name = f"vit_{size}_patch{image.patch_size_px}_siglip_{image.image_size_px}"
-        if timm_image(name) == image:
-            return name
-    raise WeightsError("open_clip names SigLIP's image towers after timm's, and this is none of them; write it as hf")
 
 
 def _text_cfg(text: TextConfig) -> dict[str, Any]:
@@ -163,7 +188,7 @@ def _text_cfg(text: TextConfig) -> dict[str, Any]:
 
 
 def _tower_cfg(tower: VisionTransformerConfig | TextConfig) -> dict[str, Any]:
-    """What both towers say in the same words; where the published value holds, nothing."""
+    """The keys that both towers have; values equal to open_clip's defaults are omitted."""
     options: dict[str, Any] = {}
     if tower.mlp_width not in (None, 4 * tower.width):
         options["mlp_ratio"] = _mlp_ratio(tower.width, tower.mlp_width or 0)
@@ -177,11 +202,13 @@ def _tower_cfg(tower: VisionTransformerConfig | TextConfig) -> dict[str, Any]:
 
 
 def _mlp_ratio(width: int, inner: int) -> float:
-    """A ratio whose product with the width, cut to a whole number, is the inner width."""
+    """A ratio whose product with the width, truncated to an integer, is the inner width, as open_clip computes it."""
     for ratio in (inner / width, (inner + 0.5) / width):
         if int(width * ratio) == inner:
             return ratio
-    raise WeightsError(f"no mlp_ratio makes {inner} of {width}; write the model as wordsight")
+    raise WeightsError(
+        f"open_clip: no mlp_ratio yields the inner width {inner} for width {width}; choose the format wordsight"
+    )
 
 
 def _tokenizer_cfg(tokenizer: TokenizerConfig, name: str) -> dict[str, Any]:
@@ -191,8 +218,8 @@ def _tokenizer_cfg(tokenizer: TokenizerConfig, name: str) -> dict[str, Any]:
     clean = cleanings.get((tokenizer.lower_case, tokenizer.removes_punctuation))
     if clean is None or not tokenizer.repairs:
         raise WeightsError(
-            "open_clip mends texts before it cuts them, and lower-cases where it drops punctuation; "
-            "this tokenizer does not: write the model as hf or wordsight"
+            "open_clip repairs texts before tokenizing them, and lower-cases them if it removes punctuation; "
+            "this tokenizer does not: choose the format hf or wordsight"
         )
     strips_end = tokenizer.end_id == tokenizer.pad_id == 0
     kwargs = {"clean": clean, **({"strip_sep_token": True} if strips_end else {})}

@@ -1,15 +1,13 @@
-"""What open_clip's `open_clip_config.json` says of a model, as a card.
+"""Read open_clip's configuration, `open_clip_config.json`, as a card.
 
-open_clip fills what a configuration leaves out with the defaults of its data classes, which are repeated here. A key
-that is none of theirs is an error, and so is a known one whose value makes another model than ours.
+Keys that are omitted have the defaults of open_clip's data classes, which are repeated here. An unknown key is an
+error, and so is a known key whose value describes a model that wordsight does not have.
 
-Source: open_clip 3.3.0 `model.py: CLIPVisionCfg, CLIPTextCfg`, `transform.py: PreprocessCfg`, `factory.py`; timm's
-`vision_transformer.py` for what the names of SigLIP's image towers stand for.
+Source: open_clip 3.3.0 `model.py: CLIPVisionCfg, CLIPTextCfg`, `transform.py: PreprocessCfg`, `factory.py`.
 """
 
-import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -19,44 +17,17 @@ from wordsight.image import CLIP_MEAN, CLIP_STD, Preprocessing
 from wordsight.model import ModelConfig, ModifiedResNetConfig, SigLIPConfig, TextConfig, VisionTransformerConfig
 from wordsight.model.config import Activation
 from wordsight.text import TokenizerConfig
-from wordsight.weights.card import Card
-from wordsight.weights.formats.hugging_face import CLIP_VOCABULARY_SIZE, read_tokenizer
+from wordsight.weights.card import CLIP_VOCABULARY_SIZE, Card
+from wordsight.weights.formats.timm_siglip import mlp_width, timm_image, timm_names
+from wordsight.weights.formats.tokenizer_files import read_tokenizer
 
 CONFIG_NAME = "open_clip_config.json"
 
 _HEAD_WIDTH = 64
-_PATTERN = re.compile(r"vit_(base|large|so400m|giantopt)_patch(\d+)_siglip_(\d+)")
-
-
-class _Size(NamedTuple):
-    """An image tower of SigLIP in timm; `tanh` lists (patch, side) whose GELU is the approximate one."""
-
-    width: int
-    layers: int
-    heads: int
-    mlp_ratio: float
-    patches_and_sides: tuple[tuple[int, int], ...]
-    tanh: tuple[tuple[int, int], ...]
-
-
-SIGLIP_SIZES = {
-    "base": _Size(768, 12, 12, 4.0, ((32, 256), (16, 224), (16, 256), (16, 384), (16, 512)), ((32, 256),)),
-    "large": _Size(1024, 24, 16, 4.0, ((16, 256), (16, 384), (16, 512)), ((16, 512),)),
-    "so400m": _Size(
-        1152,
-        27,
-        16,
-        3.7362,
-        ((14, 224), (14, 378), (14, 384), (16, 256), (16, 384), (16, 512)),
-        ((16, 256), (16, 384), (16, 512)),
-    ),
-    "giantopt": _Size(1536, 40, 16, 4.0, ((16, 256), (16, 384)), ((16, 256), (16, 384))),
-}
-"""What timm's `vit_<size>_patch<patch>_siglip_<side>` are, by size."""
 
 
 class _Attention(Config, frozen=True):
-    """Blocks of other kinds than the plain one, which both towers know and no published plain model has."""
+    """Options of both towers for other kinds of blocks, which no published model of these classes uses."""
 
     block_type: str | None = None
     qk_norm: bool = False
@@ -72,7 +43,7 @@ class _Vision(_Attention, frozen=True):
     width: int = 768
     head_width: int = 64
     mlp_ratio: float = 4.0
-    patch_size: int | None = 16  # none in those of ResNets
+    patch_size: int | None = 16  # None in configurations of ResNets
     image_size: int | tuple[int, int] = 224
     ls_init_value: float | None = None
     patch_dropout: float = 0.0
@@ -153,17 +124,17 @@ def read_open_clip_config(
     where: str = CONFIG_NAME,
     name: str = "",
 ) -> Card:
-    """The card that open_clip's two tables amount to.
+    """Convert open_clip's configuration to a card.
 
     Args:
         model_cfg: as in open_clip's `model_configs`.
-        preprocess_cfg: may be empty: open_clip's defaults then hold.
-        files: the tokenizer's, by name; models of the 49,408 vocabulary need none.
-        where: what errors call the tables.
-        name: of the card.
+        preprocess_cfg: preprocessing; if it is empty, open_clip's defaults apply.
+        files: the tokenizer's files by name; models with the vocabulary of 49,408 need none.
+        where: the file, named in errors.
+        name: name of the card.
 
     Raises:
-        WeightsError: an unknown key, with the nearest known one, or a value that makes another model than ours.
+        WeightsError: an unknown key, with the nearest known one, or a value that is not supported.
     """
     try:
         config = decode(dict(model_cfg), _Model, f"{where}: model_cfg")
@@ -193,28 +164,34 @@ def _require(claim: bool, where: str, key: str, value: Any, reason: str) -> None
 
 
 def _refuse(config: _Model, where: str) -> None:
-    """Refuse what open_clip knows and this package has no tower for."""
+    """Refuse options of open_clip for which wordsight has no tower."""
     vision, text = config.vision_cfg, config.text_cfg
-    _require(config.multimodal_cfg is None, where, "multimodal_cfg", "...", "CoCa's caption decoder is not one of ours")
-    _require(text.hf_model_name is None, where, "text_cfg.hf_model_name", text.hf_model_name, _OTHER_TEXT)
-    _require(not vision.attentional_pool, where, "vision_cfg.attentional_pool", vision.attentional_pool, _COCA)
+    _require(config.multimodal_cfg is None, where, "multimodal_cfg", "...", "CoCa's caption decoder is not supported")
+    _require(text.hf_model_name is None, where, "text_cfg.hf_model_name", text.hf_model_name, _UNSUPPORTED_TEXT_TOWER)
+    _require(
+        not vision.attentional_pool, where, "vision_cfg.attentional_pool", vision.attentional_pool, _UNSUPPORTED_POOLING
+    )
     for table, tower in (("vision_cfg", vision), ("text_cfg", text)):
         for key in _Attention.__struct_fields__:
             value = getattr(tower, key)
             _require(
-                value in (None, False, "default"), where, f"{table}.{key}", value, "blocks of this kind are not ours"
+                value in (None, False, "default"),
+                where,
+                f"{table}.{key}",
+                value,
+                "blocks of this kind are not supported",
             )
     _require(
         not text.embed_cls or config.custom_text,
         where,
         "text_cfg.embed_cls",
         True,
-        "open_clip computes a class token under custom_text only; set custom_text",
+        "open_clip computes a class token only if custom_text is set; set it",
     )
 
 
-_OTHER_TEXT = "text towers of transformers' other models are not ours; only open_clip's own text tower is read"
-_COCA = "CoCa's pooling by many queries is not one of ours"
+_UNSUPPORTED_TEXT_TOWER = "text towers of transformers' other models are not supported, only open_clip's own text tower"
+_UNSUPPORTED_POOLING = "CoCa's attentional pooling with several queries is not supported"
 
 
 def _image(config: _Model, where: str) -> VisionTransformerConfig | SigLIPConfig | ModifiedResNetConfig:
@@ -225,9 +202,15 @@ def _image(config: _Model, where: str) -> VisionTransformerConfig | SigLIPConfig
     if isinstance(vision.layers, tuple):
         _require(vision.head_width == _HEAD_WIDTH, where, "vision_cfg.head_width", vision.head_width, _RESNET_HEADS)
         return ModifiedResNetConfig(image_size_px=size_px, layers=vision.layers, width=vision.width)
-    _choose(vision.pool_type, {"tok", "avg"}, where, "vision_cfg.pool_type")
-    _require(vision.patch_size is not None, where, "vision_cfg.patch_size", None, "a vision transformer has one")
-    _choose(vision.pos_embed_type, {"learnable", "sin_cos_2d"}, where, "vision_cfg.pos_embed_type")
+    _require_choice(vision.pool_type, {"tok", "avg"}, where, "vision_cfg.pool_type")
+    _require(
+        vision.patch_size is not None,
+        where,
+        "vision_cfg.patch_size",
+        None,
+        "expected the patch size of a vision transformer",
+    )
+    _require_choice(vision.pos_embed_type, {"learnable", "sin_cos_2d"}, where, "vision_cfg.pos_embed_type")
     return VisionTransformerConfig(
         image_size_px=size_px,
         patch_size_px=vision.patch_size or 0,
@@ -235,7 +218,7 @@ def _image(config: _Model, where: str) -> VisionTransformerConfig | SigLIPConfig
         layers=vision.layers,
         heads=_heads(vision, where),
         activation=_activation(config, vision.act_kwargs, where),
-        mlp_width=_mlp_width(vision.width, vision.mlp_ratio),
+        mlp_width=mlp_width(vision.width, vision.mlp_ratio),
         epsilon=_epsilon(vision.norm_kwargs, where, "vision_cfg.norm_kwargs"),
         layer_scale=vision.ls_init_value is not None,
         norm_before=not vision.no_ln_pre,
@@ -244,12 +227,12 @@ def _image(config: _Model, where: str) -> VisionTransformerConfig | SigLIPConfig
     )
 
 
-_RESNET_HEADS = "ResNets pool with heads 64 wide, as published"
+_RESNET_HEADS = "expected 64: ResNets pool with heads of this width, as published"
 
 
 def _heads(vision: _Vision, where: str) -> int:
-    fits = vision.head_width > 0 and vision.width % vision.head_width == 0
-    _require(fits, where, "vision_cfg.head_width", vision.head_width, f"does not divide the width {vision.width}")
+    divides = vision.head_width > 0 and vision.width % vision.head_width == 0
+    _require(divides, where, "vision_cfg.head_width", vision.head_width, f"does not divide the width {vision.width}")
     return vision.width // vision.head_width
 
 
@@ -258,8 +241,10 @@ def _timm_tower(vision: _Vision, where: str) -> SigLIPConfig:
     image = timm_image(name)
     if image is None:
         hint = nearest(name, timm_names()) if "siglip" in name else ""
-        raise WeightsError(f"{where}: vision_cfg.timm_model_name {name!r}: of timm's towers SigLIP's are read{hint}")
-    reason = "SigLIP's tower pools by its probe (map) and has no projection (none)"
+        raise WeightsError(
+            f"{where}: vision_cfg.timm_model_name {name!r}: of timm's towers only SigLIP's are supported{hint}"
+        )
+    reason = "SigLIP's tower has attention pooling (map) and no projection (none)"
     _require(vision.timm_pool == "map", where, "vision_cfg.timm_pool", vision.timm_pool, reason)
     _require(vision.timm_proj == "none", where, "vision_cfg.timm_proj", vision.timm_proj, reason)
     side = _side(vision.image_size, where, "vision_cfg.image_size")
@@ -267,36 +252,11 @@ def _timm_tower(vision: _Vision, where: str) -> SigLIPConfig:
     return image
 
 
-def timm_image(name: str) -> SigLIPConfig | None:
-    """The image tower that timm builds under a name; None if it is none of SigLIP's with a probe."""
-    match = _PATTERN.fullmatch(name)
-    if match is None:
-        return None
-    size, shape = SIGLIP_SIZES[match[1]], (int(match[2]), int(match[3]))
-    if shape not in size.patches_and_sides:
-        return None
-    return SigLIPConfig(
-        image_size_px=shape[1],
-        patch_size_px=shape[0],
-        width=size.width,
-        layers=size.layers,
-        heads=size.heads,
-        activation="gelu_tanh" if shape in size.tanh else "gelu",
-        mlp_width=_mlp_width(size.width, size.mlp_ratio),
-    )
-
-
-def timm_names() -> list[str]:
-    """The names of timm's SigLIP towers that are read."""
-    sizes = SIGLIP_SIZES.items()
-    return [f"vit_{name}_patch{patch}_siglip_{side}" for name, size in sizes for patch, side in size.patches_and_sides]
-
-
 def _text(config: _Model, activation: Activation, where: str) -> TextConfig:
     text = config.text_cfg
-    _choose(text.pool_type, {"argmax", "eos", "first", "last"}, where, "text_cfg.pool_type")
-    _choose(text.proj_type, {"linear", "none"}, where, "text_cfg.proj_type")
-    has_end = text.pool_type in ("argmax", "eos")
+    _require_choice(text.pool_type, {"argmax", "eos", "first", "last"}, where, "text_cfg.pool_type")
+    _require_choice(text.proj_type, {"linear", "none"}, where, "text_cfg.proj_type")
+    pools_end = text.pool_type in ("argmax", "eos")
     return TextConfig(
         width=text.width,
         heads=text.heads,
@@ -304,11 +264,11 @@ def _text(config: _Model, activation: Activation, where: str) -> TextConfig:
         context_length=text.context_length,
         vocabulary_size=text.vocab_size,
         activation=activation,
-        mlp_width=_mlp_width(text.width, text.mlp_ratio),
+        mlp_width=mlp_width(text.width, text.mlp_ratio),
         epsilon=_epsilon(text.norm_kwargs, where, "text_cfg.norm_kwargs"),
         layer_scale=text.ls_init_value is not None,
         is_causal=not text.no_causal_mask,
-        pool="class_token" if text.embed_cls else "end" if has_end else text.pool_type,  # type: ignore[arg-type]
+        pool="class_token" if text.embed_cls else "end" if pools_end else text.pool_type,  # type: ignore[arg-type]
         end_id=text.eos_id if text.pool_type == "eos" and not text.embed_cls else None,
         pad_id=text.pad_id,
         projection="none" if text.proj_type == "none" else "linear" if text.proj_bias else "matrix",
@@ -325,29 +285,35 @@ def _tokenizer(text: _Text, files: Mapping[str, bytes], where: str) -> Tokenizer
         hint = nearest(key, ["clean", "strip_sep_token"])
         raise WeightsError(f"{where}: text_cfg.tokenizer_kwargs has an unknown key {key!r}{hint}")
     if not has_files:
-        _require(clean == "lower" and not strips_end, where, "text_cfg.tokenizer_kwargs", text.tokenizer_kwargs, _PLAIN)
+        _require(
+            clean == "lower" and not strips_end,
+            where,
+            "text_cfg.tokenizer_kwargs",
+            text.tokenizer_kwargs,
+            _CLIP_CLEANING,
+        )
         return TokenizerConfig(context_length=text.context_length)
-    _choose(clean, {"whitespace", "lower", "canonicalize"}, where, "text_cfg.tokenizer_kwargs.clean")
-    _require(not text.tokenizer_mode, where, "text_cfg.tokenizer_mode", text.tokenizer_mode, "is not one of ours")
-    found = read_tokenizer(files, text.context_length, text.vocab_size, where)
+    _require_choice(clean, {"whitespace", "lower", "canonicalize"}, where, "text_cfg.tokenizer_kwargs.clean")
+    _require(not text.tokenizer_mode, where, "text_cfg.tokenizer_mode", text.tokenizer_mode, "is not supported")
+    tokenizer = read_tokenizer(files, text.context_length, text.vocab_size, where)
     return msgspec.structs.replace(
-        found,
-        end_id=0 if strips_end and found.end_id is not None else found.end_id,
+        tokenizer,
+        end_id=0 if strips_end and tokenizer.end_id is not None else tokenizer.end_id,
         lower_case=clean != "whitespace",
         removes_punctuation=clean == "canonicalize",
         repairs=True,
     )
 
 
-_PLAIN = "the clip tokenizer cleans in one way (lower)"
+_CLIP_CLEANING = "the clip tokenizer has only one way of cleaning texts (lower)"
 
 
 def _preprocessing(preprocess: _Preprocess, size_px: int, where: str) -> Preprocessing:
-    given = size_px if preprocess.size is None else _side(preprocess.size, where, "preprocess_cfg.size")
-    _require(given == size_px, where, "preprocess_cfg.size", given, f"the image tower is made for {size_px}")
-    _choose(preprocess.mode, {"RGB"}, where, "preprocess_cfg.mode")
-    _choose(preprocess.resize_mode, {"shortest", "squash"}, where, "preprocess_cfg.resize_mode")
-    _choose(preprocess.interpolation, {"bicubic", "bilinear"}, where, "preprocess_cfg.interpolation")
+    side = size_px if preprocess.size is None else _side(preprocess.size, where, "preprocess_cfg.size")
+    _require(side == size_px, where, "preprocess_cfg.size", side, f"the image tower expects {size_px}")
+    _require_choice(preprocess.mode, {"RGB"}, where, "preprocess_cfg.mode")
+    _require_choice(preprocess.resize_mode, {"shortest", "squash"}, where, "preprocess_cfg.resize_mode")
+    _require_choice(preprocess.interpolation, {"bicubic", "bilinear"}, where, "preprocess_cfg.interpolation")
     return Preprocessing(
         size_px=size_px,
         mean=preprocess.mean,
@@ -359,33 +325,27 @@ def _preprocessing(preprocess: _Preprocess, size_px: int, where: str) -> Preproc
 
 def _side(size: int | tuple[int, ...], where: str, key: str) -> int:
     sides = {size} if isinstance(size, int) else set(size)
-    _require(len(sides) == 1, where, key, size, "only squares are read")
+    _require(len(sides) == 1, where, key, size, "expected a square")
     return sides.pop()
 
 
-def _choose(value: str, known: set[str], where: str, key: str) -> None:
-    choices = " or ".join(sorted(known))
-    _require(value in known, where, key, value, f"this package computes {choices}{nearest(value, known)}")
+def _require_choice(value: str, choices: set[str], where: str, key: str) -> None:
+    expected = " or ".join(sorted(choices))
+    _require(value in choices, where, key, value, f"expected {expected}{nearest(value, choices)}")
 
 
 def _activation(config: _Model, options: Mapping[str, Any] | None, where: str) -> Activation:
-    given = dict(options or {})
-    kind = given.pop("approximate", "none")
-    is_known = not given and kind in ("none", "tanh") and not (config.quick_gelu and options)
-    _require(
-        is_known, where, "act_kwargs", options, "GELU has one option, approximate: none or tanh; quick_gelu has none"
-    )
-    return "quick_gelu" if config.quick_gelu else "gelu_tanh" if kind == "tanh" else "gelu"
+    remaining = dict(options or {})
+    approximation = remaining.pop("approximate", "none")
+    is_valid = not remaining and approximation in ("none", "tanh") and not (config.quick_gelu and options)
+    reason = "GELU has one option, approximate (none or tanh); quick_gelu has none"
+    _require(is_valid, where, "act_kwargs", options, reason)
+    return "quick_gelu" if config.quick_gelu else "gelu_tanh" if approximation == "tanh" else "gelu"
 
 
 def _epsilon(options: Mapping[str, Any] | None, where: str, key: str) -> float:
-    given = dict(options or {})
-    epsilon = given.pop("eps", 1e-5)
-    is_known = not given and isinstance(epsilon, float | int) and epsilon > 0
-    _require(is_known, where, key, options, "of a normalisation its eps may be set, a number above 0")
+    remaining = dict(options or {})
+    epsilon = remaining.pop("eps", 1e-5)
+    is_valid = not remaining and isinstance(epsilon, float | int) and epsilon > 0
+    _require(is_valid, where, key, options, "expected eps, a number above 0, and nothing else")
     return float(epsilon)
-
-
-def _mlp_width(width: int, ratio: float) -> int | None:
-    inner = int(width * ratio)
-    return None if inner == 4 * width else inner

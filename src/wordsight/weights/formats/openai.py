@@ -1,7 +1,7 @@
-"""OpenAI's archives: a TorchScript module whose attributes are the tensors, in half precision, on a device of theirs.
+"""OpenAI's archives: TorchScript modules whose attributes are the weights, mostly in half precision.
 
-The archive's code is not run. Its objects are records of attributes; those that are tensors, named by the way to them,
-are the state dict. Everything else is known: QuickGELU, preprocessing and tokenizer are the published ones.
+The code in an archive is not run. Its objects are records of attributes; the attributes that are tensors, named by
+their path in the module, form the state dict. Everything else is as published: QuickGELU, preprocessing, tokenizer.
 
 Source: OpenAI's `clip/clip.py: load` and `clip/model.py: build_model`.
 """
@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wordsight.errors import ConfigError, WeightsError
+from wordsight.errors import ConfigError, OutputError, WeightsError
 from wordsight.image import Preprocessing
-from wordsight.model import ModelConfig
+from wordsight.model import CLIP, ModelConfig
 from wordsight.weights.card import Card, TokenizerConfig
 from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.containers.pickle import Record
@@ -23,35 +23,37 @@ from wordsight.weights.containers.safetensors import as_float32
 from wordsight.weights.containers.torch_archive import read_archive
 from wordsight.weights.shapes import architecture_of, first_names, shapes_of
 
+WEIGHTS_NAME = "model.pt"
+
 METADATA = ("input_resolution", "context_length", "vocab_size")
-"""Numbers that the published archives hold beside the weights."""
+"""Integers that the published archives contain in addition to the weights."""
 
 _MAX_PARTS = 1 << 17
 _MAX_DEPTH = 32
-_MAX_NAME = 256
-_MAX_MASK = 4096
+_MAX_NAME_LENGTH = 256
+_MAX_MASK_SIZE = 4096
 _MASK = "attn_mask"
-_GELU = "torch.gelu("
+_GELU_CALL = "torch.gelu("
 
 
 def read_openai(path: Path) -> Checkpoint:
-    """Read an archive of OpenAI's, or a flat state dict with its names; halves become float32.
+    """Read an OpenAI archive, or a flat state dict with its names; half precision becomes float32.
 
     Raises:
-        WeightsError: not such a file, broken, or its tensors contradict one another.
+        WeightsError: the file has another format or is broken, or its tensors contradict one another.
     """
     archive = read_archive(path)
-    if archive.has_code(_GELU):
+    if archive.has_code(_GELU_CALL):
         raise WeightsError(
-            f"{path}: its code computes GELU, OpenAI's models have QuickGELU; "
+            f"{path}: its code computes GELU, but OpenAI's models have QuickGELU; "
             "save its state dict alone and name the architecture with --as"
         )
     tensors: dict[str, Tensor] = {}
     for name, tensor in _tensors(archive.value, str(path)):
         if name in tensors:
-            raise WeightsError(f"{path}: two tensors are called {first_names([name])}; fetch the file again")
+            raise WeightsError(f"{path}: two tensors are named {first_names([name])}; download the file again")
         tensors[name] = tensor
-    stated = {name: _number(tensors.pop(name), f"{path}: {name}") for name in METADATA if name in tensors}
+    stated = {name: _integer(tensors.pop(name), f"{path}: {name}") for name in METADATA if name in tensors}
     for name in [name for name in tensors if name == _MASK or name.endswith(f".{_MASK}")]:
         _require_causal(tensors.pop(name), f"{path}: {name}")
     try:
@@ -70,11 +72,35 @@ def read_openai(path: Path) -> Checkpoint:
     return Checkpoint(as_float32(tensors, str(path), archive.release), card)
 
 
-def is_openai(path: Path) -> bool:
-    """Whether a file of torch is OpenAI's by what it says: a TorchScript module, or weights with its `METADATA`.
+def read_openai_directory(directory: Path) -> Checkpoint:
+    """Read what `write_openai` wrote into a directory; see `read_openai`."""
+    return read_openai(directory / WEIGHTS_NAME)
+
+
+def write_openai(checkpoint: Checkpoint, model: CLIP, directory: Path) -> None:
+    """Write the flat state dict and the three integers by which OpenAI's files are recognised.
 
     Raises:
-        WeightsError: not a file of torch, or broken.
+        OutputError: the file cannot be written.
+    """
+    text = checkpoint.card.model.text
+    integers = (checkpoint.card.model.image.image_size_px, text.context_length, text.vocabulary_size)
+    metadata = {name: torch.tensor(integer) for name, integer in zip(METADATA, integers, strict=True)}
+    path = directory / WEIGHTS_NAME
+    try:
+        torch.save(dict(model.state_dict()) | metadata, path)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise OutputError(
+            f"{path.name}: cannot be written: {reason}; choose another output directory or free some space"
+        ) from error
+
+
+def is_openai(path: Path) -> bool:
+    """Whether a file of torch is in OpenAI's format: a TorchScript module, or weights with the integers of `METADATA`.
+
+    Raises:
+        WeightsError: the file was not written by torch, or is broken.
     """
     value = read_archive(path).value
     if isinstance(value, Record):
@@ -83,7 +109,7 @@ def is_openai(path: Path) -> bool:
 
 
 def _tensors(value: Any, where: str) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a module, or of a flat dictionary, by name."""
+    """The tensors of a module or of a flat dictionary, by name."""
     if isinstance(value, Record) and value.is_script:
         yield from _attributes(value, where)
     elif isinstance(value, dict) and all(isinstance(part, Tensor) and type(key) is str for key, part in value.items()):
@@ -95,36 +121,43 @@ def _tensors(value: Any, where: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _attributes(module: Record, where: str) -> Iterator[tuple[str, Tensor]]:
-    """The tensors below a module by the way to them, as torch names parameters and buffers."""
-    waiting: list[tuple[tuple[str, ...], Any]] = [((), module)]
+    """The tensors in a module and its submodules, by dotted path, as torch names parameters and buffers."""
+    pending: list[tuple[tuple[str, ...], Any]] = [((), module)]
     num_parts = 0
-    while waiting:
-        way, part = waiting.pop()
+    while pending:
+        path, part = pending.pop()
         if isinstance(part, Tensor):
-            yield ".".join(way), part
+            yield ".".join(path), part
         elif isinstance(part, Record) and part.is_script and isinstance(part.state, dict):
             num_parts += len(part.state)
             names = [str(name) for name in part.state]
-            if num_parts > _MAX_PARTS or len(way) == _MAX_DEPTH or max(map(len, names), default=0) > _MAX_NAME:
-                raise WeightsError(f"{where}: its modules have no end; the file is broken or hostile: fetch it again")
-            waiting += [((*way, name), inner) for name, inner in zip(names, part.state.values(), strict=True)][::-1]
+            max_length = max(map(len, names), default=0)
+            if num_parts > _MAX_PARTS or len(path) == _MAX_DEPTH or max_length > _MAX_NAME_LENGTH:
+                raise WeightsError(
+                    f"{where}: its modules are nested too deeply, too many or too long in name; "
+                    "the file is broken or hostile: download it again"
+                )
+            pending += [((*path, name), inner) for name, inner in zip(names, part.state.values(), strict=True)][::-1]
 
 
-def _number(tensor: Tensor, where: str) -> int:
+def _integer(tensor: Tensor, where: str) -> int:
     if tensor.numel() != 1 or tensor.is_floating_point():
-        raise WeightsError(f"{where} is not one whole number; the file is broken: fetch it again")
+        raise WeightsError(f"{where} is not a single integer; the file is broken: download it again")
     return int(tensor.item())
 
 
 def _check_stated(path: Path, stated: Mapping[str, int], model: ModelConfig) -> None:
-    numbers = (model.image.image_size_px, model.text.context_length, model.text.vocabulary_size)
-    for name, number in zip(METADATA, numbers, strict=True):
-        if stated.get(name, number) != number:
-            raise WeightsError(f"{path}: {name} is {stated[name]}, its tensors say {number}; fetch the file again")
+    """Compare the integers of `METADATA` with the architecture that the shapes imply."""
+    integers = (model.image.image_size_px, model.text.context_length, model.text.vocabulary_size)
+    for name, integer in zip(METADATA, integers, strict=True):
+        if stated.get(name, integer) != integer:
+            raise WeightsError(
+                f"{path}: {name} is {stated[name]}, but its tensors have {integer}; download the file again"
+            )
 
 
 def _require_causal(mask: Tensor, where: str) -> None:
-    """A mask is no weight, but a tower of another one would see other texts."""
-    is_square = mask.ndim == 2 and mask.shape[0] == mask.shape[1] <= _MAX_MASK
+    """Refuse a mask other than the causal one: it is not a weight, but it changes the embeddings."""
+    is_square = mask.ndim == 2 and mask.shape[0] == mask.shape[1] <= _MAX_MASK_SIZE
     if not is_square or not torch.equal(mask.float(), torch.full(mask.shape, -torch.inf).triu(1)):
-        raise WeightsError(f"{where} is not the causal mask of the published text tower; no such model is known")
+        raise WeightsError(f"{where} is not the causal mask of the published text tower; no such model is supported")

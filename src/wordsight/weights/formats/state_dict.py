@@ -1,10 +1,11 @@
-"""Weights as people have them from training: a state dict somewhere in a file, and no configuration beside it.
+"""Files with weights alone: a state dict, possibly within a training checkpoint, without a configuration.
 
-The architecture is named by the user and checked against the shapes, because no tensor tells the activation. Names are
-open_clip's: `ViT-B-32` has GELU, `ViT-B-32-quickgelu` and `openai/ViT-B-32` have the QuickGELU of the published models.
+The user names the architecture, because the activation does not follow from any tensor; the shapes are then checked.
+Names are those of open_clip: `ViT-B-32` has GELU, `ViT-B-32-quickgelu` and `openai/ViT-B-32` have the QuickGELU of
+OpenAI's models.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,42 +22,46 @@ from wordsight.weights.containers.torch_archive import is_archive, read_archive
 from wordsight.weights.shapes import Shape, architecture_of, differences, first_names, shapes_of
 
 PLAIN_KEYS = ("state_dict", "model", "module")
-AVERAGED_KEYS = ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema")
+"""Keys under which training checkpoints store their weights."""
 
-_MAX_WRAPPERS = 4
-_NO_WEIGHTS = ("n_averaged", "attn_mask", "input_resolution", "context_length", "vocab_size")
+AVERAGED_KEYS = ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema")
+"""Keys under which training checkpoints store averaged (EMA) weights."""
+
+_MAX_NESTING = 4
+_NOT_WEIGHTS = ("n_averaged", "attn_mask", "input_resolution", "context_length", "vocab_size")
 _SCALARS = ("logit_scale", "logit_bias")
-_TEXT = "text."
-_QUICK = "-quickgelu"
-_OPENAI = "openai/"
-_OLD_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # a number with which older files of torch begin
+_TEXT_PREFIX = "text."
+_QUICKGELU_SUFFIX = "-quickgelu"
+_OPENAI_PREFIX = "openai/"
+_LEGACY_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled magic number of older files
 
 
 def read_checkpoint(path: Path, architecture: str | None, averaged: bool | None) -> Checkpoint:
-    """Read a training checkpoint or a bare state dict: a file of torch, safetensors, or an index of those.
+    """Read a training checkpoint or a bare state dict.
 
     Args:
-        architecture: a name of `architectures`; it cannot be left out, but then the refusal says which it may be.
-        averaged: whether to take the weights that were averaged over training; None takes those that are there, and is
-            refused where both are.
+        path: a file that torch wrote, a safetensors file, or the index of several.
+        architecture: a name of `architectures`. None is always refused, with a message that suggests a name.
+        averaged: whether to take the averaged (EMA) weights; None takes whichever the file has, and is refused if it
+            has both.
 
     Returns:
-        Tensors in the precision of the file, in float32 if that has several.
+        Tensors in the precision of the file, or in float32 if the file mixes several.
 
     Raises:
-        WeightsError: no weights in the file, or not those of the architecture.
+        WeightsError: the file has no weights, or they do not fit the architecture.
     """
     state_dict, release = _read(path, averaged)
-    tensors = _named_as_ours(state_dict, str(path))
+    tensors = _renamed(state_dict, str(path))
     shapes = shapes_of(tensors)
     if all(name.startswith("visual.") for name in shapes):
-        raise WeightsError(f"{path}: an image tower alone; labels and texts need a text tower too: give the whole CLIP")
+        raise WeightsError(f"{path}: an image tower without a text tower; pass the weights of a whole CLIP model")
     if architecture is None:
-        raise WeightsError(f"{path}: weights alone do not say their activation; {_advice(shapes)}")
+        raise WeightsError(f"{path}: the activation does not follow from weights alone; {_advice(shapes)}")
     model = architecture_named(architecture)
-    wrong = differences(shapes, shapes_of(build_empty(model).state_dict()), f"{architecture} has")
-    if wrong:
-        raise WeightsError(f"{path}: not {architecture}: {wrong}; {_advice(shapes)}")
+    mismatch = differences(shapes, shapes_of(build_empty(model).state_dict()), f"{architecture} has")
+    if mismatch:
+        raise WeightsError(f"{path}: not {architecture}: {mismatch}; {_advice(shapes)}")
     if len({tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}) > 1:
         tensors = as_float32(tensors, str(path), release)
     try:
@@ -72,38 +77,58 @@ def read_checkpoint(path: Path, architecture: str | None, averaged: bool | None)
 
 
 def read_state_dict(path: Path, averaged: bool | None = None) -> dict[str, Tensor]:
-    """The tensors of a file of torch, safetensors or an index, under the names they have there.
+    """Read the tensors of a file under the names that they have there.
 
-    What training puts around them is taken off: dictionaries, `module.` of several processes, `_orig_mod.` of compiled
-    models.
+    Wrappers of training are removed: surrounding dictionaries, the prefix `module.` of distributed models, and
+    `_orig_mod.` of compiled models.
 
     Args:
+        path: as for `read_checkpoint`.
         averaged: as for `read_checkpoint`.
 
     Raises:
-        WeightsError: missing, broken, or without weights.
+        WeightsError: the file is missing, is broken, or has no weights.
     """
     return _read(path, averaged)[0]
 
 
+def read_first_state_dict(directory: Path, names: Sequence[str | Path]) -> tuple[dict[str, Tensor], Path]:
+    """Read the first of several files that exists in a directory.
+
+    Args:
+        directory: the directory.
+        names: names of files of weights, preferred first.
+
+    Returns:
+        The tensors, as `read_state_dict` returns them, and the path of the file.
+
+    Raises:
+        WeightsError: no such file exists, or the first one is broken.
+    """
+    path = next((directory / name for name in names if (directory / name).exists()), None)
+    if path is None:
+        raise WeightsError(f"{directory}: no weights; expected {' or '.join(str(name) for name in names)}")
+    return read_state_dict(path), path
+
+
 def architectures() -> dict[str, ModelConfig]:
-    """Every architecture that can be named where weights do not say theirs."""
+    """Every architecture that can be named for weights without a configuration, by name."""
     named = {name: config for name, config in PRESETS.items() if name not in PUBLISHED}
     for name, config in PUBLISHED.items():
-        named |= {name: _with_gelu(config), f"{name}{_QUICK}": config, f"{_OPENAI}{name}": config}
+        named |= {name: _with_gelu(config), f"{name}{_QUICKGELU_SUFFIX}": config, f"{_OPENAI_PREFIX}{name}": config}
     return named
 
 
 def architecture_named(name: str) -> ModelConfig:
-    """The architecture of that name.
+    """The architecture with a name of `architectures`.
 
     Raises:
-        WeightsError: there is none; the message has the nearest one and all others.
+        WeightsError: the name is unknown; the message contains the nearest name and all names.
     """
-    known = architectures()
-    if name not in known:
-        raise WeightsError(f"no architecture {name!r}{nearest(name, known)}; known: {', '.join(known)}")
-    return known[name]
+    configs = architectures()
+    if name not in configs:
+        raise WeightsError(f"unknown architecture {name!r}{nearest(name, configs)}; known: {', '.join(configs)}")
+    return configs[name]
 
 
 def _with_gelu(config: ModelConfig) -> ModelConfig:
@@ -114,97 +139,102 @@ def _with_gelu(config: ModelConfig) -> ModelConfig:
 
 
 def _advice(shapes: Mapping[str, Shape]) -> str:
-    """What to name the weights, from their shapes."""
+    """Which architecture to name for weights with these shapes."""
     try:
-        like = architecture_of(shapes, "quick_gelu")
+        implied = architecture_of(shapes, "quick_gelu")
     except WeightsError:
-        like = None
-    names = [name for name, config in PUBLISHED.items() if config == like]
+        implied = None
+    names = [name for name, config in PUBLISHED.items() if config == implied]
     if names:
-        return f"the file looks like {names[0]}: name it with --as {names[0]} (GELU) or {names[0]}{_QUICK} (QuickGELU)"
-    offered = [name for name in architectures() if not name.startswith(_OPENAI)]  # the same as those with QuickGELU
-    return f"name the architecture with --as, one of {', '.join(offered)}"
+        name, quick = names[0], f"{names[0]}{_QUICKGELU_SUFFIX}"
+        return f"the file looks like {name}: pass --as {name} (GELU) or --as {quick} (QuickGELU)"
+    # names with OpenAI's prefix are omitted, because they equal those with QuickGELU
+    choices = [name for name in architectures() if not name.startswith(_OPENAI_PREFIX)]
+    return f"name the architecture with --as, one of {', '.join(choices)}"
 
 
 def _read(path: Path, averaged: bool | None) -> tuple[dict[str, Tensor], Callable[[], None]]:
-    """A state dict, and what gives back the pages that were read of it."""
+    """A state dict, and a function that releases the memory pages of the file that were read."""
     if not path.is_file():
-        raise WeightsError(f"{path}: no such file; give a file of weights")
+        raise WeightsError(f"{path}: no such file; pass a file of weights")
     if not is_archive(path):
-        _refuse_old(path)
-        return _unwrapped(_chosen(read_safetensors(path), averaged, str(path)), str(path)), lambda: None
+        _refuse_legacy(path)
+        return _without_prefixes(_select(read_safetensors(path), averaged, str(path)), str(path)), lambda: None
     archive = read_archive(path)
-    return _unwrapped(_chosen(archive.value, averaged, str(path)), str(path)), archive.release
+    return _without_prefixes(_select(archive.value, averaged, str(path)), str(path)), archive.release
 
 
-def _refuse_old(path: Path) -> None:
-    """Before 1.6 torch wrote pickles one after the other, whose claims are only found false when memory is taken."""
+def _refuse_legacy(path: Path) -> None:
+    """Refuse files of torch before 1.6: pickles whose sizes cannot be checked before memory is allocated."""
     with path.open("rb") as file:
-        is_old = file.read(len(_OLD_START)) == _OLD_START
-    if is_old:
+        is_legacy = file.read(len(_LEGACY_START)) == _LEGACY_START
+    if is_legacy:
         raise WeightsError(
-            f"{path}: written by a torch before 1.6, in a form that cannot be checked before it is read; if you trust "
-            "it, save it again with a newer one: torch.save(torch.load(old, weights_only=True), new)"
+            f"{path}: written by torch before 1.6, in a format that cannot be checked before it is loaded; if you "
+            "trust the file, convert it: torch.save(torch.load(old, weights_only=True), new)"
         )
 
 
-def _chosen(value: Any, averaged: bool | None, where: str) -> Mapping[str, Tensor]:
-    """The plain or the averaged state dict among the dictionaries of a checkpoint."""
+def _select(value: Any, averaged: bool | None, where: str) -> Mapping[str, Tensor]:
+    """Select the plain or the averaged state dict of a training checkpoint."""
     is_averaged = False
-    for _ in range(_MAX_WRAPPERS):
-        plain, average = _first_dictionary(value, PLAIN_KEYS), _first_dictionary(value, AVERAGED_KEYS)
-        if plain is None and average is None:
+    for _ in range(_MAX_NESTING):
+        plain, ema = _first_dictionary(value, PLAIN_KEYS), _first_dictionary(value, AVERAGED_KEYS)
+        if plain is None and ema is None:
             break
-        if plain is not None and average is not None and averaged is None:
-            raise WeightsError(f"{where}: has both plain and averaged weights; say which: averaged or not")
-        takes_average = average is not None and (plain is None or averaged is True)
-        is_averaged = is_averaged or takes_average
-        value = average if takes_average else plain
-    tensors = dict(_weights(value, where))
+        if plain is not None and ema is not None and averaged is None:
+            raise WeightsError(f"{where}: has both plain and averaged weights; choose with --averaged or --plain")
+        takes_ema = ema is not None and (plain is None or averaged is True)
+        is_averaged = is_averaged or takes_ema
+        value = ema if takes_ema else plain
+    tensors = dict(_checked(value, where))
     is_averaged = is_averaged or "n_averaged" in tensors
     if averaged is not None and averaged != is_averaged:
-        kinds = ("averaged", "plain") if averaged else ("plain", "averaged")
-        raise WeightsError(f"{where}: has no {kinds[0]} weights, only {kinds[1]} ones; ask for those")
+        requested, present = ("averaged", "plain") if averaged else ("plain", "averaged")
+        raise WeightsError(f"{where}: has no {requested} weights, only {present} ones; use --{present}")
     return tensors
 
 
 def _first_dictionary(value: Any, keys: tuple[str, ...]) -> dict[str, Any] | None:
-    found = (value.get(key) for key in keys) if isinstance(value, dict) else ()
-    return next((part for part in found if isinstance(part, dict)), None)
+    parts = (value.get(key) for key in keys) if isinstance(value, dict) else ()
+    return next((part for part in parts if isinstance(part, dict)), None)
 
 
-def _weights(value: Any, where: str) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a state dict; anything else in it means that it is none."""
+def _checked(value: Any, where: str) -> Iterator[tuple[str, Tensor]]:
+    """The items of a state dict; a dictionary that contains anything other than tensors is not one."""
     if not isinstance(value, dict) or not value:
-        raise WeightsError(f"{where}: no state dict in it; expected tensors by name, or such under 'state_dict'")
+        raise WeightsError(
+            f"{where}: contains no state dict; expected tensors by name, possibly under the key 'state_dict'"
+        )
     for name, tensor in value.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             shown = first_names([str(name)])
-            raise WeightsError(f"{where}: no state dict in it: {shown} is no tensor; save the state dict alone")
+            raise WeightsError(f"{where}: contains no state dict: {shown} is not a tensor; save the state dict alone")
         yield name, tensor
 
 
-def _unwrapped(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Names without what training puts before them, whichever way round it does."""
-    unwrapped: dict[str, Tensor] = {}
+def _without_prefixes(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Remove the prefixes of distributed and compiled models from the names, in any order."""
+    renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         bare = name
         while (shorter := bare.removeprefix("module.").removeprefix("_orig_mod.")) != bare:
             bare = shorter
         bare = bare.replace("._orig_mod.", ".")
-        if bare in unwrapped:
-            raise WeightsError(f"{where}: two tensors are called {first_names([bare])}; save the state dict again")
-        unwrapped[bare] = tensor
-    return unwrapped
+        if bare in renamed:
+            raise WeightsError(f"{where}: two tensors are named {first_names([bare])}; save the state dict again")
+        renamed[bare] = tensor
+    return renamed
 
 
-def _named_as_ours(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Names of `CLIP`: those of open_clip's `CustomTextCLIP` have the text tower one floor down."""
-    named: dict[str, Tensor] = {}
+def _renamed(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Tensors under the names of `CLIP`; in open_clip's `CustomTextCLIP` the text tower has the prefix `text.`."""
+    renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        ours = name.removeprefix(_TEXT)
-        if ours in named:
-            raise WeightsError(f"{where}: two tensors are called {first_names([ours])}; save the state dict again")
-        if ours not in _NO_WEIGHTS:
-            named[ours] = tensor.reshape(()) if ours in _SCALARS and tensor.numel() == 1 else tensor
-    return named
+        new_name = name.removeprefix(_TEXT_PREFIX)
+        if new_name in renamed:
+            raise WeightsError(f"{where}: two tensors are named {first_names([new_name])}; save the state dict again")
+        if new_name not in _NOT_WEIGHTS:
+            is_scalar = new_name in _SCALARS and tensor.numel() == 1
+            renamed[new_name] = tensor.reshape(()) if is_scalar else tensor
+    return renamed

@@ -1,29 +1,171 @@
-"""What transformers and open_clip want to read beside a tokenizer's own file: the symbols by which a card's ids go.
+"""Tokenizer files in the form that transformers and open_clip share, read and written.
 
-The published CLIP tokenizer has no file here; for transformers its vocabulary and merges are written out.
+A tokenizer is one file with the vocabulary (`tokenizer.json`, or a sentencepiece model such as `spiece.model`) and
+settings in `tokenizer_config.json` and `special_tokens_map.json`. Models with the published CLIP tokenizer need none of
+these files; for transformers its vocabulary and merges are written out.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from wordsight.text import TokenizerConfig, TokenizerFile, clip_tokenizer
+from wordsight.errors import WeightsError
+from wordsight.files import write_atomic
+from wordsight.text import FileTokenizer, TokenizerConfig, TokenizerFile, clip_tokenizer
+from wordsight.weights.card import MAX_TOKENIZER_BYTES
+from wordsight.weights.checkpoint import Checkpoint
+from wordsight.weights.formats.json_files import encode_json
+
+_JSON_NAME = "tokenizer.json"
+_SPIECE_NAME = "spiece.model"
+_VOCABULARY_NAMES = (_SPIECE_NAME, _JSON_NAME, "tokenizer.model", "sentencepiece.bpe.model")
+_SETTINGS_NAME = "tokenizer_config.json"
+_SETTINGS_NAMES = (_SETTINGS_NAME, "special_tokens_map.json")
+_PADS_LEFT = ("GemmaTokenizer", "GemmaTokenizerFast", "Siglip2Tokenizer")
+"""Tokenizer classes of transformers that pad on the left unless their settings say otherwise."""
 
 _BEGIN, _END = "<|startoftext|>", "<|endoftext|>"
 
 
-def tokenizer_settings(config: TokenizerConfig, files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The files, by name, that stand beside the tokenizer's own.
+def tokenizer_files(directory: Path) -> dict[str, bytes]:
+    """Read the tokenizer files of a directory.
 
-    Args:
-        files: the tokenizer's own file under its name.
+    Returns:
+        The bytes of those vocabulary and settings files that exist, by name.
 
     Raises:
-        ConfigError: that file cannot be read.
+        WeightsError: a file is larger than any tokenizer, or cannot be read.
+    """
+    files = {}
+    for name in (*_VOCABULARY_NAMES, *_SETTINGS_NAMES):
+        path = directory / name
+        try:
+            if not path.is_file():
+                continue
+            if path.stat().st_size > MAX_TOKENIZER_BYTES:
+                raise WeightsError(
+                    f"{path}: more than {MAX_TOKENIZER_BYTES:,} bytes, not a tokenizer; download it again"
+                )
+            files[name] = path.read_bytes()
+        except OSError as error:
+            reason = error.strerror or error
+            raise WeightsError(f"{path}: cannot be read: {reason}; check its permissions") from error
+    return files
+
+
+def read_settings(files: Mapping[str, bytes], where: str) -> dict[str, Any]:
+    """The settings of a tokenizer: both settings files in one dictionary; `tokenizer_config.json` takes precedence.
+
+    Args:
+        files: as `tokenizer_files` returns them.
+        where: the directory, named in errors.
+
+    Raises:
+        WeightsError: a settings file is not a JSON object.
+    """
+    settings: dict[str, Any] = {}
+    for name in reversed(_SETTINGS_NAMES):
+        try:
+            content = msgspec.json.decode(files.get(name, b"{}"))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise WeightsError(f"{where}: {name}: not JSON: {error}; download it again") from error
+        if not isinstance(content, dict):
+            raise WeightsError(f"{where}: {name}: expected a JSON object; download it again")
+        settings |= content
+    return settings
+
+
+def is_siglip_tokenizer(settings: Mapping[str, Any]) -> bool:
+    """Whether settings name transformers' SiglipTokenizer."""
+    return str(settings.get("tokenizer_class", "")).startswith("SiglipTokenizer")
+
+
+def read_tokenizer(
+    files: Mapping[str, bytes], context_length: int, vocabulary_size: int, where: str
+) -> TokenizerConfig:
+    """Read what the tokenizer's own files say: family, begin, end and padding ids, padding side, case.
+
+    If there is a `spiece.model` and the settings name SiglipTokenizer, sentencepiece reads it, as in transformers.
+    Otherwise `tokenizer.json` is preferred to a sentencepiece model. Texts of a SiglipTokenizer always have an end.
+
+    Args:
+        files: as `tokenizer_files` returns them.
+        context_length: number of ids in a row.
+        vocabulary_size: rows of the model's token embedding.
+        where: the directory, named in errors.
+
+    Raises:
+        WeightsError: there is no vocabulary file, or its ids do not fit the vocabulary of the model.
+        ConfigError: the file is broken, or lacks the symbols that the settings name.
+    """
+    settings = read_settings(files, where)
+    is_siglip = is_siglip_tokenizer(settings)
+    names = sorted((name for name in _VOCABULARY_NAMES if name in files), key=lambda name: name != _JSON_NAME)
+    if is_siglip and _SPIECE_NAME in files:
+        names = [_SPIECE_NAME]
+    if not names:
+        raise WeightsError(
+            f"{where}: a vocabulary of {vocabulary_size} needs its own tokenizer: "
+            f"add the model's {_JSON_NAME} or {_SPIECE_NAME}"
+        )
+    family = "tokenizers" if names[0] == _JSON_NAME else "sentencepiece"
+    file = TokenizerFile(family, names[0], files[names[0]])  # type: ignore[arg-type]
+    symbols = {key: _symbol(settings.get(f"{key}_token")) for key in ("bos", "eos", "pad")}
+    if is_siglip:
+        symbols = {"bos": None, "eos": symbols["eos"] or "</s>", "pad": symbols["pad"] or "</s>"}
+    if symbols["pad"] is None:
+        raise WeightsError(f"{where}: {_SETTINGS_NAME} has no pad_token, so texts cannot be padded; add it")
+    begin, end = _begin_and_end(file, settings, symbols)
+    side = settings.get("padding_side") or ("left" if settings.get("tokenizer_class") in _PADS_LEFT else "right")
+    if side not in ("left", "right"):
+        raise WeightsError(f"{where}: padding_side {side!r}: expected left or right")
+    config = TokenizerConfig(
+        family=family,  # type: ignore[arg-type]
+        context_length=context_length,
+        begin_id=begin,
+        end_id=end,
+        pad_id=file.id_of(symbols["pad"]),
+        padding_side=side,  # type: ignore[arg-type]
+        file=file.name,
+        file_sha256=file.sha256,
+    )
+    if not FileTokenizer(config, files[file.name]).fits(vocabulary_size):
+        raise WeightsError(
+            f"{where}: {file.name} has ids beyond the model's vocabulary of {vocabulary_size}; "
+            "it belongs to another model"
+        )
+    return config
+
+
+def write_tokenizer(checkpoint: Checkpoint, directory: Path) -> None:
+    """Write the tokenizer of a checkpoint: its own file, and its settings.
+
+    Raises:
+        ConfigError: the tokenizer's own file cannot be read.
+        OutputError: a file cannot be written.
+    """
+    settings = tokenizer_settings(checkpoint.card.tokenizer, checkpoint.files)
+    for name, content in {**checkpoint.files, **settings}.items():
+        write_atomic(directory / name, content)
+
+
+def tokenizer_settings(config: TokenizerConfig, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The files that transformers and open_clip need in addition to the tokenizer's own file.
+
+    Args:
+        config: the tokenizer.
+        files: the tokenizer's own file under its name.
+
+    Returns:
+        Bytes by file name.
+
+    Raises:
+        ConfigError: the tokenizer's own file cannot be read.
     """
     if config.family == "clip":
-        return _published(config)
+        return _clip_files(config)
     file = TokenizerFile(config.family, config.file, files[config.file])
     settings: dict[str, Any] = {
         "tokenizer_class": "SiglipTokenizer" if config.removes_punctuation else "PreTrainedTokenizerFast",
@@ -35,10 +177,11 @@ def tokenizer_settings(config: TokenizerConfig, files: Mapping[str, bytes]) -> d
     for name, id in (("bos", config.begin_id), ("eos", config.end_id)):
         if id is not None:
             settings |= {f"{name}_token": file.symbol_of(id), f"add_{name}_token": True}
-    return {"tokenizer_config.json": _json(settings)}
+    return {_SETTINGS_NAME: encode_json(settings)}
 
 
-def _published(config: TokenizerConfig) -> dict[str, bytes]:
+def _clip_files(config: TokenizerConfig) -> dict[str, bytes]:
+    """The published CLIP tokenizer as files of transformers' CLIPTokenizer."""
     encoder = clip_tokenizer(config.context_length).encoder
     symbols = [*encoder.symbols[: encoder.begin_id], _BEGIN, _END]
     merges = "\n".join(["#version: 0.2", *(f"{symbols[a]} {symbols[b]}" for a, b in encoder.merges.T.tolist()), ""])
@@ -52,11 +195,24 @@ def _published(config: TokenizerConfig) -> dict[str, bytes]:
         "pad_token": _END,
     }
     return {
-        "vocab.json": _json({symbol: id for id, symbol in enumerate(symbols)}),
+        "vocab.json": encode_json({symbol: id for id, symbol in enumerate(symbols)}),
         "merges.txt": merges.encode(),
-        "tokenizer_config.json": _json(settings),
+        _SETTINGS_NAME: encode_json(settings),
     }
 
 
-def _json(content: Mapping[str, Any]) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+def _symbol(value: Any) -> str | None:
+    """A symbol in settings, which is a string or an object with `content`."""
+    content = value.get("content") if isinstance(value, dict) else value
+    return content if isinstance(content, str) else None
+
+
+def _begin_and_end(
+    file: TokenizerFile, settings: Mapping[str, Any], symbols: Mapping[str, str | None]
+) -> tuple[int | None, int | None]:
+    """Begin and end ids; those that a `tokenizer.json` adds take precedence over the settings, as in transformers."""
+    added = file.around()
+    if added is not None:
+        return added
+    bos, eos = symbols["bos"], symbols["eos"]
+    return (file.id_of(bos) if settings.get("add_bos_token") and bos else None), (file.id_of(eos) if eos else None)

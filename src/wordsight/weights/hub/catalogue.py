@@ -1,9 +1,8 @@
-"""What is known of published weights, one TOML file a checkpoint in `cards/`; no torch is needed to read them.
+"""The catalogue of published weights: one TOML card per checkpoint in `cards/`. Reading it does not load torch.
 
-A card says where the weights lie, how to know them again (their SHA-256), what must agree about them where the file
-itself does not say it (architecture, activation, preprocessing, tokenizer), and what was published of them, each figure
-with its source. Where something could not be seen in public it is left out. Adding weights of a known architecture is
-adding one file.
+A card says where the weights are, by which SHA-256 they are recognised, what the files do not say themselves
+(architecture, activation, preprocessing, tokenizer), and which scores were published, each with its source. Anything
+for which no public source was found is omitted. Adding weights of a known architecture means adding one file.
 """
 
 import re
@@ -30,7 +29,13 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class PublishedScore(Config, frozen=True):
-    """One published figure, in per cent, and where it was published."""
+    """A published score.
+
+    Attributes:
+        metric: name of the benchmark and metric, as published.
+        value: the score in per cent.
+        source: the publication, with table or file.
+    """
 
     metric: str
     value: Percent
@@ -38,28 +43,28 @@ class PublishedScore(Config, frozen=True):
 
 
 class PublishedCard(Config, frozen=True, kw_only=True):
-    """What is known of one published checkpoint.
+    """Describes one published checkpoint.
 
     Attributes:
-        name: by which `wordsight models` lists it and `ws.load` takes it.
-        title: one line for people.
-        family: who published it.
-        format: which reader understands its files.
-        aliases: other names: open_clip's `MODEL/TAG`, OpenAI's own, the repository.
-        address: of the one file of weights; empty where they lie in a repository.
-        repository: `owner/name` on the Hugging Face hub; empty where there is an address.
-        size_bytes: of the file at the address.
-        sha256: of that file in lower-case hexadecimal, or as many of its first digits as were published.
-        resolution_px: side of the square that the image tower sees.
-        embed_dim: width of the shared space.
-        million_parameters: of both towers.
-        architecture: a preset; empty where the repository's own configuration says it.
-        activation: of the transformers' blocks; None where the repository's own configuration says it.
-        preprocessing: what the weights expect of images; None where the repository's own configuration says it.
-        tokenizer: the family of the tokenizer.
-        context_length: ids in a text.
-        licence: of the weights, as published; empty where none was stated.
-        scores: published figures.
+        name: name that `wordsight models` lists and `ws.load` accepts.
+        title: one-line description.
+        family: publisher or series, such as `OpenAI` or `SigLIP 2`.
+        format: format of the files.
+        aliases: other accepted names: open_clip's `MODEL/TAG`, OpenAI's own name, the repository.
+        address: URL of the file of weights; empty if they are in a repository.
+        repository: `owner/name` on the Hugging Face hub; empty if there is an address.
+        size_bytes: size of the file at the address; None if it was not published.
+        sha256: SHA-256 of that file in lower-case hexadecimal, or as many of its first digits as were published.
+        resolution_px: height and width of the image tower's input.
+        embed_dim: dimension of the joint embedding space.
+        million_parameters: number of parameters of both towers, in millions; None if unknown.
+        architecture: name of a preset; empty if the repository's configuration describes the architecture.
+        activation: activation of the transformer blocks; None if the repository's configuration says it.
+        preprocessing: preprocessing of images; None if the repository's configuration describes it.
+        tokenizer: family of the tokenizer.
+        context_length: number of token ids per text.
+        licence: licence of the weights as published; empty if none was stated.
+        scores: published scores.
 
     Raises:
         ConfigError: parts of the card contradict each other.
@@ -86,7 +91,7 @@ class PublishedCard(Config, frozen=True, kw_only=True):
     scores: tuple[PublishedScore, ...] = ()
 
     def __post_init__(self) -> None:
-        _require(bool(self.address) != bool(self.repository), "expected an address or a repository, one of the two")
+        _require(bool(self.address) != bool(self.repository), "expected either an address or a repository")
         if self.address:
             _require(self.address.startswith("https://"), f"address {self.address!r} does not start with https://")
             stated = self.architecture and self.activation and self.preprocessing
@@ -94,8 +99,8 @@ class PublishedCard(Config, frozen=True, kw_only=True):
         else:
             _require(bool(_REPOSITORY.fullmatch(self.repository)), f"repository {self.repository!r} is not owner/name")
             _require(not self.sha256 and self.size_bytes is None, "sha256 and size_bytes belong to an address")
-        right_digits = not self.sha256 or _SHA256.fullmatch(self.sha256)
-        _require(bool(right_digits), f"sha256 {self.sha256!r} is not 8 to 64 digits of lower-case hexadecimal")
+        is_digest = not self.sha256 or _SHA256.fullmatch(self.sha256)
+        _require(bool(is_digest), f"sha256 {self.sha256!r} is not 8 to 64 digits of lower-case hexadecimal")
         if self.preprocessing:
             _require_equal("preprocessing.size_px", self.preprocessing.size_px, "resolution_px", self.resolution_px)
         if self.architecture:
@@ -107,17 +112,17 @@ class PublishedCard(Config, frozen=True, kw_only=True):
             )
 
     def model(self) -> ModelConfig | None:
-        """The preset with the card's activation in both towers; None where the files say what they are."""
+        """The architecture: the preset with the card's activation in both towers; None if the files describe it."""
         if not self.architecture:
             return None
-        found = preset(self.architecture)
+        model = preset(self.architecture)
         if self.activation is None:
-            return found
-        image = found.image
+            return model
+        image = model.image
         if isinstance(image, VisionTransformerConfig):
             image = msgspec.structs.replace(image, activation=self.activation)
-        text = msgspec.structs.replace(found.text, activation=self.activation)
-        return msgspec.structs.replace(found, image=image, text=text)
+        text = msgspec.structs.replace(model.text, activation=self.activation)
+        return msgspec.structs.replace(model, image=image, text=text)
 
 
 def _require(claim: bool, message: str) -> None:
@@ -131,55 +136,58 @@ def _require_equal(one: str, value: int, other: str, expected: int) -> None:
 
 @cache
 def published_cards() -> Mapping[str, PublishedCard]:
-    """The cards of the package by name, sorted."""
+    """The cards of this package by name, sorted by file name."""
     return read_cards(CARDS_DIRECTORY)
 
 
 def read_cards(directory: Path) -> dict[str, PublishedCard]:
-    """The cards in a directory by name, sorted.
+    """Read the cards in a directory.
+
+    Returns:
+        The cards by name, sorted by file name.
 
     Raises:
-        ConfigError: a file is not a card, is not called as its card's name, or a name or an alias is given twice.
+        ConfigError: a file is not a card or is not named after its card, or a name or alias occurs twice.
     """
     cards: dict[str, PublishedCard] = {}
     owners: dict[str, str] = {}
     for path in sorted(directory.glob("*.toml")):
         card = load_toml(path, PublishedCard)
         expected = f"{card.name.replace('/', '-')}.toml"
-        _require(path.name == expected, f"{path}: name {card.name!r} belongs into {expected}; rename one of the two")
+        _require(
+            path.name == expected, f"{path}: the card {card.name!r} must be in {expected}; rename the file or the card"
+        )
         for name in (card.name, *card.aliases):
             owner = owners.setdefault(name.casefold(), path.name)
-            _require(owner == path.name, f"{path}: the name {name!r} is that of {owner}; choose another")
+            _require(owner == path.name, f"{path}: the name {name!r} is already used by {owner}; choose another")
         cards[card.name] = card
     return cards
 
 
 def published_card(name: str) -> PublishedCard:
-    """The card of a name or an alias; upper and lower case are the same.
+    """The card with a name or alias; case is ignored.
 
     Raises:
-        WeightsError: no such name; the message has the nearest one.
+        WeightsError: there is no such card; the message contains the nearest name.
     """
     cards = published_cards()
     if name in cards:
         return cards[name]
-    names = {known.casefold(): card for card in cards.values() for known in (card.name, *card.aliases)}
-    if found := names.get(name.casefold()):
-        return found
-    known = [known for card in cards.values() for known in (card.name, *card.aliases)]
-    raise WeightsError(f"no published weights {name!r}{nearest(name, known)}; `wordsight models` lists them")
+    by_name = {each.casefold(): card for card in cards.values() for each in (card.name, *card.aliases)}
+    if card := by_name.get(name.casefold()):
+        return card
+    names = [each for card in cards.values() for each in (card.name, *card.aliases)]
+    raise WeightsError(f"no published weights {name!r}{nearest(name, names)}; `wordsight models` lists them")
 
 
 def is_published(name: str) -> bool:
-    """Whether a name or an alias is that of a card."""
+    """Whether a card has this name or alias; case is ignored."""
     return any(
-        name.casefold() == known.casefold()
-        for card in published_cards().values()
-        for known in (card.name, *card.aliases)
+        name.casefold() == each.casefold() for card in published_cards().values() for each in (card.name, *card.aliases)
     )
 
 
 def card_of_sha256(digest: str) -> PublishedCard | None:
-    """The card of the file with this SHA-256 (64 digits), if there is one."""
+    """The card whose file has this SHA-256 (64 hexadecimal digits); None if there is none."""
     cards = (card for card in published_cards().values() if card.sha256)
     return next((card for card in cards if digest.casefold().startswith(card.sha256)), None)

@@ -1,4 +1,4 @@
-"""The SHA-256 of large files, computed once: remembered by path, size and time of change."""
+"""The SHA-256 of large files, computed once and stored with the path, size and modification times of the file."""
 
 import contextlib
 import hashlib
@@ -12,8 +12,12 @@ from wordsight.errors import OutputError, WeightsError
 from wordsight.files import sha256_file, write_atomic
 
 
-class _Remembered(Config, frozen=True):
-    """What a file was when it was hashed; a change of its time of status shows even where its times were set back."""
+class _Digest(Config, frozen=True):
+    """A stored hash and the state of the file when it was computed.
+
+    `changed_ns` includes the time of the last status change, which reveals a changed file even if its modification time
+    was set back.
+    """
 
     path: str
     size_bytes: int
@@ -22,41 +26,43 @@ class _Remembered(Config, frozen=True):
 
 
 def remembered_sha256(path: Path, directory: Path) -> str:
-    """The SHA-256 of a file, from `directory` where it was hashed before and did not change.
+    """The SHA-256 of a file; if it was hashed before and has not changed, the stored hash is returned.
 
     Args:
-        directory: where the memory lies; where it cannot be written, nothing is remembered.
+        path: the file.
+        directory: where hashes are stored; if it is not writable, nothing is stored.
 
     Raises:
         WeightsError: the file cannot be read.
     """
-    whole = path.resolve()
+    resolved = path.resolve()
     try:
-        status = whole.stat()
-        digest = _recall(whole, status, directory)
-        if digest:
-            return digest
-        digest = sha256_file(whole)
+        status = resolved.stat()
+        sha256 = _stored_sha256(resolved, status, directory)
+        if sha256:
+            return sha256
+        sha256 = sha256_file(resolved)
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from error
-    found = _Remembered(path=str(whole), size_bytes=status.st_size, changed_ns=_times(status), sha256=digest)
-    with contextlib.suppress(OutputError):  # a memory that cannot be kept costs time, nothing else
-        write_atomic(_place(whole, directory), msgspec.json.encode(found))
-    return digest
+        raise WeightsError(f"{path}: cannot be read: {error.strerror}; check the path") from error
+    digest = _Digest(path=str(resolved), size_bytes=status.st_size, changed_ns=_times(status), sha256=sha256)
+    with contextlib.suppress(OutputError):  # without a stored hash the file is only hashed again next time
+        write_atomic(_digest_path(resolved, directory), msgspec.json.encode(digest))
+    return sha256
 
 
-def _recall(path: Path, status: os.stat_result, directory: Path) -> str:
+def _stored_sha256(path: Path, status: os.stat_result, directory: Path) -> str:
+    """The stored hash of a file; empty if there is none or the file has changed."""
     try:
-        known = msgspec.json.decode(_place(path, directory).read_bytes(), type=_Remembered)
+        digest = msgspec.json.decode(_digest_path(path, directory).read_bytes(), type=_Digest)
     except (OSError, msgspec.DecodeError):
         return ""
-    same = (known.path, known.size_bytes, known.changed_ns) == (str(path), status.st_size, _times(status))
-    return known.sha256 if same else ""
+    is_unchanged = (digest.path, digest.size_bytes, digest.changed_ns) == (str(path), status.st_size, _times(status))
+    return digest.sha256 if is_unchanged else ""
 
 
 def _times(status: os.stat_result) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_ctime_ns
 
 
-def _place(path: Path, directory: Path) -> Path:
+def _digest_path(path: Path, directory: Path) -> Path:
     return directory / f"{hashlib.sha256(str(path).encode()).hexdigest()}.json"

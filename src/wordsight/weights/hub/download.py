@@ -1,4 +1,4 @@
-"""The name of published weights becomes a place on this machine; what is not there is downloaded."""
+"""Resolve the name of published weights to a path, downloading them if they are not in the cache."""
 
 import urllib.parse
 from pathlib import Path
@@ -13,18 +13,22 @@ HUB_PREFIX = "hf-hub:"
 
 
 def resolve(name: str, mirror: str | None = None, progress: Progress | None = None) -> Path:
-    """The file or the directory of published weights, downloaded if it is not there.
+    """The path of published weights in the cache; they are downloaded if they are not there.
 
     Args:
-        name: of a card, or one of its aliases; or `hf-hub:owner/name`, with `@revision` where not the newest is meant.
-        mirror: the address of a server that takes the place of the one in the card, or of the hub.
-        progress: is told of the bytes of a single file; huggingface_hub shows its own.
+        name: the name or an alias of a card; or `hf-hub:owner/name`, followed by `@revision` for a revision other than
+            the newest.
+        mirror: URL of a server to use instead of the one in the card, or instead of the hub.
+        progress: called with the progress of a single file; huggingface_hub shows its own progress.
+
+    Returns:
+        The file of weights, or the directory of a repository.
 
     Raises:
-        WeightsError: no such name.
+        WeightsError: the name is unknown.
         ConfigError: `mirror` is not a web address.
-        DownloadError: offline, or not to be had.
-        OutputError: the cache cannot be written.
+        DownloadError: the weights are not in the cache, and either offline mode is on or the download failed.
+        OutputError: the cache is not writable.
     """
     if name.startswith(HUB_PREFIX):
         repository, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
@@ -36,34 +40,35 @@ def resolve(name: str, mirror: str | None = None, progress: Progress | None = No
     path = cached_file(card)
     if is_offline() and not is_there(path, card.size_bytes):
         raise DownloadError(
-            f"{path}: not there, and offline (WORDSIGHT_OFFLINE or HF_HUB_OFFLINE is set); put {url} there, or unset it"
+            f"{path}: not in the cache, and offline mode is on (WORDSIGHT_OFFLINE or HF_HUB_OFFLINE is set): "
+            f"download {url} to this path, or unset the variable"
         )
     try:
         return fetch_file(url, path, card.sha256, card.size_bytes, progress=progress)
     except DownloadError as error:
-        raise DownloadError(f"{error}; --mirror names another server") from error
+        raise DownloadError(f"{error}; to use another server, pass --mirror") from error
 
 
 def mirrored(url: str, mirror: str) -> str:
-    """The same path on another server, below the path of `mirror` if it has one.
+    """The URL of the same path on another server; if `mirror` has a path, it is prepended.
 
     Raises:
         ConfigError: `mirror` is not a web address.
     """
-    there, here = urllib.parse.urlsplit(mirror), urllib.parse.urlsplit(url)
-    if there.scheme not in ("http", "https") or not there.netloc:
-        raise ConfigError(f"mirror {mirror!r} is not an address; expected such as https://mirror.example.org")
-    path = there.path.rstrip("/") + here.path
-    return urllib.parse.urlunsplit((there.scheme, there.netloc, path, here.query, ""))
+    server, original = urllib.parse.urlsplit(mirror), urllib.parse.urlsplit(url)
+    if server.scheme not in ("http", "https") or not server.netloc:
+        raise ConfigError(f"mirror {mirror!r} is not a web address; expected a URL such as https://mirror.example.org")
+    path = server.path.rstrip("/") + original.path
+    return urllib.parse.urlunsplit((server.scheme, server.netloc, path, original.query, ""))
 
 
 def cached_file(card: PublishedCard) -> Path:
-    """Where the file of a card with an address lies when it is there."""
+    """The path in the cache for the file of a card with an address; the file may not exist."""
     return cache_directory("weights") / card.name.replace("/", "-") / card.address.rpartition("/")[2]
 
 
 def card_of_file(path: Path) -> PublishedCard | None:
-    """The card of a file of weights, known by its SHA-256, which is computed once; None if there is none.
+    """The card of a file of weights, recognised by its SHA-256, which is computed once; None if there is none.
 
     Raises:
         WeightsError: the file cannot be read.

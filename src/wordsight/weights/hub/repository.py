@@ -1,8 +1,8 @@
-"""Weights in repositories of the Hugging Face hub, or of a mirror of it.
+"""Download weights from repositories on the Hugging Face hub, or on a mirror of it.
 
-huggingface_hub does the work and keeps its own cache, which other programs share; here is decided which files are
-needed (configurations, vocabularies, one file format of weights, never code), what came is compared with the hashes
-that the hub gives, which that library does not do, and its many errors become one line.
+huggingface_hub downloads the files into its own cache, which other programs share. This module selects the files that
+are needed (configurations, vocabularies, one file format of weights, never code), verifies them against the hashes that
+the hub states, which that library does not do, and turns its many errors into one line.
 """
 
 import hashlib
@@ -24,13 +24,6 @@ _NEEDED = (*_DESCRIPTIONS, "*.safetensors", "*.bin")
 _SHARDS = "-?????-of-?????"
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
-_WEIGHTS = {
-    "wordsight.json": ("model.safetensors",),
-    "open_clip_config.json": ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
-    "config.json": ("model.safetensors", "pytorch_model.bin"),
-}
-"""By the file that describes the model, the weights that may be beside it, the best first."""
-
 
 def fetch_repository(
     repository: str,
@@ -39,100 +32,118 @@ def fetch_repository(
     mirror: str | None = None,
     cache: Path | None = None,
 ) -> Path:
-    """Download the files of a repository that a model needs, unless they are there already.
+    """Download the files of a repository that a model needs, unless they are in the cache.
 
     Args:
         repository: `owner/name`.
-        files: names or patterns; by default the descriptions and the one format of weights that is best to read.
-        revision: a branch, a tag or a commit; by default the main branch.
-        mirror: the address of a server that takes the place of the hub; by default that in `HF_ENDPOINT`.
-        cache: the directory of downloads; by default that of huggingface_hub.
+        files: names or patterns; by default the configuration files and one format of weights.
+        revision: branch, tag or commit; by default the main branch.
+        mirror: URL of a server to use instead of the hub; by default that in `HF_ENDPOINT`.
+        cache: directory for downloads; by default that of huggingface_hub.
 
     Returns:
         The directory of that revision.
 
     Raises:
-        DownloadError: no such repository, closed, offline, unreachable, or what came is damaged.
-        OutputError: the cache cannot be written.
+        DownloadError: the repository does not exist, is gated or cannot be reached, offline mode is on and it is not
+            in the cache, or a downloaded file is damaged.
+        OutputError: the cache is not writable.
     """
     if not _REPOSITORY.fullmatch(repository):
         raise DownloadError(f"{repository!r}: not a repository; expected owner/name")
     endpoint = (mirror or os.environ.get("HF_ENDPOINT") or "").rstrip("/") or None
-    places = {"repo_id": repository, "revision": revision, "endpoint": endpoint, "cache_dir": cache}
+    source = {"repo_id": repository, "revision": revision, "endpoint": endpoint, "cache_dir": cache}
     if is_offline():
-        directory, chosen = _in_cache(repository, files, places)
+        directory, selected = _in_cache(repository, files, source)
     else:
         try:
-            chosen = _choose(repository, _names_there(repository, revision, endpoint), files)
-            directory = _download(repository, places, chosen)
+            selected = _select(repository, _names_on_server(repository, revision, endpoint), files)
+            directory = _download(repository, source, selected)
         except _UnreachableError as unreachable:
             try:
-                directory, chosen = _in_cache(repository, files, places)
+                directory, selected = _in_cache(repository, files, source)
             except DownloadError:
                 raise unreachable from None
-    _verify(repository, [directory / name for name in chosen])
+    _verify(repository, [directory / name for name in selected])
     return directory
 
 
-def _in_cache(repository: str, files: Sequence[str] | None, places: dict[str, Any]) -> tuple[Path, list[str]]:
-    """The directory and the names of what was downloaded before."""
-    directory = _download(repository, {**places, "local_files_only": True}, files or _WEIGHTS)
+def _in_cache(repository: str, files: Sequence[str] | None, source: dict[str, Any]) -> tuple[Path, list[str]]:
+    """The directory and the names of files that were downloaded earlier."""
+    directory = _download(repository, {**source, "local_files_only": True}, files or _weights_by_description())
     names = sorted(path.name for path in directory.iterdir())
-    return directory, _choose(f"{repository} in the cache (offline)", names, files)
+    return directory, _select(f"{repository} in the cache (offline)", names, files)
 
 
-def _names_there(repository: str, revision: str | None, endpoint: str | None) -> list[str]:
+def _names_on_server(repository: str, revision: str | None, endpoint: str | None) -> list[str]:
     """The names of all files in a repository."""
     from huggingface_hub import HfApi
 
-    with _OneLine(repository, endpoint):
+    with _OneLineErrors(repository, endpoint):
         info = HfApi(endpoint=endpoint).model_info(repository, revision=revision, timeout=_TIMEOUT_S)
     return sorted(file.rfilename for file in info.siblings or [])
 
 
-def _choose(repository: str, names: Iterable[str], files: Sequence[str] | None) -> list[str]:
-    """The names of the files that are needed, of those that are there."""
+def _select(repository: str, names: Iterable[str], files: Sequence[str] | None) -> list[str]:
+    """Select the files that are needed from all files of a repository."""
     names = [name for name in names if "/" not in name and any(fnmatch(name, pattern) for pattern in _NEEDED)]
     if files is not None:
-        chosen = [name for name in names if any(fnmatch(name, pattern) for pattern in files)]
-        if not chosen:
+        selected = [name for name in names if any(fnmatch(name, pattern) for pattern in files)]
+        if not selected:
             raise DownloadError(
                 f"{repository}: has none of {', '.join(files)}; it has {', '.join(names) or 'no weights'}"
             )
-        return chosen
-    candidates = next((found for described, found in _WEIGHTS.items() if described in names), ())
+        return selected
+    weights_by_description = _weights_by_description()
+    candidates = next((weights for name, weights in weights_by_description.items() if name in names), ())
     for candidate in candidates:
         stem, _, suffix = candidate.rpartition(".")
         weights = [name for name in names if name == candidate or fnmatch(name, f"{stem}{_SHARDS}.{suffix}")]
         if weights:
             return [name for name in names if any(fnmatch(name, pattern) for pattern in _DESCRIPTIONS)] + weights
-    expected = ", ".join(candidates) if candidates else f"a model: none of {', '.join(_WEIGHTS)}"
-    raise DownloadError(f"{repository}: not there: {expected}; give a repository of CLIP or SigLIP weights")
+    expected = ", ".join(candidates or weights_by_description)
+    raise DownloadError(f"{repository}: has none of {expected}; choose a repository of CLIP or SigLIP weights")
 
 
-def _download(repository: str, places: dict[str, Any], names: Iterable[str]) -> Path:
+def _weights_by_description() -> dict[str, list[str]]:
+    """The names that weights may have, preferred first, by the name of the file that describes the model.
+
+    Names of indexes are omitted: an index matches the patterns of configuration files, and its shards are matched by
+    the name of the single file.
+    """
+    from wordsight.weights.containers.safetensors import INDEX_SUFFIX
+    from wordsight.weights.formats.registry import FORMATS
+
+    return {
+        each.description_name: [name for name in each.weights_names if not name.endswith(INDEX_SUFFIX)]
+        for each in FORMATS.values()
+        if each.description_name
+    }
+
+
+def _download(repository: str, source: dict[str, Any], names: Iterable[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils.tqdm import tqdm
 
     class OnTerminal(tqdm):
-        """Its bars, silent where no terminal would rewrite them."""
+        """Progress bars that are shown only on a terminal."""
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
-            silent = options.get("disable") or not sys.stderr.isatty()
-            super().__init__(*arguments, **{**options, "disable": silent})  # type: ignore[no-untyped-call]
+            is_disabled = options.get("disable") or not sys.stderr.isatty()
+            super().__init__(*arguments, **{**options, "disable": is_disabled})  # type: ignore[no-untyped-call]
 
-    with _OneLine(repository, places["endpoint"]):
-        return Path(snapshot_download(**places, allow_patterns=list(names), tqdm_class=OnTerminal))
+    with _OneLineErrors(repository, source["endpoint"]):
+        return Path(snapshot_download(**source, allow_patterns=list(names), tqdm_class=OnTerminal))
 
 
 class _UnreachableError(DownloadError):
-    """The server does not answer, or not as a hub."""
+    """The server does not respond, or not like a hub."""
 
 
-class _OneLine:
-    """Turns the errors of huggingface_hub into ours.
+class _OneLineErrors:
+    """Context manager that turns the errors of huggingface_hub into one-line errors of wordsight.
 
-    Its errors of HTTP have the base class of whatever library it speaks HTTP with; that class is all that we need.
+    The base class of its HTTP errors is that of the HTTP library that it uses, whichever that is.
     """
 
     def __init__(self, repository: str, endpoint: str | None) -> None:
@@ -142,12 +153,12 @@ class _OneLine:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+    def __exit__(self, error_class: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         from huggingface_hub import errors
 
         connection = (OSError, *errors.HfHubHTTPError.__bases__)
-        theirs = (*connection, errors.HFValidationError, errors.EntryNotFoundError)
-        if error is not None and isinstance(error, theirs):
+        translatable = (*connection, errors.HFValidationError, errors.EntryNotFoundError)
+        if error is not None and isinstance(error, translatable):
             raise self._translated(error) from error
 
     def _translated(self, error: BaseException) -> DownloadError | OutputError:
@@ -155,47 +166,54 @@ class _OneLine:
 
         name = self.repository
         if isinstance(error, errors.GatedRepoError):
-            return DownloadError(f"{name}: closed: accept its terms on {self.server}, then `hf auth login`")
+            return DownloadError(
+                f"{name}: the repository is gated: accept its terms on {self.server}, then run `hf auth login`"
+            )
         if isinstance(error, errors.RepositoryNotFoundError):
             return DownloadError(
-                f"{name}: no such repository on {self.server}, or private: check the name, or `hf auth login`"
+                f"{name}: no such repository on {self.server}, or it is private: check the name, or run `hf auth login`"
             )
         if isinstance(error, errors.RevisionNotFoundError):
-            return DownloadError(f"{name}: no such revision on {self.server}; leave it out for the newest")
+            return DownloadError(f"{name}: no such revision on {self.server}; omit the revision for the newest")
         if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled) and is_offline():
             return DownloadError(
-                f"{name}: not in the cache, and offline (WORDSIGHT_OFFLINE or HF_HUB_OFFLINE is set); fetch it where "
-                "there is a network, or unset it"
+                f"{name}: not in the cache, and offline mode is on (WORDSIGHT_OFFLINE or HF_HUB_OFFLINE is set): "
+                "unset the variable to download it"
             )
         if isinstance(error, errors.HfHubHTTPError) and getattr(error, "response", None) is not None:
-            return _UnreachableError(f"{name}: {self.server} answers {error.response.status_code}; try again later")
+            return _UnreachableError(
+                f"{name}: {self.server} responded with status {error.response.status_code}; try again later"
+            )
         if isinstance(error, OSError) and error.errno:
-            return OutputError(f"{name}: the cache cannot be written: {error.strerror}; set HF_HOME, or make room")
+            return OutputError(
+                f"{name}: the cache is not writable: {error.strerror}; "
+                "set HF_HOME to another directory, or free some space"
+            )
         reason = (str(error) or type(error).__name__).splitlines()[0]
         return _UnreachableError(
-            f"{name}: {self.server} cannot be reached, or broke off: {reason}; try again, or take a --mirror"
+            f"{name}: {self.server} cannot be reached, or the connection broke: {reason}; try again, or pass --mirror"
         )
 
 
 def _verify(repository: str, paths: Iterable[Path]) -> None:
-    """Compare files with the hashes by which the cache names them; delete and refuse what differs.
+    """Compare files with the hashes by which the cache names them; delete and refuse files that differ.
 
-    Large files are named by their SHA-256, which is computed once; small ones by what git calls them.
+    Large files are named by their SHA-256, which is computed once; small files by their git blob hash (SHA-1).
     """
     for path in paths:
         blob = path.resolve()
         if len(blob.name) == 64:
-            found = remembered_sha256(blob, cache_directory("weights") / "digests")
+            digest = remembered_sha256(blob, cache_directory("weights") / "digests")
         elif len(blob.name) == 40:
-            found = _git_sha1(blob)
-        else:  # a cache without links does not name its files by their hashes
+            digest = _git_sha1(blob)
+        else:  # without symbolic links the cache does not name files by their hashes
             continue
-        if found != blob.name:
+        if digest != blob.name:
             blob.unlink(missing_ok=True)
             path.unlink(missing_ok=True)
             raise DownloadError(
-                f"{repository}: {path.name} is damaged: its hash is {found}, the hub says {blob.name}; it was deleted: "
-                "try again"
+                f"{repository}: {path.name} is damaged: its hash is {digest}, the hub says {blob.name}; "
+                "it was deleted: try again"
             )
 
 

@@ -1,6 +1,6 @@
-"""Hugging Face directories against transformers: towers, tokens and pixels of CLIPModel and SiglipModel.
+"""Models in transformers' directories are compared with transformers: towers, token ids and pixels.
 
-The peer is drawn at random over every tensor, saved by `save_pretrained`, and read back by `read_hugging_face`.
+A CLIPModel or SiglipModel with random tensors is saved by `save_pretrained` and read by `read_hugging_face`.
 """
 
 import json
@@ -26,14 +26,14 @@ from wordsight.weights.formats.key_layouts import to_theirs
 
 pytestmark = pytest.mark.skipif(not has_transformers(), reason="needs transformers")
 
-WITHIN = 1e-5
+TOLERANCE = 1e-5
 TEXTS = ["a cat", "two dogs running over wet sand towards a very blue sea", "", "a photo of the number 7"]
 VITS = [name for name, config in PUBLISHED.items() if isinstance(config.image, VisionTransformerConfig)]
 SIDES = (5, 31, 32, 33, 47, 64, 65, 97, 100, 128)
 
 
 def clip_config(name: str = "ViT-B-32", text: dict[str, Any] | None = None, **vision: Any) -> Any:
-    """A published structure: all its layers and patches, an eighth as wide."""
+    """A published architecture with all layers and patches, at an eighth of the width."""
     config = PUBLISHED[name]
     wide, long = config.image, config.text
     towers = {
@@ -64,7 +64,7 @@ def small_clip(text: dict[str, Any] | None = None, **vision: Any) -> Any:
 
 
 def siglip_config(text: dict[str, Any] | None = None, **vision: Any) -> Any:
-    """SigLIP's structure at 50 pieces: 65 pixels in patches of 16 leave one over, as 384 in 14s do."""
+    """SigLIP with a vocabulary of 50; 65 pixels are not a multiple of the patch size 16, like 384 and 14."""
     common = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 12, "num_attention_heads": 12}
     return transformers().SiglipConfig(
         vision_config=common | {"image_size": 65, "patch_size": 16} | vision,
@@ -98,42 +98,42 @@ def saved(directory: Path, peer: Any) -> Path:
     return directory
 
 
-def built(found: Checkpoint, model: ModelConfig | None = None) -> CLIP:
-    ours = build_empty(model or found.card.model)
-    ours.load_state_dict(dict(found.tensors), strict=True, assign=True)
+def built(checkpoint: Checkpoint, model: ModelConfig | None = None) -> CLIP:
+    ours = build_empty(model or checkpoint.card.model)
+    ours.load_state_dict(dict(checkpoint.tensors), strict=True, assign=True)
     return ours.eval()
 
 
-def inputs(found: Checkpoint) -> tuple[Tensor, Tensor]:
+def inputs(checkpoint: Checkpoint) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    size = found.card.model.image.image_size_px
-    ids = torch.from_numpy(build_tokenizer(found.card.tokenizer, found.files)(TEXTS)).long()
+    size = checkpoint.card.model.image.image_size_px
+    ids = torch.from_numpy(build_tokenizer(checkpoint.card.tokenizer, checkpoint.files)(TEXTS)).long()
     return torch.randn(2, 3, size, size, generator=generator), ids
 
 
 @torch.no_grad()
-def greatest_difference(ours: CLIP, peer: Any, found: Checkpoint) -> float:
-    """Of a component of the unit embeddings, of either tower; logits must be the peer's too."""
-    pixels, ids = inputs(found)
+def max_difference(ours: CLIP, peer: Any, checkpoint: Checkpoint) -> float:
+    """The largest difference of a component of the unit-length embeddings; logits are compared too."""
+    pixels, ids = inputs(checkpoint)
     images = torch.nn.functional.normalize(ours.encode_image(pixels), dim=1)
     texts = torch.nn.functional.normalize(ours.encode_text(ids), dim=1)
     theirs = peer(input_ids=ids, pixel_values=pixels)
     difference = max((images - theirs.image_embeds).abs().max().item(), (texts - theirs.text_embeds).abs().max().item())
     logits = ours.scale * images @ texts.T + (ours.logit_bias if ours.config.logit_bias else 0)
-    if difference < WITHIN:
+    if difference < TOLERANCE:
         torch.testing.assert_close(logits, theirs.logits_per_image, rtol=1e-4, atol=1e-3)
     return difference
 
 
 @pytest.mark.parametrize("name", VITS)
-def test_embeddings_of_the_four_vits_are_transformers(tmp_path: Path, name: str) -> None:
+def test_embeddings_of_the_four_vits_equal_transformers(tmp_path: Path, name: str) -> None:
     peer = peer_of(clip_config(name))
-    found = read_hugging_face(saved(tmp_path, peer))
-    assert greatest_difference(built(found), peer, found) < WITHIN
+    checkpoint = read_hugging_face(saved(tmp_path, peer))
+    assert max_difference(built(checkpoint), peer, checkpoint) < TOLERANCE
     published = PUBLISHED[name]
     text = msgspec.structs.replace(published.text, width=published.text.width // 8, end_id=49407)
     image = msgspec.structs.replace(published.image, width=published.image.width // 8)
-    assert found.card.model == ModelConfig(image=image, text=text, embed_dim=published.embed_dim // 8)
+    assert checkpoint.card.model == ModelConfig(image=image, text=text, embed_dim=published.embed_dim // 8)
 
 
 @pytest.mark.parametrize(
@@ -150,10 +150,10 @@ def test_embeddings_of_the_four_vits_are_transformers(tmp_path: Path, name: str)
     ],
     ids=str,
 )
-def test_every_key_of_a_clip_is_computed_as_transformers_does(tmp_path: Path, config: dict[str, Any]) -> None:
+def test_embeddings_of_clip_with_every_key_equal_transformers(tmp_path: Path, config: dict[str, Any]) -> None:
     peer = peer_of(small_clip(**config))
-    found = read_hugging_face(saved(tmp_path, peer))
-    assert greatest_difference(built(found), peer, found) < WITHIN
+    checkpoint = read_hugging_face(saved(tmp_path, peer))
+    assert max_difference(built(checkpoint), peer, checkpoint) < TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -166,66 +166,66 @@ def test_every_key_of_a_clip_is_computed_as_transformers_does(tmp_path: Path, co
     ],
     ids=str,
 )
-def test_embeddings_of_siglip_are_transformers(tmp_path: Path, config: dict[str, Any]) -> None:
+def test_embeddings_of_siglip_equal_transformers(tmp_path: Path, config: dict[str, Any]) -> None:
     peer = peer_of(siglip_config(**config))
-    found = read_hugging_face(saved(tmp_path, peer))
-    assert greatest_difference(built(found), peer, found) < WITHIN
+    checkpoint = read_hugging_face(saved(tmp_path, peer))
+    assert max_difference(built(checkpoint), peer, checkpoint) < TOLERANCE
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_faults_are_noticed(tmp_path: Path, kind: str) -> None:
-    """Negative controls: each of these must move an embedding by more than the tolerance."""
+def test_negative_control_faults_change_embeddings(tmp_path: Path, kind: str) -> None:
+    """Each fault must change an embedding by more than the tolerance."""
     few = {"num_hidden_layers": 2}
     peer = peer_of(
         siglip_config(few, **few)
         if kind == "siglip"
         else small_clip(layer_norm_eps=1e-6, text={"layer_norm_eps": 1e-6})
     )
-    found = read_hugging_face(saved(tmp_path, peer))
-    model, tensors = found.card.model, found.tensors
+    checkpoint = read_hugging_face(saved(tmp_path, peer))
+    model, tensors = checkpoint.card.model, checkpoint.tensors
     for tower in ("image", "text"):
         for change in ({"activation": "gelu"}, {"epsilon": 1e-5}):
             wrong = msgspec.structs.replace(getattr(model, tower), **change)
-            other = built(found, msgspec.structs.replace(model, **{tower: wrong}))
-            assert greatest_difference(other, peer, found) > WITHIN, (tower, change)
+            other = built(checkpoint, msgspec.structs.replace(model, **{tower: wrong}))
+            assert max_difference(other, peer, checkpoint) > TOLERANCE, (tower, change)
     for prefix in ("visual.transformer.", "transformer."):
         one, other = (f"{prefix}resblocks.{number}." for number in (0, 1))
         swap = {n: n.replace(one, other) if n.startswith(one) else n.replace(other, one) for n in tensors}
         swapped = {n: tensors[swap[n]] if n.startswith((one, other)) else tensors[n] for n in tensors}
-        assert greatest_difference(built(Checkpoint(swapped, found.card)), peer, found) > WITHIN, prefix
+        assert max_difference(built(Checkpoint(swapped, checkpoint.card)), peer, checkpoint) > TOLERANCE, prefix
     for name, tensor in tensors.items():
         if name.endswith("bias") and name != "logit_bias" and not name.endswith("in_proj_bias"):
-            zeroed = Checkpoint({**tensors, name: torch.zeros_like(tensor)}, found.card)
-            assert greatest_difference(built(zeroed), peer, found) > WITHIN, name
+            zeroed = Checkpoint({**tensors, name: torch.zeros_like(tensor)}, checkpoint.card)
+            assert max_difference(built(zeroed), peer, checkpoint) > TOLERANCE, name
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_what_is_written_is_loaded_by_transformers(tmp_path: Path, kind: str) -> None:
+def test_transformers_loads_the_written_files(tmp_path: Path, kind: str) -> None:
     peer = peer_of(siglip_config() if kind == "siglip" else small_clip(text={"eos_token_id": 2}))
-    found = read_hugging_face(saved(tmp_path / "one", peer))
-    written = hugging_face_files_of(found.card, found.tensors)
+    checkpoint = read_hugging_face(saved(tmp_path / "one", peer))
+    written = hugging_face_files_of(checkpoint.card, checkpoint.tensors)
     directory = tmp_path / "two"
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(written.config))
     (directory / "preprocessor_config.json").write_text(json.dumps(written.preprocessor))
     save_file(written.tensors, directory / "model.safetensors", {"format": "pt"})
-    for name, content in found.files.items():
+    for name, content in checkpoint.files.items():
         (directory / name).write_bytes(content)
     original = load_file(tmp_path / "one" / "model.safetensors")
     assert written.tensors.keys() == original.keys()
     assert all(torch.equal(written.tensors[name], tensor) for name, tensor in original.items())
     library = transformers()
     loaded = (library.CLIPModel if kind == "clip" else library.SiglipModel).from_pretrained(directory).eval()
-    assert greatest_difference(built(found), loaded, found) < WITHIN
+    assert max_difference(built(checkpoint), loaded, checkpoint) < TOLERANCE
     loader = library.CLIPImageProcessorPil if kind == "clip" else library.SiglipImageProcessorPil
     processor = loader.from_pretrained(directory)
-    image = random_image(100, 64)  # an even margin, which both halve alike
+    image = random_image(100, 64)  # an even margin, which both halve equally
     pixels = processor(Image.fromarray(image), return_tensors="np")["pixel_values"][0]
-    ours = normalise(resize_and_crop(image, found.card.preprocessing), found.card.preprocessing)
+    ours = normalise(resize_and_crop(image, checkpoint.card.preprocessing), checkpoint.card.preprocessing)
     np.testing.assert_allclose(pixels, ours, atol=1e-6)
 
 
-def test_shards_and_pickles_are_read_as_one_file_is(tmp_path: Path) -> None:
+def test_shards_and_pickled_weights_are_read_like_one_file(tmp_path: Path) -> None:
     peer = peer_of(small_clip())
     expected = read_hugging_face(saved(tmp_path / "one", peer)).tensors
     peer.save_pretrained(tmp_path / "many", max_shard_size="1MB")
@@ -233,15 +233,15 @@ def test_shards_and_pickles_are_read_as_one_file_is(tmp_path: Path) -> None:
     assert len(list((tmp_path / "many").glob("*.safetensors"))) > 1
     saved(tmp_path / "old", peer)
     (tmp_path / "old" / "model.safetensors").unlink()
-    buffers = {"text_model.embeddings.position_ids": torch.arange(77)[None]}  # as files of older versions have them
+    buffers = {"text_model.embeddings.position_ids": torch.arange(77)[None]}  # as in files of older versions
     torch.save(peer.state_dict() | buffers, tmp_path / "old" / "pytorch_model.bin")
     for directory in ("many", "old"):
-        found = read_hugging_face(tmp_path / directory).tensors
-        assert found.keys() == expected.keys()
-        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+        checkpoint = read_hugging_face(tmp_path / directory).tensors
+        assert checkpoint.keys() == expected.keys()
+        assert all(torch.equal(checkpoint[name], tensor) for name, tensor in expected.items())
 
 
-def test_a_table_of_older_versions_holds_in_the_newer_ones_stead(tmp_path: Path) -> None:
+def test_an_older_tower_config_replaces_the_newer_one(tmp_path: Path) -> None:
     peer = peer_of(small_clip())
     path = saved(tmp_path, peer) / "config.json"
     config = json.loads(path.read_text())
@@ -262,20 +262,20 @@ def pixels_of(processor: Any, array: np.ndarray) -> np.ndarray:
     return processor(Image.fromarray(array), return_tensors="np")["pixel_values"][0]
 
 
-def test_siglips_pixels_are_transformers() -> None:
+def test_pixels_of_siglip_equal_transformers() -> None:
     size = 33
     processor = transformers().SiglipImageProcessorPil(size={"height": size, "width": size})
-    told = Preprocessing(size_px=size, mean=(0.5,) * 3, std=(0.5,) * 3, resize="squash")
+    preprocessing = Preprocessing(size_px=size, mean=(0.5,) * 3, std=(0.5,) * 3, resize="squash")
     for width in SIDES:
         for height in SIDES:
             array = random_image(width, height)
             np.testing.assert_allclose(
-                pixels_of(processor, array), normalise(resize_and_crop(array, told), told), atol=1e-6
+                pixels_of(processor, array), normalise(resize_and_crop(array, preprocessing), preprocessing), atol=1e-6
             )
 
 
-def test_clips_pixels_are_transformers() -> None:
-    """transformers cuts the half pixel of an odd margin off; OpenAI's and open_clip's transforms round it to even."""
+def test_pixels_of_clip_equal_transformers() -> None:
+    """transformers rounds half of an odd margin down; OpenAI's and open_clip's transforms round it to even."""
     size = 32
     processor = transformers().CLIPImageProcessorPil(
         size={"shortest_edge": size}, crop_size={"height": size, "width": size}
@@ -294,29 +294,29 @@ def test_clips_pixels_are_transformers() -> None:
     assert differing, "negative control"
 
 
-def test_the_processors_settings_are_read(tmp_path: Path) -> None:
-    found = read_hugging_face(saved(tmp_path / "clip", peer_of(small_clip())))
-    assert found.card.preprocessing == Preprocessing(size_px=64, crop="floor")
-    assert found.card.preprocessing.mean == CLIP_MEAN
-    found = read_hugging_face(saved(tmp_path / "siglip", peer_of(siglip_config(num_hidden_layers=2))))
+def test_preprocessing_is_read(tmp_path: Path) -> None:
+    checkpoint = read_hugging_face(saved(tmp_path / "clip", peer_of(small_clip())))
+    assert checkpoint.card.preprocessing == Preprocessing(size_px=64, crop="floor")
+    assert checkpoint.card.preprocessing.mean == CLIP_MEAN
+    checkpoint = read_hugging_face(saved(tmp_path / "siglip", peer_of(siglip_config(num_hidden_layers=2))))
     half = (0.5, 0.5, 0.5)
-    assert found.card.preprocessing == Preprocessing(size_px=65, mean=half, std=half, resize="squash")
+    assert checkpoint.card.preprocessing == Preprocessing(size_px=65, mean=half, std=half, resize="squash")
 
 
-def test_ids_are_those_of_transformers_for_the_directory(tmp_path: Path) -> None:
-    found = read_hugging_face(saved(tmp_path / "siglip", peer_of(siglip_config(num_hidden_layers=2))))
+def test_token_ids_equal_transformers_for_the_directory(tmp_path: Path) -> None:
+    checkpoint = read_hugging_face(saved(tmp_path / "siglip", peer_of(siglip_config(num_hidden_layers=2))))
     texts = ["A photo of: TWO dogs!", *TEXTS]
     peer = transformers().SiglipTokenizer(str(tmp_path / "siglip" / "spiece.model"))
     theirs = peer(texts, padding="max_length", max_length=16, truncation=True, return_tensors="np")["input_ids"]
-    assert np.array_equal(build_tokenizer(found.card.tokenizer, found.files)(texts), theirs)
-    found = read_hugging_face(saved(tmp_path / "clip", peer_of(small_clip())))
-    assert np.array_equal(build_tokenizer(found.card.tokenizer, found.files)(texts), tokenize(texts))
+    assert np.array_equal(build_tokenizer(checkpoint.card.tokenizer, checkpoint.files)(texts), theirs)
+    checkpoint = read_hugging_face(saved(tmp_path / "clip", peer_of(small_clip())))
+    assert np.array_equal(build_tokenizer(checkpoint.card.tokenizer, checkpoint.files)(texts), tokenize(texts))
 
 
-def test_layouts_write_what_they_read(tmp_path: Path) -> None:
+def test_key_layouts_restore_the_original_state_dict(tmp_path: Path) -> None:
     for kind, config in (("clip", small_clip()), ("siglip", siglip_config(num_hidden_layers=2))):
         peer = peer_of(config)
-        found = read_hugging_face(saved(tmp_path / kind, peer))
-        back = to_theirs(found.tensors, f"hugging_face_{kind}")  # type: ignore[arg-type]
+        checkpoint = read_hugging_face(saved(tmp_path / kind, peer))
+        back = to_theirs(checkpoint.tensors, f"hugging_face_{kind}")  # type: ignore[arg-type]
         assert back.keys() == peer.state_dict().keys()
         assert all(torch.equal(back[name], tensor) for name, tensor in peer.state_dict().items())

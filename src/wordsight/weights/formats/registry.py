@@ -1,0 +1,47 @@
+"""The formats in which a directory can hold a model: how each is recognised, read and written.
+
+ONNX is not among them: its graphs are never read back into a model (`onnx.py`).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from wordsight.model import CLIP
+from wordsight.weights.card import CARD_NAME
+from wordsight.weights.checkpoint import Checkpoint
+from wordsight.weights.formats import hugging_face, open_clip, openai, wordsight
+
+
+class Format(NamedTuple):
+    """A format whose models are directories.
+
+    Attributes:
+        description_name: name of the file that describes the model, by which a directory of this format is recognised;
+            empty if the format has no such file.
+        weights_names: names that the file of weights may have, preferred first.
+        read: reads a directory. Raises WeightsError.
+        write: writes a float32 model into an existing directory. Raises WeightsError if the format cannot represent
+            the model, and OutputError if the directory is not writable.
+    """
+
+    description_name: str
+    weights_names: tuple[str, ...]
+    read: Callable[[Path], Checkpoint]
+    write: Callable[[Checkpoint, CLIP, Path], None]
+
+
+FORMATS: dict[str, Format] = {
+    "wordsight": Format(CARD_NAME, (wordsight.WEIGHTS_NAME,), wordsight.read_wordsight, wordsight.write_wordsight),
+    "open_clip": Format(
+        open_clip.CONFIG_NAME, open_clip.WEIGHTS_NAMES, open_clip.read_open_clip, open_clip.write_open_clip
+    ),
+    "hf": Format(
+        hugging_face.CONFIG_NAME,
+        hugging_face.WEIGHTS_NAMES,
+        hugging_face.read_hugging_face,
+        hugging_face.write_hugging_face,
+    ),
+    "openai": Format("", (openai.WEIGHTS_NAME,), openai.read_openai_directory, openai.write_openai),
+}
+"""Formats by the name that `convert` takes. If a directory has the description files of several, the first wins."""
