@@ -26,7 +26,8 @@ from wordsight.image import CLIP_MEAN, CLIP_STD
 from wordsight.loss import softmax_loss
 from wordsight.model import CLIP, PUBLISHED, ModelConfig, TextConfig, VisionTransformerConfig, build, to_float
 from wordsight.text import tokenize
-from wordsight.training.optimizer import OptimizerConfig, build_optimizer
+from wordsight.training.optimizer import build_optimizer
+from wordsight.training.recipe import OptimizerConfig
 
 ARCHIVE = Path(__file__).resolve().parents[2] / "shared" / "data" / "flickr8k-train.tar"
 OPTIMIZER = OptimizerConfig(learning_rate=1e-4)

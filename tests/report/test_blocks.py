@@ -9,14 +9,24 @@ from wordsight.report.blocks import ScoreLike
 
 
 class _Score:
-    name, value, low, high, n, chance, method = "R@10", 0.12, 0.1, 0.14, 1000, 0.01, "Wilson 95 %"
+    dataset, metric = "flickr8k", "recall@10"
+    value, low, high, n, chance, method = 0.12, 0.1, 0.14, 1000, 0.01, "Wilson 95 %"
 
 
 def test_a_score_of_metrics_is_score_like() -> None:
     from wordsight.metrics import Score
 
-    score: ScoreLike = Score("R@10", 0.12, 0.1, 0.14, 1000, 0.01, "Wilson 95 %")
-    assert tile(score) == Tile("R@10", "12.0 %", "10.0 to 14.0 % (Wilson 95 %), 1,000 items", score)
+    score: ScoreLike = Score(
+        dataset="flickr8k",
+        metric="recall@10",
+        value=0.12,
+        low=0.1,
+        high=0.14,
+        n=1000,
+        chance=0.01,
+        method="Wilson 95 %",
+    )
+    assert tile(score) == Tile("flickr8k recall@10", "12.0 %", "10.0 to 14.0 % (Wilson 95 %), 1,000 items", score)
 
 
 def test_the_scale_covers_every_interval_and_chance() -> None:

@@ -47,6 +47,7 @@ def _page(text: str) -> Page:
     """A page with every kind of block, and the text in every text field."""
     image = _image()
     curve = Curve(text, [0, 1, 2], [0.1, float("nan"), 0.3])
+    score = Score(dataset=text, metric=text, value=0.12, low=0.1, high=0.14, n=1000, chance=0.01, method=text)
     return Page(
         text,
         text,
@@ -55,7 +56,7 @@ def _page(text: str) -> Page:
                 text,
                 text,
                 [
-                    Tiles([tile(Score(text, 0.12, 0.1, 0.14, 1000, 0.01, text))]),
+                    Tiles([tile(score)]),
                     Table([text, text], [[text, 1234567], [text, float("nan")]], text),
                     Plot([curve], text, text, text, level=0.05, level_name=text, is_share=True),
                 ],

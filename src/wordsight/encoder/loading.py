@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from wordsight.encoder.devices import parse_device
 from wordsight.encoder.dual_encoder import DualEncoder, check_options
 from wordsight.encoder.runtime import Runtime, check_runtime
 from wordsight.errors import ConfigError, WeightsError, nearest
@@ -83,7 +84,7 @@ def load(
     if is_exported(path):
         exported = _open_exported(path, device, runtime)
         return DualEncoder(exported, _with_decoding(exported.card, decoding), policy, exported.files, batch_size)
-    torch_device = _parse_device(device)
+    torch_device = parse_device(device)
     checkpoint = find_checkpoint(name_or_path, architecture, averaged, mirror, progress)
     model = _build(checkpoint, torch_device, runtime, str(name_or_path))
     return DualEncoder(model, _with_decoding(checkpoint.card, decoding), policy, checkpoint.files, batch_size)
@@ -181,18 +182,3 @@ def _nearest_name(path: Path) -> str:
     """Suggest the nearest name of published weights or of a directory next to the path."""
     siblings = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
     return nearest(str(path), published_cards()) or nearest(path.name, siblings)
-
-
-def _parse_device(device: "str | torch.device | None") -> "torch.device":
-    import torch
-
-    if device is None:
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return accelerator or torch.device("cpu")
-    try:
-        parsed = torch.device(device)
-        torch.empty(0, device=parsed)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device {str(device)!r}: not available: {reason}; omit the option, or use 'cpu'") from error
-    return parsed

@@ -10,8 +10,12 @@ class ScoreLike(Protocol):
     """A share with its confidence interval; `wordsight.metrics.Score` implements this."""
 
     @property
-    def name(self) -> str:
-        """The metric and the dataset."""
+    def dataset(self) -> str:
+        """Name of the dataset."""
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric."""
 
     @property
     def value(self) -> float:
@@ -56,9 +60,9 @@ class Tile:
 
 
 def tile(score: ScoreLike, title: str = "") -> Tile:
-    """Make a tile from a score: the percentage, interval, number of items and chance; the default title is its name."""
+    """Make a tile that shows a score as a percentage with its interval, number of items and chance."""
     detail = f"{100 * score.low:.1f} to {100 * score.high:.1f} % ({score.method}), {score.n:,} items"
-    return Tile(title or score.name, f"{100 * score.value:.1f} %", detail, score)
+    return Tile(title or f"{score.dataset} {score.metric}", f"{100 * score.value:.1f} %", detail, score)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
