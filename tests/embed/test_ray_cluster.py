@@ -89,7 +89,7 @@ def working(process: int) -> list[int]:
 def test_files_are_equal_and_only_new_images_are_embedded(workspace, address):
     run("local.parquet")
     summary = run("ray.parquet", "--ray", address)
-    assert (summary["embeddings"], summary["computed"], summary["num_broken"]) == (299, 299, 1)
+    assert (summary["embeddings"], summary["computed"], summary["num_unreadable"]) == (299, 299, 1)
     assert_same("local.parquet", "ray.parquet")
     (workspace / "photos" / "001.png").write_bytes((workspace / "photos" / "002.png").read_bytes())
     write_images(workspace / "photos" / "more", 310)[0].unlink()
