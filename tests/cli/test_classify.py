@@ -39,7 +39,7 @@ def test_each_image_is_one_line_and_unreadable_ones_have_a_reason(workspace, cap
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [line[0] for line in lines] == [f"photos/{number:03d}.png" for number in range(3)]
     assert lines[0][1:] == [f"{first.label} {first.probability:.4f}"]
-    assert re.match("error: photos/001.png: not an image", lines[1][1])
+    assert lines[1][1].startswith("error: photos/001.png: not an image")
 
 
 def test_top_sets_the_number_of_labels(workspace, capsys):
@@ -56,7 +56,7 @@ def test_json_is_one_object_per_line(workspace, capsys):
     assert first["ranking"][0] == {"label": first["label"], "probability": first["probability"]}
     assert len(first["ranking"]) == 2
     assert unreadable["image"] == "photos/001.png"
-    assert re.search("not an image", unreadable["error"])
+    assert "not an image" in unreadable["error"]
 
 
 def test_tables_and_shards_are_classified_under_the_names_of_their_images(workspace, capsys):
@@ -152,7 +152,7 @@ def test_terminal_shows_a_table(workspace, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert printed.startswith("┏━")
     assert "photos/[red]x.png" in printed
-    assert re.search("not an image", printed)
+    assert "not an image" in printed
 
 
 def test_multi_label_ranks_all_labels_in_json(workspace, capsys):
@@ -230,7 +230,10 @@ def test_temperature_from_the_labels_is_reported(workspace, capsys):
             ["classify", "photos", "--labels", "a", "--model", "runs/first", "--templates", "{} and {}"],
             "2 slots for the label; write {} exactly once",
         ),
-        (["classify", "photos", "--labels", "a,b", "--model", "runs/blind"], "tensors cannot be the card's 4 layers"),
+        (
+            ["classify", "photos", "--labels", "a,b", "--model", "runs/blind"],
+            "the card says 4 layers, but the file has only",
+        ),
         (["classify", "photos", "--labels", "a,a", "--model", "runs/first"], "--labels: labels given more than once"),
         (["classify", "photos", "--labels", "no.txt", "--model", "runs/first"], "no.txt: cannot be read as labels"),
         (["classify", "photos", "--labels", "a,b", "--model", "runs/frist"], "no such model; did you mean 'first'?"),

@@ -3,6 +3,7 @@
 The tests that start a Ray cluster are slow and need the extra `scale`.
 """
 
+import hashlib
 import json
 import os
 import pickle
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -22,9 +24,13 @@ from PIL import Image
 from tests.tiny_clip import random_image, tiny_clip, write_images
 
 from wordsight.cli import main
-from wordsight.embed.ray_cluster import Worker
+from wordsight.embed import ray_cluster
+from wordsight.embed.embedding_files import PreviousEmbeddings
+from wordsight.embed.job import embed_locally
+from wordsight.embed.ray_cluster import RayEmbedder, Worker
 from wordsight.encoder import load
 from wordsight.errors import ConfigError
+from wordsight.image import ImageRef
 
 NEEDS_RAY = [
     pytest.mark.slow,
@@ -83,7 +89,7 @@ def working(process: int) -> list[int]:
 def test_files_are_equal_and_only_new_images_are_embedded(workspace, address):
     run("local.parquet")
     summary = run("ray.parquet", "--ray", address)
-    assert (summary["embeddings"], summary["computed"], summary["num_broken"]) == (299, 299, 1)
+    assert (summary["embeddings"], summary["computed"], summary["num_unreadable"]) == (299, 299, 1)
     assert_same("local.parquet", "ray.parquet")
     (workspace / "photos" / "001.png").write_bytes((workspace / "photos" / "002.png").read_bytes())
     write_images(workspace / "photos" / "more", 310)[0].unlink()
@@ -152,3 +158,48 @@ def test_without_daft_and_ray_the_error_says_what_to_install(workspace, capsys, 
     monkeypatch.setitem(sys.modules, "daft", None)
     assert main(embed("out.npy", "--ray", "local")[3:]) == 2
     assert "--ray needs optional packages: pip install 'wordsight[scale]'" in capsys.readouterr().err
+
+
+def test_rows_are_in_order_although_workers_finish_in_any_order(workspace, monkeypatch):
+    """The cluster is replaced by one worker in this process that finishes the last batch first."""
+    clip = tiny_clip()
+    worker = Worker(tiny_clip, clip.fingerprint, str(workspace))
+    calls = []
+
+    def results(daft, workers, pending):
+        for number in reversed(pending):
+            calls.append(len(pickle.loads(pending[number])))
+            yield number, pickle.loads(workers.embed(pending[number]))
+
+    monkeypatch.setattr(ray_cluster, "_connect", lambda address: nullcontext())
+    monkeypatch.setattr(ray_cluster, "_start_workers", lambda daft, load, fingerprint: worker)
+    monkeypatch.setattr(ray_cluster, "_results", results)
+    paths = sorted((workspace / "photos").iterdir())[:150]
+    images = [ImageRef(str(path), path.read_bytes) for path in paths]
+    images.insert(70, ImageRef("film.mp4#t=1.000", lambda: random_image(5), "0123"))  # cannot be pickled
+    images.insert(71, ImageRef("film.mp4#t=2.000", lambda: np.zeros(3, np.uint8), "0123"))  # not an image
+    local = list(embed_locally(clip, images, PreviousEmbeddings()))
+    remote = list(RayEmbedder("local", tiny_clip)(clip, images, PreviousEmbeddings()))
+    assert calls == [24, 63, 64]
+    assert_rows_equal(local, remote)
+    previous = PreviousEmbeddings()
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths[2:140]]
+    previous.add(
+        np.stack([np.ones(8, np.float32)] * 139), [*map(str, paths[2:140]), "film.mp4#t=1.000"], [*digests, "0123"]
+    )
+    calls.clear()
+    resumed = list(RayEmbedder("local", tiny_clip)(clip, images, previous))
+    assert calls == [10, 2]
+    assert_rows_equal(list(embed_locally(clip, images, previous)), resumed)
+    assert sum(row.is_new for row in resumed) == 11
+
+
+def assert_rows_equal(rows, other_rows):
+    assert len(rows) == len(other_rows)
+    for row, other in zip(rows, other_rows, strict=True):
+        assert row._replace(embedding=None) == other._replace(embedding=None)
+        np.testing.assert_allclose(
+            [] if row.embedding is None else row.embedding,
+            [] if other.embedding is None else other.embedding,
+            atol=1e-6,
+        )

@@ -8,6 +8,7 @@ torch_runtime.py      its implementation on torch; prefix_tree.py and prepacked.
 onnx_runtime.py       its implementation on ONNX Runtime, in float32 or with 8-bit products
 runtime_selection.py  conversion of a checkpoint for ONNX Runtime, and the choice between the two
 batch_sizes.py        how many images and texts are encoded together on each type of device
+devices.py            parse_device: the device that a model runs on
 fingerprint.py        Fingerprint: everything that determines the value of an embedding
 
 The names below are imported on first use, so that importing this package does not load torch.

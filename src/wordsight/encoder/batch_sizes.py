@@ -1,8 +1,8 @@
 """How many images and texts are encoded together, by type of device.
 
-A batch has to be large enough to keep the device busy and small enough to stay in its caches and memory. An embedding
-does not depend on the batch it was computed in to more than 1e-5, but it does in its last bits: changing a number here
-changes results bitwise.
+A batch has to be large enough to keep the device busy and small enough for its caches and memory. Embeddings computed
+in batches of different sizes agree to within 1e-5, but not in their last bits, so a change of these numbers changes
+results bitwise.
 """
 
 from typing import NamedTuple

@@ -42,10 +42,7 @@ def load(
 ) -> DualEncoder:
     """Load a model by name or path, in any published format, and download it if necessary.
 
-    ```python
-    clip = wordsight.load("openai/ViT-B-32")
-    clip = wordsight.load("runs/first", device="cuda", batch_size=512)
-    ```
+    For example `load("openai/ViT-B-32")` or `load("runs/first", device="cuda", batch_size=512)`.
 
     Args:
         name_or_path: a name listed by `wordsight models`; `hf-hub:owner/name`; a file of weights; the directory of a
@@ -54,14 +51,15 @@ def load(
         device: such as `cpu` or `cuda:1`; by default the first accelerator, or the CPU if there is none.
         architecture: required only for weights that do not state their architecture: `ViT-B-32` (GELU),
             `ViT-B-32-quickgelu`, or the name of a preset.
-        averaged: for a training checkpoint that holds both, whether to load the averaged (EMA) weights or the plain
-            ones.
+        averaged: True for the averaged (EMA) weights of a training checkpoint, False for the plain ones; required only
+            if it holds both.
         mirror: address of a server that replaces the one from which published weights are downloaded.
         progress: called during a download with the number of bytes received and the total, if known.
-        runtime: `torch`; `half`, which is torch in float16, for accelerators; `onnx`, which exports the model into the
-            cache on first use; `int8`, the same with 8-bit products, for vision transformers: faster, with slightly
-            different embeddings (docs/performance.md); or `auto`, the faster of `torch` and `onnx` for single images
-            on this CPU, measured once. The directory of an exported model runs on `onnx` unless `int8` is given.
+        runtime: `torch`; `half`: torch in float16, for accelerators; `onnx`: ONNX Runtime on the CPU, for which the
+            model is exported into the cache on first use; `int8`: the same with 8-bit products, for vision
+            transformers, faster, with slightly different embeddings (docs/explanation/performance.md); `auto`: on a
+            CPU, the faster of `torch` and `onnx` for single images, measured once. The directory of an exported model
+            runs on `onnx`, or on `int8` if requested.
         decoding: of image files: `exact`; `cropped` or `scaled`, which are faster, with slightly different embeddings
             (see `Preprocessing`). By default as the model's card says: `exact`, unless it was saved otherwise.
         policy: how image files are decoded: `viewer`, as a person sees them (EXIF rotation applied, alpha over white),
@@ -153,7 +151,10 @@ def _build(checkpoint: "Checkpoint", device: "torch.device", runtime: str, name:
 
 
 def _convert_to_half(model: "CLIP") -> None:
-    """Convert all weights but the logit scale and bias to float16; as float16, a scale of 100 would become 100.03."""
+    """Convert all weights to float16 but the scalars, the logit scale and bias, which save nothing.
+
+    The logarithm of a scale of 100, rounded to float16, would be that of 100.03.
+    """
     scalars = [parameter for parameter in model.parameters() if not parameter.ndim]
     exact = [scalar.detach().clone() for scalar in scalars]
     model.half()

@@ -124,10 +124,10 @@ class ImagePipeline:
         try:
             if isinstance(image, ImageRef):
                 name = image.name
-                found, content = read_ref(image, find_embedding)
+                known, content = read_ref(image, find_embedding)
                 if content is None:
-                    return found
-                image, sha256 = content, found.sha256
+                    return known
+                image, sha256 = content, known.sha256
             return PreparedImage(load_pixels(image, self.preprocessing, self.policy, name=name), sha256=sha256)
         except ImageError as error:
             return PreparedImage(error=str(error), sha256=sha256)
