@@ -45,6 +45,11 @@ class Row:
         return cls(name, ours, peer, ratio, target, target is None or ratio >= target)
 
     @classmethod
+    def measured(cls, name: str, ours: float) -> "Row":
+        """A value of ours without peer or target."""
+        return cls(name, ours, None, None, None, True)
+
+    @classmethod
     def at_least(cls, name: str, ours: float, target: float, peer: float | None = None) -> "Row":
         """A value of ours, such as a score, with a lower bound; the peer's value is only shown."""
         return cls(name, ours, peer, ours / peer if peer else None, target, ours >= target)
