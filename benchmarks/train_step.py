@@ -14,6 +14,7 @@ import statistics
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -69,13 +70,21 @@ def batches(archive_path: Path, count: int, size: int, size_px: int, max_tokens:
     return result
 
 
-def our_step(model: CLIP) -> Step:
-    """Our training step."""
+def autocast(pixels: Tensor, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    """Autocast to `dtype` on the device of the pixels; None computes in float32."""
+    return nullcontext() if dtype is None else torch.autocast(pixels.device.type, dtype)
+
+
+def our_step(model: CLIP, dtype: torch.dtype | None = None, compiled: bool = False) -> Step:
+    """Our training step; as in `wordsight.training`, autocast covers the towers and the loss is float32."""
     optimizer = build_optimizer(model, OPTIMIZER)
+    forward = torch.compile(model) if compiled else model
 
     def step(pixels: Tensor, ids: Tensor) -> float:
         optimizer.zero_grad(set_to_none=True)
-        loss = softmax_loss(*model(pixels, ids))
+        with autocast(pixels, dtype):
+            image_NE, text_NE, scale = forward(pixels, ids)
+        loss = softmax_loss(image_NE.float(), text_NE.float(), scale)
         loss.backward()
         optimizer.step()
         model.bound_scale_()
@@ -104,8 +113,8 @@ def open_clip_model(model: CLIP) -> nn.Module:
     return peer
 
 
-def peer_step(model: nn.Module) -> Step:
-    """The training step of open_clip's trainer.
+def peer_step(model: nn.Module, dtype: torch.dtype | None = None, compiled: bool = False) -> Step:
+    """The training step of open_clip's trainer, where autocast covers the towers and the loss.
 
     Source: `open_clip_train.main` and `open_clip_train.train`, version 3.3.0.
     """
@@ -120,11 +129,13 @@ def peer_step(model: nn.Module) -> Step:
         eps=OPTIMIZER.epsilon,
     )
     compute_loss = open_clip().ClipLoss()
+    forward = torch.compile(model) if compiled else model
 
     def step(pixels: Tensor, ids: Tensor) -> float:
         optimizer.zero_grad()
-        losses = compute_loss(**model(pixels, ids), output_dict=True)
-        loss = sum(losses.values())
+        with autocast(pixels, dtype):
+            losses = compute_loss(**forward(pixels, ids), output_dict=True)
+            loss = sum(losses.values())
         loss.backward()
         optimizer.step()
         with torch.no_grad():
