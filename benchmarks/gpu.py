@@ -1,6 +1,6 @@
 """Everything that only a GPU can show, as JSON files; run it with `benchmarks/gpu.sh`.
 
-    python -m benchmarks.gpu --out DIRECTORY [--rehearse] [--minutes 8.5] [--only training,parity]
+    python -m benchmarks.gpu --out DIRECTORY [--rehearse] [--minutes 7.5] [--only training,parity]
 
 Each part runs in its own process, so that a crash or a full device memory does not affect the others, and writes
 `DIRECTORY/<part>.json` after every measurement. The exit code is 1 if a part or a measurement failed.
@@ -69,7 +69,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIRECTORY", help="where the JSON files are written")
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes, to try everything on a CPU")
-    parser.add_argument("--minutes", type=float, default=8.5, help="minutes for all parts together")
+    parser.add_argument("--minutes", type=float, default=7.5, help="minutes for all parts together")
     parser.add_argument("--only", help=f"comma-separated parts of {','.join(PARTS)}")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=0.0, help=argparse.SUPPRESS)

@@ -5,11 +5,11 @@
 #   benchmarks/gpu.sh --cpu       rehearse it on a CPU with tiny sizes, about 3 minutes
 #
 # It uses the torch of PYTHON. Other packages that PYTHON lacks come from gpu-wheels/, which benchmarks/gpu_wheels.sh
-# fills; nothing is downloaded or installed. MINUTES bounds the benchmarks, after the tests (default 8).
+# fills; nothing is downloaded or installed. MINUTES bounds the benchmarks, after the tests (default 7.5).
 set -eu
 cd "$(dirname "$0")/.."
 OUT=${OUT:-gpu-results}
-MINUTES=${MINUTES:-8}
+MINUTES=${MINUTES:-7.5}
 rehearse=()
 if [ "${1:-}" = "--cpu" ]; then
     rehearse=(--rehearse)
@@ -41,7 +41,7 @@ export PYTHONPATH="src:.:$site" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 WORDSIGHT_CA
 
 status=0
 # warnings are errors for the versions in constraints.txt, not for those that are installed on another machine
-timeout 120 "$PYTHON" -m pytest tests/gpu -m gpu -W default -p no:cacheprovider -rs --junit-xml "$OUT/tests.xml" \
+timeout 80 "$PYTHON" -m pytest tests/gpu -m gpu -W default -p no:cacheprovider -rs --junit-xml "$OUT/tests.xml" \
     2>&1 | tee "$OUT/tests.log" || status=1
 [ "${PIPESTATUS[0]}" = 0 ] || status=1
 "$PYTHON" -m benchmarks.gpu --out "$OUT" --minutes "$MINUTES" "${rehearse[@]}" || status=1

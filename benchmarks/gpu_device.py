@@ -68,6 +68,11 @@ def device_type() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def compile_backend() -> str:
+    """The backend of torch.compile; a rehearsal on a CPU does without generating C++ code, which takes minutes."""
+    return "inductor" if torch.cuda.is_available() else "eager"
+
+
 def synchronise() -> None:
     """Wait until the device has finished everything it was given."""
     if torch.cuda.is_available():

@@ -75,10 +75,15 @@ def autocast(pixels: Tensor, dtype: torch.dtype | None) -> AbstractContextManage
     return nullcontext() if dtype is None else torch.autocast(pixels.device.type, dtype)
 
 
-def our_step(model: CLIP, dtype: torch.dtype | None = None, compiled: bool = False) -> Step:
-    """Our training step; as in `wordsight.training`, autocast covers the towers and the loss is float32."""
+def our_step(model: CLIP, dtype: torch.dtype | None = None, backend: str | None = None) -> Step:
+    """Our training step; as in `wordsight.training`, autocast covers the towers and the loss is float32.
+
+    Args:
+        dtype: of the towers' products; None for float32.
+        backend: of torch.compile; None does not compile.
+    """
     optimizer = build_optimizer(model, OPTIMIZER)
-    forward = torch.compile(model) if compiled else model
+    forward = torch.compile(model, backend=backend) if backend else model
 
     def step(pixels: Tensor, ids: Tensor) -> float:
         optimizer.zero_grad(set_to_none=True)
@@ -113,7 +118,7 @@ def open_clip_model(model: CLIP) -> nn.Module:
     return peer
 
 
-def peer_step(model: nn.Module, dtype: torch.dtype | None = None, compiled: bool = False) -> Step:
+def peer_step(model: nn.Module, dtype: torch.dtype | None = None, backend: str | None = None) -> Step:
     """The training step of open_clip's trainer, where autocast covers the towers and the loss.
 
     Source: `open_clip_train.main` and `open_clip_train.train`, version 3.3.0.
@@ -129,7 +134,7 @@ def peer_step(model: nn.Module, dtype: torch.dtype | None = None, compiled: bool
         eps=OPTIMIZER.epsilon,
     )
     compute_loss = open_clip().ClipLoss()
-    forward = torch.compile(model) if compiled else model
+    forward = torch.compile(model, backend=backend) if backend else model
 
     def step(pixels: Tensor, ids: Tensor) -> float:
         optimizer.zero_grad()
