@@ -29,7 +29,7 @@ from benchmarks.table import parser as table_parser
 import wordsight as ws
 from wordsight.metrics import auroc, calibration_error
 from wordsight.zeroshot.background import WORDS, Background, sigmoid
-from wordsight.zeroshot.calibration import LEAST_LIFT, calibration_of, fit_temperature, softmax
+from wordsight.zeroshot.calibration import MIN_LIFT, fit_calibration, fit_temperature, softmax
 
 DATASETS = ("cifar10", "tiny-imagenet-eval", "gtsrb", "mnist", "flowers102", "grocery81")
 SPLITS = 20
@@ -38,7 +38,7 @@ COVERAGE = 0.9
 SLACK = 0.01  # about the standard error of the mean coverage over twenty splits of 648 images
 FIXED_COSINE = 0.44
 """The mean of the thresholds that best separated training images of 3 to 20 labels from others; it depends on the
-model. `LEAST_LIFT` was chosen in the same way on an earlier model, where the best cosine was 0.50."""
+model. `MIN_LIFT` was chosen in the same way on an earlier model, where the best cosine was 0.50."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,13 @@ def calibration_rows(
     for seed in range(splits):
         order = np.random.default_rng(seed).permutation(len(label_N))
         fit, test = order[: len(order) // 2], order[len(order) // 2 :]
-        calibration = calibration_of(logits_NK[fit], label_N[fit], None, COVERAGE)
+        calibration = fit_calibration(logits_NK[fit], label_N[fit], None, COVERAGE)
         hits = (logits_NK[test].argmax(axis=1) == label_N[test]).astype(float)
         fitted = fit_temperature(logits_NK[fit], label_N[fit])
         before, unseen, after = (
             calibration_error(softmax(logits_NK[test] / t).max(axis=1), hits) for t in (1, by_labels, fitted)
         )
-        in_set = 1 - softmax(logits_NK[test] / calibration.temperature) <= calibration.most_doubt
+        in_set = 1 - softmax(logits_NK[test] / calibration.temperature) <= calibration.max_nonconformity
         coverage = in_set[np.arange(len(test)), label_N[test]].mean()
         results.append((before, unseen, after, fitted, coverage, in_set.sum(axis=1).mean(), hits.mean()))
     before, unseen, after, fitted, coverage, size, accuracy = np.mean(results, axis=0).tolist()
@@ -120,14 +120,14 @@ def rejection_rows(
         is_known = np.isin(images.labels, known)
         logits_NK = clip.logits(images.embeddings, label_KE[known])
         background = Background(clip, word_ME, label_KE[known])
-        lift_N = np.array([background.lift(*pair) for pair in zip(images.embeddings, logits_NK, strict=True)])
+        lift_N = np.array([background.log_lift(*pair) for pair in zip(images.embeddings, logits_NK, strict=True)])
         cosine_N = (images.embeddings @ label_KE[known].T).max(axis=1)
         scores = (lift_N, softmax(logits_NK).max(axis=1), cosine_N)
         correct = [
             ((score[is_known] >= threshold).mean() + (score[~is_known] < threshold).mean()) / 2
-            for score, threshold in ((lift_N, np.log(LEAST_LIFT)), (cosine_N, FIXED_COSINE))
+            for score, threshold in ((lift_N, np.log(MIN_LIFT)), (cosine_N, FIXED_COSINE))
         ]
-        kept = (lift_N[is_known] >= np.log(LEAST_LIFT)).mean()
+        kept = (lift_N[is_known] >= np.log(MIN_LIFT)).mean()
         results.append([auroc(score[is_known], score[~is_known]) for score in scores] + correct + [kept])
     lift, max_softmax, cosine, ours, fixed, kept = np.mean(results, axis=0).tolist()
     spread = np.std([row[0] - row[2] for row in results])

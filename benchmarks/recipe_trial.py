@@ -24,7 +24,7 @@ from PIL import Image
 
 import wordsight as ws
 from wordsight.data import PackOptions, SourceOptions, open_source, pack
-from wordsight.evaluate.tasks import retrieval_scores
+from wordsight.evaluate import retrieval_scores
 from wordsight.metrics import accuracy_hits
 from wordsight.training import load_recipe, train
 
@@ -112,7 +112,8 @@ def evaluate(clip: ws.DualEncoder, work: Path) -> dict[str, float]:
     owner = [number for number, row in enumerate(rows) for _ in row["captions"]]
     images = clip.embed_images([work / "held-captions" / row["file"] for row in rows])
     texts = clip.embed_texts([caption for row in rows for caption in row["captions"]])
-    figures = {f.name: f.value for f in retrieval_scores(images, texts, owner) if f.name.endswith("at_10")}
+    scores = retrieval_scores(images, texts, owner, "held-captions")
+    figures = {score.metric: score.value for score in scores if score.metric.endswith("recall@10")}
     figures["twenty"] = word_accuracy(clip, work / "held-twenty", 64)
     for size_px in (64, 32):
         figures[f"everyday_{size_px}"] = word_accuracy(clip, work / "held-everyday", size_px)

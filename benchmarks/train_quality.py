@@ -45,9 +45,9 @@ from benchmarks.table import parser as table_parser
 import wordsight as ws
 from wordsight.config import plain
 from wordsight.data import PackOptions, SourceOptions, open_source, pack
-from wordsight.evaluate.tasks import retrieval_scores
+from wordsight.evaluate import retrieval_scores
 from wordsight.files import write_atomic
-from wordsight.metrics import Score, accuracy_hits, share
+from wordsight.metrics import Score, accuracy_hits, score_hits
 from wordsight.training import load_recipe, train
 
 THREADS = 2
@@ -78,7 +78,7 @@ def retrieval(pairs: list[Pair], images: Embed, texts: Embed) -> list[Score]:
     """Recall in both directions on images with five captions each."""
     owner = [number for number, pair in enumerate(pairs) for _ in pair.texts]
     captions = [text for pair in pairs for text in pair.texts]
-    return retrieval_scores(images([pair.image for pair in pairs]), texts(captions), owner)
+    return retrieval_scores(images([pair.image for pair in pairs]), texts(captions), owner, "flickr8k")
 
 
 def zero_shot(pairs: list[Pair], images: Embed, texts: Embed) -> Score:
@@ -88,14 +88,14 @@ def zero_shot(pairs: list[Pair], images: Embed, texts: Embed) -> Score:
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
     labels = np.array([names.index(pair.texts[0]) for pair in pairs])
     hits = accuracy_hits(images([pair.image for pair in pairs]) @ weights.T, labels)
-    return share("cifar10_accuracy", hits, 1 / len(names))
+    return score_hits(hits, dataset="cifar10", metric="accuracy", chance=1 / len(names))
 
 
 def evaluate(data: Path, images: Embed, texts: Embed) -> dict[str, Any]:
     """The scores of one model on flickr8k-val and CIFAR-10, as plain data."""
     figures = retrieval(captioned(data / "flickr8k-val.tar"), images, texts)
     figures.append(zero_shot(labelled(data / "cifar10.tar"), images, texts))
-    return {f.name: {"value": f.value, "low": f.low, "high": f.high, "chance": f.chance, "n": f.n} for f in figures}
+    return {f.metric: {"value": f.value, "low": f.low, "high": f.high, "chance": f.chance, "n": f.n} for f in figures}
 
 
 def peer_trial(data: Path, results: Path, learning_rate: float, batch_size: int) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def peer_trial(data: Path, results: Path, learning_rate: float, batch_size: int)
         left_out = selection_keys(pairs)
         pairs = [pair for pair in pairs if pair.key in left_out]
         figures = retrieval(pairs, lambda p: peer_images(model, p), lambda t: peer_texts(model, t))
-        scores = {figure.name: figure.value for figure in figures}
+        scores = {figure.metric: figure.value for figure in figures}
         return log | {"scores": scores, "score": mean_recall(scores)}
 
     settings = {"rate": learning_rate, "batch": batch_size, "minutes": TRIAL_MINUTES} | mixture_settings()
@@ -127,7 +127,7 @@ def mixture_settings() -> dict[str, Any]:
 
 def mean_recall(scores: dict[str, float]) -> float:
     """The score by which recipes are selected: the mean of recall@10 in both directions."""
-    return (scores["image_to_text_recall_at_10"] + scores["text_to_image_recall_at_10"]) / 2
+    return (scores["image_to_text_recall@10"] + scores["text_to_image_recall@10"]) / 2
 
 
 def peer_run(data: Path, results: Path, best: dict[str, Any], minutes: float) -> dict[str, Any]:
@@ -205,7 +205,7 @@ def rows(ours: dict[str, Any], peer: dict[str, Any], equal: dict[str, Any], minu
     ]
     table.append(Row.compare("wall-clock minutes (on a shared machine)", ours["wall_minutes"], peer["wall_minutes"]))
     for way in ("image_to_text", "text_to_image"):
-        name = f"{way}_recall_at_10"
+        name = f"{way}_recall@10"
         value, other = figures[name]["value"], theirs[name]["value"]
         table.append(Row.at_least(f"flickr8k-val {name} (share) {interval(figures[name])}", value, 0.12, other))
         table.append(
@@ -216,8 +216,8 @@ def rows(ours: dict[str, Any], peer: dict[str, Any], equal: dict[str, Any], minu
                 f"the same at the peer's steps and batch size {interval(same[name])}", same[name]["value"], other
             )
         )
-    cifar = figures["cifar10_accuracy"]
-    peer_cifar = theirs["cifar10_accuracy"]["value"]
+    cifar = figures["accuracy"]
+    peer_cifar = theirs["accuracy"]["value"]
     table.append(
         Row.at_least(f"CIFAR-10 zero-shot accuracy (share) {interval(cifar)}", cifar["value"], 0.25, peer_cifar)
     )
@@ -246,10 +246,10 @@ def quick_rows(data: Path) -> list[Row]:
         Row.measured(f"{QUICK_STEPS} steps of {recipe.batch_size} pairs, data loading included (pairs/s)", rate),
         *(
             Row.at_least(
-                f"flickr8k-val {score.name} (share): lower end of the interval, chance", score.low, score.chance
+                f"flickr8k-val {score.metric} (share): lower end of the interval, chance", score.low, score.chance
             )
             for score in scores
-            if score.name.endswith("_at_10")
+            if score.metric.endswith("recall@10")
         ),
     ]
 

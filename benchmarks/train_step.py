@@ -28,7 +28,8 @@ from wordsight.image import CLIP_MEAN, CLIP_STD
 from wordsight.loss import softmax_loss
 from wordsight.model import CLIP, PUBLISHED, ModelConfig, TextConfig, VisionTransformerConfig, build, to_float
 from wordsight.text import tokenize
-from wordsight.training.optimizer import OptimizerConfig, build_optimizer
+from wordsight.training.optimizer import build_optimizer
+from wordsight.training.recipe import OptimizerConfig
 
 OPTIMIZER = OptimizerConfig(learning_rate=1e-4)
 SMALL = ModelConfig(

@@ -23,7 +23,7 @@ from benchmarks.quality_peer import LABEL_TEMPLATES, labelled
 from benchmarks.table import Row, finish, parser
 
 import wordsight as ws
-from wordsight.encoder.loading import find
+from wordsight.encoder.loading import find_checkpoint
 from wordsight.model import preset
 from wordsight.weights.convert import convert
 from wordsight.zeroshot import explain
@@ -71,11 +71,11 @@ def explanations(clip: ws.DualEncoder, archive: Path, count: int) -> list[Row]:
     generator, marked, random = np.random.default_rng(0), [], []
     for pair in pairs[:: len(pairs) // count][:count]:
         explanation = explain(classifier, pair.image)
-        pixels = explanation.square
+        pixels = explanation.pixels
         label, side = classifier.names.index(explanation.label), len(pixels) // CELLS
         uncovered = log_probabilities(classifier, pixels[None])[0, label]
         mean_colour = pixels.mean(axis=(0, 1)).astype(np.uint8)
-        loss = explanation.loss[: CELLS * side, : CELLS * side]
+        loss = explanation.log_probability_drop[: CELLS * side, : CELLS * side]
         loss = loss.reshape(CELLS, side, CELLS, side).mean(axis=(1, 3)).ravel()
         for losses, order in ((marked, np.argsort(-loss)), (random, generator.permutation(CELLS * CELLS))):
             covered = pixels.copy()
@@ -106,7 +106,7 @@ def main() -> None:
         if trained is None:
             trained = work / "random"
             untrained_clip(preset("vit-small"), "random").save(trained)
-        convert(find(trained), work / "onnx", "onnx")
+        convert(find_checkpoint(trained), work / "onnx", "onnx")
         exact, int8 = ws.load(trained), ws.load(work / "onnx", runtime="int8")
         names = ("cifar10",) if options.quick else ("cifar10", "tiny-imagenet-eval")
         rows = [row for name in names for row in accuracy(exact, int8, options.data / f"{name}.tar", work)]

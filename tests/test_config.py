@@ -1,3 +1,5 @@
+"""TOML to structs and back, and the errors that name the offending key."""
+
 from pathlib import Path
 
 import pytest
@@ -27,28 +29,28 @@ class Car(Config, frozen=True):
         ({"colour": 3}, r"^car: Expected 'str', got 'int' - at 'colour'$"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line_with_its_place(tree: dict[str, object], message: str) -> None:
+def test_an_error_is_one_line_that_names_the_key_and_its_table(tree: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         decode(tree, Car, "car")
 
 
-def test_a_structure_comes_back_from_its_toml(tmp_path: Path) -> None:
+def test_a_struct_survives_a_round_trip_through_toml(tmp_path: Path) -> None:
     car = Car(wheels=(Wheel(), Wheel(size_px=4, name="ß")), spare=None)
     (tmp_path / "car.toml").write_text(to_toml(car), encoding="utf-8")
     assert load_toml(tmp_path / "car.toml", Car) == car
 
 
-def test_set_takes_toml_values_and_words_and_leaves_the_tree_alone() -> None:
+def test_set_key_accepts_toml_values_and_bare_words_and_does_not_modify_its_argument() -> None:
     tree = {"a": {"b": 1}}
     assert set_key(tree, "a.b=2.5") == {"a": {"b": 2.5}}
     assert set_key(tree, "a.c=[1, 2]") == {"a": {"b": 1, "c": [1, 2]}}
-    assert set_key(tree, "d.e.f=word = word") == {"a": {"b": 1}, "d": {"e": {"f": "word = word"}}}
+    assert set_key(tree, "d.e.f=text = text") == {"a": {"b": 1}, "d": {"e": {"f": "text = text"}}}
     assert tree == {"a": {"b": 1}}
     with pytest.raises(ConfigError, match="'b' is a value, not a table"):
         set_key(tree, "a.b.c=1")
 
 
-def test_differing_keys_are_named_with_their_tables() -> None:
+def test_differing_keys_include_their_tables() -> None:
     one, other = plain(Car(spare=Wheel())), plain(Car(spare=Wheel(size_px=4), colour="blue"))
     assert differing_keys(one, other) == ["colour", "spare.size_px"]
     assert differing_keys(one, one) == []

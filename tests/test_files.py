@@ -1,3 +1,5 @@
+"""Atomic writes, locks, hashes and bounded reads."""
+
 import errno
 import hashlib
 import multiprocessing
@@ -6,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from wordsight.errors import OutputError
+from wordsight.errors import DataError, OutputError
 from wordsight.files import (
     atomic_directory,
+    check_writable,
     lock,
+    newest_complete,
     open_atomic,
+    read_json,
     recover_directory,
     remove_partial,
     sha256_file,
@@ -18,35 +23,35 @@ from wordsight.files import (
 )
 
 
-def full(descriptor: int) -> None:
+def fail_disk_full(descriptor: int) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "below" / "file"
+def test_a_file_appears_complete_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "nested" / "file"
     write_atomic(path, b"first")
 
-    def break_off() -> None:
+    def fail_halfway() -> None:
         with open_atomic(path) as file:
-            file.write(b"second, cut")
+            file.write(b"second, incomplete")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        break_off()
+        fail_halfway()
     assert path.read_bytes() == b"first"
-    assert [other.name for other in path.parent.iterdir()] == ["file"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["file"]
 
 
-def test_a_full_disk_leaves_the_former_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_previous_file_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_atomic(tmp_path / "file", b"first")
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", fail_disk_full)
     with pytest.raises(OutputError, match=r"file: cannot be written: No space left on device"):
         write_atomic(tmp_path / "file", b"second")
     assert (tmp_path / "file").read_bytes() == b"first"
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_directory_takes_the_place_of_the_former_one(tmp_path: Path) -> None:
+def test_a_directory_replaces_the_previous_one(tmp_path: Path) -> None:
     for content in ("first", "second"):
         with atomic_directory(tmp_path / "model") as directory:
             (directory / content).write_text("")
@@ -54,19 +59,19 @@ def test_a_directory_takes_the_place_of_the_former_one(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_a_crash_between_two_renames_is_settled(tmp_path: Path) -> None:
-    former = tmp_path / ".model.former"
-    former.mkdir()
-    (former / "weights").write_text("old")
+def test_a_crash_between_the_two_renames_is_recovered(tmp_path: Path) -> None:
+    previous = tmp_path / ".model.former"
+    previous.mkdir()
+    (previous / "weights").write_text("old")
     recover_directory(tmp_path / "model")
     assert (tmp_path / "model" / "weights").read_text() == "old"
-    former.mkdir()
+    previous.mkdir()
     recover_directory(tmp_path / "model")
-    assert not former.exists()
+    assert not previous.exists()
     assert (tmp_path / "model" / "weights").read_text() == "old"
 
 
-def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
+def test_temporary_files_of_killed_processes_are_deleted(tmp_path: Path) -> None:
     (tmp_path / ".a.x.partial").write_text("")
     (tmp_path / ".b.y.partial").mkdir()
     (tmp_path / "kept.partial").write_text("")
@@ -74,26 +79,68 @@ def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["kept.partial"]
 
 
-def test_sha256_is_the_standard_library_s(tmp_path: Path) -> None:
+def test_sha256_file_agrees_with_hashlib(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc" * 1_000_000)
     assert sha256_file(tmp_path / "file") == hashlib.sha256(b"abc" * 1_000_000).hexdigest()
 
 
-def hold(path: Path, held: "multiprocessing.synchronize.Event", free: "multiprocessing.synchronize.Event") -> None:
+def hold_lock(
+    path: Path, acquired: "multiprocessing.synchronize.Event", release: "multiprocessing.synchronize.Event"
+) -> None:
     with lock(path):
-        held.set()
-        free.wait(30)
+        acquired.set()
+        release.wait(30)
 
 
-def test_a_lock_keeps_other_processes_out_and_ends_with_its_holder(tmp_path: Path) -> None:
+def test_a_lock_excludes_other_processes_and_is_released_when_its_process_dies(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    held, free = context.Event(), context.Event()
-    process = context.Process(target=hold, args=(tmp_path / ".lock", held, free))
+    acquired, release = context.Event(), context.Event()
+    process = context.Process(target=hold_lock, args=(tmp_path / ".lock", acquired, release))
     process.start()
-    assert held.wait(30)
+    assert acquired.wait(30)
     with pytest.raises(OutputError, match="another process is writing to this directory"), lock(tmp_path / ".lock"):
         pass
     process.kill()
     process.join(30)
     with lock(tmp_path / ".lock"):
         pass
+
+
+def test_a_reader_between_the_two_renames_gets_the_previous_directory(tmp_path: Path) -> None:
+    path, previous = tmp_path / "model", tmp_path / ".model.former"
+    assert newest_complete(path) == path
+    previous.mkdir()
+    assert newest_complete(path) == previous
+    path.mkdir()
+    assert newest_complete(path) == path
+    assert previous.exists()
+
+
+def test_an_unwritable_output_path_is_rejected_before_any_work(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "file")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["new"]
+    assert not list((tmp_path / "new").iterdir())
+    with pytest.raises(OutputError, match="new: is a directory; name a file in it"):
+        check_writable(tmp_path / "new")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        check_writable(tmp_path / "file" / "nested")
+
+
+def test_json_is_read_up_to_its_limit(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a": [1, 2]}')
+    assert read_json(tmp_path / "a.json", 13, DataError) == {"a": [1, 2]}
+    with pytest.raises(DataError, match=r"a.json: 13 bytes, expected at most 12; check that it is the right file$"):
+        read_json(tmp_path / "a.json", 12, DataError)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "no such file"), (b"[1,", "not JSON"), (b"\xff", "not JSON"), (b"[" * 100_000, "not JSON")],
+)
+def test_malformed_json_is_a_one_line_error(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(DataError, match=f"a.json: {message}") as caught:
+        read_json(tmp_path / "a.json", 1 << 20, DataError)
+    assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Score 3 against closed forms, and its relatives against it: value and gradients."""
+"""The loss of figure 3 against closed forms, and its variants against it: values and gradients."""
 
 import math
 
@@ -18,27 +18,27 @@ def unit_pairs(n: int, width: int = 8, seed: int = 0) -> tuple[Tensor, Tensor, T
 
 
 @pytest.mark.parametrize(("n", "scale"), [(1, 3.0), (2, 0.0), (5, 1 / 0.07), (8, 2.5)])
-def test_orthonormal_pairs_have_a_closed_form(n: int, scale: float) -> None:
+def test_the_loss_of_orthonormal_pairs_has_a_closed_form(n: int, scale: float) -> None:
     units = torch.eye(8, dtype=torch.float64)[:n]
     loss = softmax_loss(units, units, torch.tensor(scale))
     assert loss.item() == pytest.approx(math.log(1 + (n - 1) * math.exp(-scale)), abs=1e-12)
 
 
-def test_two_pairs_by_hand() -> None:
+def test_the_loss_of_two_pairs_matches_a_hand_computed_case() -> None:
     image = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     text = torch.tensor([[0.6, 0.8], [1.0, 0.0]])
-    # logits [[6, 10], [8, 0]]: images miss by 4 and 8, texts by 2 and 10
+    # logits [[6, 10], [8, 0]]: the targets are 4 and 8 too low for images, 2 and 10 for texts
     by_image = (math.log1p(math.exp(4)) + math.log1p(math.exp(8))) / 2
     by_text = (math.log1p(math.exp(2)) + math.log1p(math.exp(10))) / 2
     loss = softmax_loss(image, text, torch.tensor(10.0))
     assert loss.item() == pytest.approx((by_image + by_text) / 2, rel=1e-6)
 
 
-def test_gradients_are_those_of_finite_differences() -> None:
+def test_gradients_match_finite_differences() -> None:
     assert torch.autograd.gradcheck(softmax_loss, unit_pairs(4))
 
 
-def test_masked_is_plain_where_no_text_is_anothers() -> None:
+def test_the_masked_loss_equals_the_plain_one_if_every_text_has_one_image() -> None:
     plain, masked = unit_pairs(9), unit_pairs(9)
     loss, masked_loss = softmax_loss(*plain), masked_softmax_loss(*masked, torch.eye(9, dtype=torch.bool))
     loss.backward(), masked_loss.backward()
@@ -47,8 +47,8 @@ def test_masked_is_plain_where_no_text_is_anothers() -> None:
         torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-12)
 
 
-def test_masked_leaves_out_a_images_own_texts() -> None:
-    """A tabby with "cat", a Persian with "Persian": the first text is no negative of the second image."""
+def test_the_masked_loss_leaves_out_an_images_own_texts() -> None:
+    """For a tabby captioned "cat" and a Persian captioned "Persian", "cat" is not a negative of the second image."""
     image, text, scale = unit_pairs(3)
     is_own = torch.tensor([[1, 0, 0], [1, 1, 0], [0, 0, 1]], dtype=torch.bool)
     e = (scale * image @ text.T).exp().tolist()
@@ -62,7 +62,7 @@ def test_masked_leaves_out_a_images_own_texts() -> None:
     assert loss.item() == pytest.approx(-sum(map(math.log, by_image + by_text)) / 6, abs=1e-12)
 
 
-def test_masked_pairs_do_not_push_each_other() -> None:
+def test_masked_pairs_have_no_gradient() -> None:
     image, text, scale = unit_pairs(3)
     masked_softmax_loss(image, text, scale, torch.ones(3, 3, dtype=torch.bool)).backward()
     assert not any(tensor.grad.any() for tensor in (image, text, scale))
@@ -70,8 +70,8 @@ def test_masked_pairs_do_not_push_each_other() -> None:
     assert torch.autograd.gradcheck(lambda *pair: masked_softmax_loss(*pair, is_own), unit_pairs(3))
 
 
-def test_words_cost_their_share() -> None:
+def test_caption_token_loss_matches_a_hand_computed_case() -> None:
     logits = torch.tensor([[0.0, math.log(3.0)], [5.0, 1.0]])
-    target = torch.tensor([[0.25, 0.75], [0.0, 0.0]])  # the second caption has none of the words
+    target = torch.tensor([[0.25, 0.75], [0.0, 0.0]])  # the second caption has none of the tokens
     wanted = (0.25 * math.log(4) + 0.75 * math.log(4 / 3)) / 2
     assert caption_token_loss(logits, target).item() == pytest.approx(wanted, rel=1e-6)

@@ -1,7 +1,8 @@
-"""wordsight: a complete CLIP toolkit (Radford et al. 2021, arXiv 2103.00020).
+"""wordsight is a complete CLIP toolkit (Radford et al. 2021, arXiv 2103.00020).
 
-Train, load, evaluate and use image-text models. The public names below are imported on first use (PEP 562), so that
-`import wordsight` loads neither torch nor NumPy. Every error that a user can cause is a `wordsight.errors.WordsightError`.
+Train, load, evaluate and use image-text models. The public names are imported on first use (PEP 562), so
+`import wordsight` loads neither torch nor NumPy. Every error that a user can cause is a
+`wordsight.errors.WordsightError`.
 """
 
 from importlib import import_module
@@ -29,10 +30,10 @@ __all__ = [
 ]
 
 _PACKAGES = {
-    "Prediction": "zeroshot",
     "DualEncoder": "encoder",
-    "ZeroShotClassifier": "zeroshot",
+    "Prediction": "zeroshot",
     "Run": "training",
+    "ZeroShotClassifier": "zeroshot",
     "load": "encoder",
     "tokenize": "text",
     "train": "training",

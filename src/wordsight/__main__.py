@@ -1,4 +1,4 @@
-"""`python -m wordsight` is `wordsight`."""
+"""Run the command line with `python -m wordsight`."""
 
 import sys
 

@@ -1,13 +1,13 @@
-"""The cache: one directory for everything that can be fetched or computed again, and one offline switch.
+"""The cache: one directory for everything that can be downloaded or computed again, and one offline switch.
 
-    weights/       downloaded checkpoints; digests/ remembers their hashes
+    weights/       downloaded checkpoints; digests/ stores their hashes
     shards/        downloaded shards
     indexes/       shard indexes that could not be written next to their shard
     onnx/, int8/   models exported for ONNX Runtime
-    classifiers/   text embeddings of large zero-shot classifiers
-    timings/       which runtime was faster on this machine
+    classifiers/   weights of large zero-shot classifiers
+    timings/       measured speed of the runtimes on this machine
 
-Deleting any of it costs time, nothing else. The environment is read when a function is called, never on import.
+Deleting any of it only costs time. Environment variables are read when a function is called, never on import.
 """
 
 import os
@@ -24,7 +24,14 @@ _TRUE = ("1", "on", "yes", "true")
 
 
 class CacheUsage(NamedTuple):
-    """What one kind of cache entry occupies: number of files and their total size in bytes."""
+    """The disk usage of one kind of cache entry.
+
+    Attributes:
+        kind: one of `CACHE_KINDS`.
+        path: its directory, which need not exist.
+        num_files: the number of files in it.
+        num_bytes: their total size.
+    """
 
     kind: CacheKind
     path: Path
@@ -33,9 +40,10 @@ class CacheUsage(NamedTuple):
 
 
 def cache_directory(kind: CacheKind | None = None) -> Path:
-    """The cache directory, or the part of it that holds one kind of entry.
+    """Return the cache directory, or its subdirectory for one kind of entry; it need not exist.
 
-    `WORDSIGHT_CACHE` names the directory; otherwise it is `$XDG_CACHE_HOME/wordsight`, or `~/.cache/wordsight`.
+    It is `$WORDSIGHT_CACHE` if that variable is set, otherwise `$XDG_CACHE_HOME/wordsight`, and by default
+    `~/.cache/wordsight`.
     """
     if root := os.environ.get("WORDSIGHT_CACHE"):
         directory = Path(root).expanduser()
@@ -46,17 +54,20 @@ def cache_directory(kind: CacheKind | None = None) -> Path:
 
 
 def is_offline() -> bool:
-    """Whether `WORDSIGHT_OFFLINE` or `HF_HUB_OFFLINE` forbids the use of the network."""
+    """Return whether `WORDSIGHT_OFFLINE` or `HF_HUB_OFFLINE` forbids network access.
+
+    The values 1, on, yes and true (in any case) count as set; all others do not.
+    """
     return any(os.environ.get(name, "").strip().casefold() in _TRUE for name in ("WORDSIGHT_OFFLINE", "HF_HUB_OFFLINE"))
 
 
 def cache_usage() -> list[CacheUsage]:
-    """The size of each kind of cache entry; kinds that hold nothing are included with zeros."""
+    """Return the disk usage of every kind of cache entry, in the order of `CACHE_KINDS`."""
     return [_usage(kind) for kind in CACHE_KINDS]
 
 
 def clear_cache(kind: CacheKind) -> CacheUsage:
-    """Delete all entries of one kind and return what they occupied.
+    """Delete all cache entries of one kind and return their disk usage before.
 
     Raises:
         OutputError: an entry cannot be deleted.

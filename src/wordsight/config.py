@@ -1,7 +1,7 @@
-"""TOML to frozen structures and back; unknown keys are refused with the nearest name.
+"""TOML files to frozen structs and back; unknown keys are errors that name the nearest match.
 
-A configuration is a `msgspec.Struct` declared `frozen=True, forbid_unknown_fields=True, kw_only=True` beside
-the component that it configures.
+A configuration is a subclass of `Config` that is declared next to the component it configures, with `frozen=True`. Its
+fields are the keys of the file, and their documentation in `Attributes:` becomes the reference page.
 """
 
 import re
@@ -18,42 +18,43 @@ T = TypeVar("T")
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What every configuration is: immutable, by keyword, strict about names."""
+    """Base class of all configurations: immutable, keyword-only, and strict about unknown keys."""
 
 
-def decode(value: Any, kind: type[T], where: str) -> T:
-    """Check plain data (dictionaries, lists, numbers) against a structure and return it.
+def decode(value: Any, struct_type: type[T], where: str) -> T:
+    """Convert plain data (dictionaries, lists, numbers) to a struct and validate it.
 
     Args:
-        value: as `tomllib` or `json` give it.
-        kind: a `Config` class.
-        where: the file or option, named in errors.
+        value: data as returned by `tomllib` or a JSON decoder.
+        struct_type: a subclass of `Config`.
+        where: the file or option that the data comes from; errors start with it.
 
     Raises:
-        ConfigError: unknown key (with the nearest known one), missing key, wrong type or a contradiction.
+        ConfigError: a key is unknown (the message names the nearest known one) or missing, a value has the wrong type,
+            or values contradict each other.
     """
     try:
-        return msgspec.convert(value, kind)
-    except ConfigError as error:  # a structure that refuses what contradicts itself does not know its file
+        return msgspec.convert(value, struct_type)
+    except ConfigError as error:  # raised by the struct's own validation, which does not know the file
         raise ConfigError(f"{where}: {error}") from error
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {_explain(str(error), kind)}") from error
+        raise ConfigError(f"{where}: {_explain(str(error), struct_type)}") from error
 
 
-def load_toml(path: Path, kind: type[T]) -> T:
-    """Read a TOML file into a structure.
+def load_toml(path: Path, struct_type: type[T]) -> T:
+    """Read a TOML file into a struct.
 
     Raises:
-        ConfigError: no such file, not TOML, or as `decode`.
+        ConfigError: the file is missing or not TOML, or as for `decode`.
     """
-    return decode(read_toml(path), kind, str(path))
+    return decode(read_toml(path), struct_type, str(path))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file as plain data.
 
     Raises:
-        ConfigError: no such file, or not TOML.
+        ConfigError: the file is missing or not TOML.
     """
     try:
         return tomllib.loads(path.read_text("utf-8"))
@@ -64,28 +65,32 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A structure as plain data, without the keys that are None (TOML has no null)."""
+    """Convert a struct to plain data, without the keys whose value is None (TOML has no null)."""
 
-    def drop(item: Any) -> Any:
+    def drop_none(item: Any) -> Any:
         if isinstance(item, dict):
-            return {key: drop(inner) for key, inner in item.items() if inner is not None}
+            return {key: drop_none(inner) for key, inner in item.items() if inner is not None}
         if isinstance(item, list | tuple):
-            return [drop(inner) for inner in item]
+            return [drop_none(inner) for inner in item]
         return item
 
-    return drop(msgspec.to_builtins(value))
+    return drop_none(msgspec.to_builtins(value))
 
 
 def to_toml(value: Any) -> str:
-    """A structure as TOML text."""
+    """Convert a struct to TOML text."""
     return tomli_w.dumps(plain(value))
 
 
 def set_key(tree: dict[str, Any], assignment: str) -> dict[str, Any]:
-    """A copy of plain data with one `dotted.key=value` applied; the value is read as TOML, or else as text.
+    """Return a copy of nested dictionaries with one key changed.
+
+    Args:
+        tree: plain data, as returned by `read_toml`; it is not modified.
+        assignment: `dotted.key=value`. The value is parsed as TOML; if it is not valid TOML, it is used as a string.
 
     Raises:
-        ConfigError: no `=` in the assignment, or the key leads through something that is not a table.
+        ConfigError: the assignment has no `=` or no key, or part of the key is a value and not a table.
     """
     key, separator, text = assignment.partition("=")
     if not separator or not key.strip():
@@ -97,48 +102,54 @@ def set_key(tree: dict[str, Any], assignment: str) -> dict[str, Any]:
     first, _, rest = key.strip().partition(".")
     changed = dict(tree)
     if rest:
-        below = changed.get(first, {})
-        if not isinstance(below, dict):
+        table = changed.get(first, {})
+        if not isinstance(table, dict):
             raise ConfigError(f"--set {assignment}: {first!r} is a value, not a table")
-        changed[first] = set_key(below, f"{rest}={text}")
+        changed[first] = set_key(table, f"{rest}={text}")
     else:
         changed[first] = value
     return changed
 
 
 def differing_keys(one: Any, other: Any, prefix: str = "") -> list[str]:
-    """The dotted keys in which two structures (as `plain` data) differ, sorted."""
+    """Return the dotted keys whose values differ between two nested dictionaries, sorted by table.
+
+    Args:
+        one: plain data, as returned by `plain`.
+        other: the data to compare with.
+        prefix: the dotted key of the tables that are compared; empty for the top level.
+    """
     if not (isinstance(one, dict) and isinstance(other, dict)):
         return [] if one == other else [prefix]
     keys = sorted(set(one) | set(other))
-    below = (differing_keys(one.get(key), other.get(key), f"{prefix}.{key}" if prefix else key) for key in keys)
-    return [key for part in below for key in part]
+    nested = (differing_keys(one.get(key), other.get(key), f"{prefix}.{key}" if prefix else key) for key in keys)
+    return [key for part in nested for key in part]
 
 
-def _explain(message: str, kind: Any) -> str:
-    """msgspec's message in our words, with the nearest known key."""
+def _explain(message: str, struct_type: Any) -> str:
+    """Rephrase an error message of msgspec; for an unknown key, suggest the nearest known one."""
     path = match[1] if (match := re.search(r" - at `\$\.?([^`]*)`", message)) else ""
     unknown = re.search(r"unknown field `(.*?)`", message)
     if not unknown:
         return message.replace(" - at `$.", " - at `").replace("`", "'")
-    place = f" in [{path}]" if path else ""
-    return f"unknown key {unknown[1]!r}{place}{nearest(unknown[1], sorted(_fields_at(kind, path)))}"
+    table = f" in [{path}]" if path else ""
+    return f"unknown key {unknown[1]!r}{table}{nearest(unknown[1], sorted(_fields_at(struct_type, path)))}"
 
 
-def _fields_at(kind: Any, path: str) -> set[str]:
-    """The field names of the structures that lie at a dotted path below `kind`."""
-    kinds = {kind}
+def _fields_at(struct_type: Any, path: str) -> set[str]:
+    """Return the field names of the structs at a dotted path below `struct_type`."""
+    struct_types = {struct_type}
     for name in filter(None, re.split(r"\.|\[.*?\]", path)):
-        below: set[Any] = set()
-        for structure in kinds:
-            if name in getattr(structure, "__struct_fields__", ()):
-                below |= _structures(get_type_hints(structure)[name])
-        kinds = below
-    return {field for structure in kinds for field in getattr(structure, "__struct_fields__", ())}
+        nested: set[Any] = set()
+        for candidate in struct_types:
+            if name in getattr(candidate, "__struct_fields__", ()):
+                nested |= _struct_types(get_type_hints(candidate)[name])
+        struct_types = nested
+    return {field for candidate in struct_types for field in getattr(candidate, "__struct_fields__", ())}
 
 
-def _structures(hint: Any) -> set[Any]:
-    """The structures that a type hint mentions: `A | None`, `tuple[A, ...]`, `dict[str, A]`."""
+def _struct_types(hint: Any) -> set[Any]:
+    """Return the structs in a type hint such as `A | None`, `tuple[A, ...]` or `dict[str, A]`."""
     if hasattr(hint, "__struct_fields__"):
         return {hint}
-    return {found for argument in get_args(hint) for found in _structures(argument)}
+    return {struct_type for argument in get_args(hint) for struct_type in _struct_types(argument)}

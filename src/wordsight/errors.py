@@ -1,18 +1,18 @@
-"""Every error that a user can cause.
+"""The exceptions that wordsight raises for mistakes of the user and for bad input.
 
     WordsightError
-    ├── ConfigError      a recipe, a card or an option says something that cannot be
-    ├── TextError        a text that cannot become tokens as asked
-    ├── ImageError     a image that cannot be read
-    ├── DataError        shards, tables, captions and labels
-    ├── DownloadError    an address from which nothing comes, or not what was meant
-    ├── WeightsError     a file of weights that is not what it should be
-    ├── TrainingError    a run that cannot go on
-    ├── OutputError      a place that cannot be written
-    └── MissingExtraError  a feature whose optional packages are not installed
+    ├── ConfigError         an invalid recipe, card, option or argument
+    ├── TextError           a text that cannot be tokenised
+    ├── ImageError          an image that cannot be read
+    ├── DataError           missing or inconsistent shards, tables, captions or labels
+    ├── DownloadError       a file that cannot be downloaded, or is not the expected one
+    ├── WeightsError        an invalid checkpoint
+    ├── TrainingError       a training run that cannot continue
+    ├── OutputError         an output path that is not writable
+    └── MissingExtraError   an optional package that is not installed
 
-The message is one line: what is wrong, where (file, row, key), and what to do. The command line prints it
-and ends with exit code 2; anything else that escapes is a defect of ours and ends with 1.
+Every message is one line: what is wrong, where (file, row, key), and what to do. The command line prints it and exits
+with code 2. Any other exception that escapes is a bug in wordsight, and the exit code is 1.
 """
 
 import difflib
@@ -20,49 +20,54 @@ from collections.abc import Iterable
 
 
 class WordsightError(Exception):
-    """What a user can cause and, told in one line, can mend."""
+    """Base class of all errors that a user can cause and correct."""
 
 
 class ConfigError(WordsightError):
-    """A recipe, a card or an option says something that cannot be."""
+    """A recipe, a card, a command-line option or an argument is invalid or contradicts another one."""
 
 
 class TextError(WordsightError):
-    """A text cannot become tokens as asked."""
+    """A text cannot be tokenised: it is not a string, or is too long and must not be truncated; or an id is unknown."""
 
 
 class ImageError(WordsightError):
-    """A image cannot be read, or is larger than the bound."""
+    """An image cannot be read: it is missing, damaged, in an unsupported format, or larger than the limit."""
 
 
 class DataError(WordsightError):
-    """Shards, tables, captions or labels are missing, broken or contradict themselves."""
+    """Shards, tables, captions or labels are missing, damaged or inconsistent with each other."""
 
 
 class DownloadError(WordsightError):
-    """What lies at an address cannot be had: not there, closed, offline, broken off, or not the file that was meant."""
+    """A download failed, offline mode forbids it, or the downloaded file is not the expected one."""
 
 
 class WeightsError(WordsightError):
-    """A file of weights is not what its name or its configuration says."""
+    """A checkpoint is damaged, in an unknown format, or inconsistent with its name, its card or its configuration."""
 
 
 class TrainingError(WordsightError):
-    """A training run cannot go on."""
+    """A training run cannot continue, for example because the loss is not finite."""
 
 
 class OutputError(WordsightError):
-    """A place cannot be written: no permission, not a directory, disk full."""
+    """An output path is not writable: no permission, an existing file or directory in the way, or a full disk."""
 
 
 class MissingExtraError(WordsightError):
-    """An optional package is needed; the message has the command that installs it."""
+    """An optional package is not installed; the message contains the command that installs it.
 
-    def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs optional packages: pip install 'wordsight[{extra}]'")
+    Args:
+        feature: what needs the package; the beginning of the message.
+        extra: the extra of wordsight that provides it.
+    """
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs optional packages: pip install 'wordsight[{extra}]'")
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the known word nearest to a misspelt one, or an empty string."""
-    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else ""
+def nearest(word: str, candidates: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` for the candidate most similar to a misspelt word, or an empty string."""
+    matches = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -1,7 +1,7 @@
-"""Atomic writes, locks, hashes and bounded reads (design rule 6).
+"""Atomic writes, locks, hashes and bounded reads.
 
-A file or directory written here either appears complete or not at all: it is written under a temporary name, synced to
-disk, and renamed.
+A file or directory that is written with these functions appears complete or not at all: it is written under a temporary
+name (`.NAME.xxxx.partial`), synced to disk, and renamed.
 """
 
 import contextlib
@@ -22,17 +22,17 @@ _HASH_BLOCK_BYTES = 1 << 20
 
 
 def as_output_error(error: OSError, path: Path) -> OutputError:
-    """Turn a failed write to `path` into a one-line error."""
+    """Convert the error of a failed write to `path` into a one-line `OutputError`."""
     return OutputError(
         f"{path}: cannot be written: {error.strerror or error}; choose another output path or free some space"
     )
 
 
 def make_directory(path: Path) -> Path:
-    """Create a directory and its missing parents, and return it.
+    """Create a directory and its missing parents, and return its path.
 
     Raises:
-        OutputError: it cannot be created, or a file has this name.
+        OutputError: the directory cannot be created, for example because a file has this name.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -42,9 +42,9 @@ def make_directory(path: Path) -> Path:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make renames within a directory survive a crash of the machine.
+    """Flush the entries of a directory to disk, so that a rename survives a crash of the machine.
 
-    Windows cannot open a directory for this; there the file system's journal has to do.
+    This does nothing on Windows, which cannot open a directory; NTFS records renames in its journal.
     """
     if os.name == "nt":
         return
@@ -56,10 +56,10 @@ def sync_directory(directory: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse an output path that is not writable, before any work is done; its directory is created.
+    """Check that a file can be written at `path`, before any expensive work; create its directory.
 
     Raises:
-        OutputError: a directory has this name, or the file cannot be written.
+        OutputError: `path` is a directory, or its directory is not writable.
     """
     if path.is_dir():
         raise OutputError(f"{path}: is a directory; name a file in it")
@@ -72,10 +72,10 @@ def check_writable(path: Path) -> None:
 
 @contextlib.contextmanager
 def open_atomic(path: Path) -> Iterator[BinaryIO]:
-    """Open `path` for writing such that it appears, complete and synced, only if the block succeeds.
+    """Open a temporary file that replaces `path`, complete and synced, if the block succeeds.
 
     Raises:
-        OutputError: its directory cannot be created, or the disk is full; a previous file is left as it was.
+        OutputError: the directory is not writable, or the disk is full; an existing file at `path` is unchanged.
     """
     make_directory(path.parent)
     temporary = None
@@ -97,20 +97,20 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a small file atomically; see `open_atomic`."""
+    """Write a file atomically; see `open_atomic`."""
     with open_atomic(path) as file:
         file.write(content)
 
 
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield a temporary directory that replaces `path`, complete, if the block succeeds.
+    """Yield a temporary directory that replaces `path` if the block succeeds.
 
-    A previous directory is first moved aside and deleted last, so that one of the two is complete at any moment;
-    `recover_directory` restores it after a crash between the two renames.
+    An existing directory is renamed first and deleted last, so that at any moment one of the two is complete. After a
+    crash between the two renames, `recover_directory` restores it.
 
     Raises:
-        OutputError: the parent is not writable, or the disk is full; the previous directory is left as it was.
+        OutputError: the parent is not writable, or the disk is full; an existing directory at `path` is unchanged.
     """
     make_directory(path.parent)
     temporary = None
@@ -134,7 +134,10 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def recover_directory(path: Path) -> None:
-    """Undo a crash of `atomic_directory`: restore the previous directory if the new one never appeared."""
+    """Clean up after a crash of `atomic_directory`.
+
+    The previous directory is restored if the new one was not yet in place, and deleted otherwise.
+    """
     previous = _previous(path)
     if previous.exists():
         if path.exists():
@@ -144,9 +147,10 @@ def recover_directory(path: Path) -> None:
 
 
 def newest_complete(path: Path) -> Path:
-    """The path at which a reader finds what `atomic_directory` wrote: `path`, or between its two renames the previous one.
+    """Return the path of the newest complete version of a directory that `atomic_directory` writes.
 
-    Unlike `recover_directory` this changes nothing, so that a reader cannot disturb a writer.
+    This is `path` or, between the two renames, the previous directory. Unlike `recover_directory` it changes nothing,
+    so a reader cannot disturb a writer.
     """
     previous = _previous(path)
     return previous if not path.exists() and previous.exists() else path
@@ -157,7 +161,7 @@ def _previous(path: Path) -> Path:
 
 
 def remove_partial(directory: Path) -> None:
-    """Remove the temporary files that killed processes left in a directory; the caller holds its lock."""
+    """Delete the temporary files that killed processes left in a directory; the caller must hold its lock."""
     for path in directory.glob(".*.partial"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -169,7 +173,7 @@ def read_json(path: Path, max_bytes: int, error_class: type[WordsightError]) -> 
     """Read a JSON file of at most `max_bytes` as plain data.
 
     Raises:
-        error_class: the file is missing, unreadable, larger than that, or not JSON.
+        error_class: the file is missing, cannot be read, is larger than `max_bytes`, or is not JSON.
     """
     try:
         size_bytes = path.stat().st_size
@@ -188,7 +192,7 @@ def read_json(path: Path, max_bytes: int, error_class: type[WordsightError]) -> 
 
 
 def sha256_file(path: Path) -> str:
-    """Lower-case hexadecimal SHA-256 of a file."""
+    """Return the SHA-256 of a file in lower-case hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_HASH_BLOCK_BYTES):
@@ -198,14 +202,14 @@ def sha256_file(path: Path) -> str:
 
 @contextlib.contextmanager
 def lock(path: Path, wait: bool = False) -> Iterator[None]:
-    """Hold an exclusive lock against other processes on `path`, a file that exists only for this purpose.
+    """Hold an exclusive lock between processes while the block runs.
 
     Args:
-        path: its directory is created where it is missing.
-        wait: until another process releases the lock, instead of raising.
+        path: the lock file, which is used for nothing else; its directory is created if it is missing.
+        wait: whether to wait until another process releases the lock, instead of raising.
 
     Raises:
-        OutputError: another process holds it and `wait` is false, or it cannot be created.
+        OutputError: another process holds the lock and `wait` is false, or the file cannot be created.
     """
     make_directory(path.parent)
     held = filelock.FileLock(path)

@@ -1,9 +1,9 @@
-"""Scores with what a reader needs to trust them: NumPy alone, no torch, no models.
+"""Scores with their confidence intervals, in NumPy alone: no torch, no models.
 
-A score is a share of items got right. Whatever prints one prints a `Score`: value, interval, number of items,
-chance level and the method of the interval (design rule 5). Ties are split by expectation: where the right
-answer shares its score with others, it counts as if their order were drawn by lot. A model that says the same
-of everything therefore scores chance, on average and exactly, instead of 0 or 100 %.
+Every reported number is a `Score`: value, interval, number of items, chance level and the method of the interval.
+Ties count as their expected value: where the correct answer shares its similarity with other candidates, it scores as
+if the tied candidates were put in random order. A model that returns the same similarity for everything therefore
+scores exactly the chance level, not 0 or 100 %.
 """
 
 import dataclasses
@@ -20,57 +20,78 @@ FloatArray = NDArray[np.floating[Any]]
 WILSON = "Wilson"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """A score and how sure it is.
+    """The value of a metric on a dataset, with its confidence interval.
 
     Attributes:
-        name: what was measured, on what.
+        dataset: name of the evaluated dataset, such as `flickr8k-val`.
+        metric: `accuracy`, `image_to_text_recall@10`, `text_to_image_recall@10` and the like.
         value: in [0, 1].
-        low, high: the interval, `low <= value <= high`.
-        n: number of items behind the value.
-        chance: what guessing gives, in [0, 1].
-        method: of the interval, with its confidence, such as `Wilson 95 %`.
+        low: lower end of the interval; `low <= value <= high`.
+        high: upper end of the interval.
+        n: number of independent items that the value is the mean of.
+        unreadable: number of images of the dataset that could not be read and are not counted in `n`.
+        chance: expected value of a random guess, in [0, 1].
+        method: method and confidence of the interval, such as `Wilson 95 %`.
     """
 
-    name: str
+    dataset: str
+    metric: str
     value: float
     low: float
     high: float
     n: int
+    unreadable: int = 0
     chance: float
     method: str
 
     def __str__(self) -> str:
-        """One line: `R@10: 12.3 % [11.0, 13.8] of 1,000, chance 1.0 % (Wilson 95 %)`."""
+        """One line: `cifar10 accuracy: 12.3 % [11.0, 13.8] of 1,000, chance 10.0 % (Wilson 95 %)`."""
         value, low, high, chance = (100 * share for share in (self.value, self.low, self.high, self.chance))
+        unreadable = f" ({self.unreadable:,} unreadable)" if self.unreadable else ""
         return (
-            f"{self.name}: {value:.1f} % [{low:.1f}, {high:.1f}] of {self.n:,}, chance {chance:.1f} % ({self.method})"
+            f"{self.dataset} {self.metric}: {value:.1f} % [{low:.1f}, {high:.1f}] of {self.n:,}{unreadable}, "
+            f"chance {chance:.1f} % ({self.method})"
         )
 
 
-def share(name: str, hits: FloatArray, chance: float, confidence: float = 0.95) -> Score:
-    """The mean of hits as a figure with Wilson's interval.
+def score_hits(
+    hits: FloatArray, *, dataset: str, metric: str, chance: float, unreadable: int = 0, confidence: float = 0.95
+) -> Score:
+    """Return the mean of hits as a score with Wilson's interval.
 
     Args:
-        name: what was measured, on what.
-        hits: (N,), each in [0, 1], as `accuracy_hits` and `recall_hits` give them; at least one.
-        chance: what guessing gives.
+        hits: (N,), each in [0, 1], as returned by `accuracy_hits` and `recall_hits`; at least one.
+        dataset: name of the dataset.
+        metric: name of the metric.
+        chance: expected value of a random guess.
+        unreadable: number of images of the dataset that could not be read.
         confidence: of the interval, in (0, 1).
     """
     total = float(hits.sum(dtype=np.float64))
     low, high = wilson_interval(total, len(hits), confidence)
-    return Score(name, total / len(hits), low, high, len(hits), chance, f"{WILSON} {100 * confidence:g} %")
+    return Score(
+        dataset=dataset,
+        metric=metric,
+        value=total / len(hits),
+        low=low,
+        high=high,
+        n=len(hits),
+        unreadable=unreadable,
+        chance=chance,
+        method=f"{WILSON} {100 * confidence:g} %",
+    )
 
 
 def wilson_interval(hits: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval for a share, without continuity correction.
+    """Return Wilson's score interval for a proportion, without continuity correction.
 
-    Unlike value +- 1.96 deviations it stays within [0, 1] and is right for few items and for shares near 0 or 1.
-    Items must be independent: five captions of one image count as one item.
+    Unlike value +- 1.96 standard errors, it stays within [0, 1] and is accurate for few items and for proportions
+    near 0 or 1. Items must be independent: five captions of one image count as one item.
 
     Args:
-        hits: in [0, n]; a fraction where ties were split.
+        hits: in [0, n]; may be a fraction, because ties are split.
         n: number of items, at least 1.
         confidence: in (0, 1).
 
@@ -92,110 +113,118 @@ def wilson_interval(hits: float, n: int, confidence: float = 0.95) -> tuple[floa
     return min(value, max(0.0, (middle - reach) / scale)), max(value, min(1.0, (middle + reach) / scale))
 
 
-def accuracy_hits(scores: FloatArray, labels: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-    """For each item, whether its label scores best: 1, 0, or 1 / t where t labels share the best score.
+def accuracy_hits(scores: FloatArray, targets: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+    """Return for each item whether its target class scores highest.
 
     Args:
-        scores: (N, K), higher is better; an item with a value that is not a number is a miss.
-        labels: (N,) integers in [0, K).
+        scores: (N, K), higher is better; an item whose target scores NaN is a miss.
+        targets: (N,) class indices in [0, K).
 
     Returns:
-        (N,) float64 in [0, 1].
+        (N,) float64: 1, 0, or 1 / t if the target is one of t classes that share the highest score.
 
     Raises:
-        ValueError: shapes do not fit, or a label outside [0, K).
+        ValueError: shapes do not match, or a target outside [0, K).
     """
-    labels = np.asarray(labels)
-    if scores.ndim != 2 or labels.shape != (len(scores),):
-        raise ValueError(f"accuracy_hits: scores {scores.shape}, labels {labels.shape}; expected (N, K) and (N,)")
-    if len(labels) and not (labels.min() >= 0 and labels.max() < scores.shape[1]):
-        raise ValueError(f"accuracy_hits: labels {labels.min()} to {labels.max()}; expected 0 to {scores.shape[1] - 1}")
-    own = np.take_along_axis(scores, labels[:, None].astype(np.int64), axis=1)
-    best = (scores <= own).all(axis=1)
-    return np.asarray(best / np.maximum((scores == own).sum(axis=1), 1), dtype=np.float64)
+    targets = np.asarray(targets)
+    if scores.ndim != 2 or targets.shape != (len(scores),):
+        raise ValueError(f"accuracy_hits: scores {scores.shape}, targets {targets.shape}; expected (N, K) and (N,)")
+    if len(targets) and not (targets.min() >= 0 and targets.max() < scores.shape[1]):
+        raise ValueError(
+            f"accuracy_hits: targets {targets.min()} to {targets.max()}; expected 0 to {scores.shape[1] - 1}"
+        )
+    target_N1 = np.take_along_axis(scores, targets[:, None].astype(np.int64), axis=1)
+    is_best_N = (scores <= target_N1).all(axis=1)
+    return np.asarray(is_best_N / np.maximum((scores == target_N1).sum(axis=1), 1), dtype=np.float64)
 
 
-def accuracy(scores: FloatArray, labels: NDArray[np.integer[Any]], name: str = "accuracy") -> Score:
-    """Share of items whose label scores best, with interval and chance 1 / K; see `accuracy_hits`."""
-    return share(name, accuracy_hits(scores, labels), 1 / scores.shape[1])
+def accuracy(
+    scores: FloatArray, targets: NDArray[np.integer[Any]], dataset: str = "", metric: str = "accuracy"
+) -> Score:
+    """Return the accuracy with its interval and chance 1 / K; see `accuracy_hits` for the arguments."""
+    return score_hits(accuracy_hits(scores, targets), dataset=dataset, metric=metric, chance=1 / scores.shape[1])
 
 
 def recall_hits(similarity: FloatArray, relevant: Sequence[Sequence[int]], k: int) -> NDArray[np.float64]:
-    """For each query, whether any of its relevant candidates is among the k most similar.
+    """Return for each query whether any of its relevant candidates is among the k most similar.
 
-    Image to text, a query is a image and its captions are relevant, one of which suffices; text to image, a
-    query is a caption and its image is relevant. At a tie that reaches over place k, the probability that a
-    relevant candidate comes among the k if the tied ones are put in an order drawn by lot.
+    For image to text, a query is an image and its captions are relevant; one of them suffices. For text to image, a
+    query is a caption and its image is relevant. If a tie extends across rank k, the hit is the probability that a
+    relevant candidate is among the first k when the tied candidates are put in random order.
 
     Args:
-        similarity: (N, M), higher is better; a value that is not a number ranks last.
-        relevant: for each of the N queries the numbers of its candidates, in [0, M), at least one.
-        k: 1 or more; k >= M is a hit for everybody.
+        similarity: (N, M), higher is better; NaN ranks last.
+        relevant: for each of the N queries the indices of its relevant candidates, in [0, M), at least one.
+        k: 1 or more; with k >= M every query is a hit.
 
     Returns:
         (N,) float64 in [0, 1].
 
     Raises:
-        ValueError: shapes do not fit, k < 1, or a query without a relevant candidate or with one outside [0, M).
+        ValueError: shapes do not match, k < 1, or a query without relevant candidates or with one outside [0, M).
     """
     _check_retrieval(similarity, relevant)
     if k < 1:
         raise ValueError(f"recall_hits: k={k}; expected 1 or more")
     hits = np.empty(len(similarity), dtype=np.float64)
-    for query, own in enumerate(relevant):
-        higher, tied, tied_own = _place(similarity[query], own)
-        room = max(0, min(k - higher, tied))
-        hits[query] = 1 - _none_drawn(tied, tied_own, room)
+    for query, relevant_to_query in enumerate(relevant):
+        higher, tied, tied_relevant = _rank_counts(similarity[query], relevant_to_query)
+        drawn = max(0, min(k - higher, tied))
+        hits[query] = 1 - _miss_probability(tied, tied_relevant, drawn)
     return hits
 
 
-def recall_at_k(similarity: FloatArray, relevant: Sequence[Sequence[int]], k: int, name: str = "") -> Score:
-    """Share of queries that find a relevant candidate among the k most similar, with interval and chance.
+def recall_at_k(
+    similarity: FloatArray, relevant: Sequence[Sequence[int]], k: int, dataset: str = "", metric: str = ""
+) -> Score:
+    """Return recall@k with its interval and chance level; see `recall_hits` for the first three arguments.
 
-    Arguments as for `recall_hits`. Items are the queries; where several are captions of one image they are not
-    independent, and the interval is narrower than it should be (by at most the square root of their number).
+    The items are the queries. If several of them are captions of one image, they are not independent, and the
+    interval is too narrow, by at most the square root of their number. `metric` defaults to `recall@<k>`.
     """
     hits = recall_hits(similarity, relevant, k)
-    chance = float(np.mean([recall_chance(similarity.shape[1], len(set(own)), k) for own in relevant]))
-    return share(name or f"R@{k}", hits, chance)
+    chance = float(np.mean([recall_chance(similarity.shape[1], len(set(indices)), k) for indices in relevant]))
+    return score_hits(hits, dataset=dataset, metric=metric or f"recall@{k}", chance=chance)
 
 
 def recall_chance(candidates: int, relevant: int, k: int) -> float:
-    """Probability that k candidates drawn by lot hold a relevant one: 1 - C(M - r, k) / C(M, k).
+    """Return the probability that k random candidates include a relevant one: 1 - C(M - r, k) / C(M, k).
 
     Raises:
         ValueError: not 1 <= relevant <= candidates, or k < 1.
     """
     if not 1 <= relevant <= candidates or k < 1:
         raise ValueError(f"recall_chance(candidates={candidates}, relevant={relevant}, k={k})")
-    return 1 - _none_drawn(candidates, relevant, min(k, candidates))
+    return 1 - _miss_probability(candidates, relevant, min(k, candidates))
 
 
 def first_positions(similarity: FloatArray, relevant: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-    """For each query the rank, 1 is best, of its first relevant candidate; the expected one where ranks are tied.
+    """Return for each query the position of its best relevant candidate, where 1 is the most similar.
 
-    Arguments and errors as for `recall_hits`. With M candidates and one relevant, chance is (M + 1) / 2.
+    Tied candidates count with the expected position. Arguments and errors are those of `recall_hits`. With M
+    candidates of which one is relevant, chance is (M + 1) / 2.
 
     Returns:
         (N,) float64 in [1, M].
     """
     _check_retrieval(similarity, relevant)
-    ranks = np.empty(len(similarity), dtype=np.float64)
-    for query, own in enumerate(relevant):
-        higher, tied, tied_own = _place(similarity[query], own)
-        ranks[query] = higher + (tied + 1) / (tied_own + 1)
-    return ranks
+    positions = np.empty(len(similarity), dtype=np.float64)
+    for query, relevant_to_query in enumerate(relevant):
+        higher, tied, tied_relevant = _rank_counts(similarity[query], relevant_to_query)
+        positions[query] = higher + (tied + 1) / (tied_relevant + 1)
+    return positions
 
 
 def calibration_error(confidence: FloatArray, hits: FloatArray, bins: int = 15) -> float:
-    """Expected calibration error over bins of equal mass: the mean over items of |confidence - share right| of a bin.
+    """Return the expected calibration error over bins of equal mass.
 
-    Items are sorted by confidence and cut into bins that differ by at most one item; fewer items than bins give a bin
-    an item. Even a perfectly calibrated model has an error above 0 on few items.
+    It is the mean over all items of |mean confidence - accuracy| of the item's bin. Items are sorted by confidence and
+    cut into bins whose sizes differ by at most one; with fewer items than bins, each item has its own bin. On few
+    items even a perfectly calibrated model has an error above 0.
 
     Args:
         confidence: (N,) in [0, 1].
-        hits: (N,) in [0, 1], as `accuracy_hits` gives them.
+        hits: (N,) in [0, 1], as returned by `accuracy_hits`.
         bins: 1 or more.
 
     Raises:
@@ -211,16 +240,17 @@ def calibration_error(confidence: FloatArray, hits: FloatArray, bins: int = 15) 
 
 
 def auroc(higher: FloatArray, lower: FloatArray) -> float:
-    """The probability that an item drawn from `higher` scores above one from `lower`, ties split: 0.5 is chance.
+    """Return the area under the receiver operating characteristic curve.
 
-    It is the area under the receiver operating characteristic of telling the two apart by their scores.
+    It is the probability that a random item of `higher` scores above a random item of `lower`; a tie counts as one
+    half, and chance is 0.5.
 
     Args:
-        higher: (N,) scores of those that should score higher; at least one.
-        lower: (M,) scores of the others; at least one.
+        higher: (N,) scores of the items that should score higher; at least one.
+        lower: (M,) scores of the other items; at least one.
 
     Raises:
-        ValueError: no scores on a side.
+        ValueError: either array is empty.
     """
     if not len(higher) or not len(lower):
         raise ValueError(f"auroc: {len(higher)} and {len(lower)} scores; expected at least one each")
@@ -231,14 +261,16 @@ def auroc(higher: FloatArray, lower: FloatArray) -> float:
 
 
 def conformal_quantile(scores: FloatArray, coverage: float) -> float:
-    """What the score of one more item stays within with the probability `coverage` or more (split conformal).
+    """Return the bound that the score of one more item does not exceed with probability `coverage` or more.
+
+    This is split conformal prediction.
 
     Args:
         scores: (N,) of items that are exchangeable with the next one.
         coverage: in (0, 1).
 
     Returns:
-        The ceil((N + 1) * coverage)-th smallest score; infinity where there are too few to promise it.
+        The ceil((N + 1) * coverage)-th smallest score; infinity if N is too small to guarantee the coverage.
 
     Raises:
         ValueError: coverage outside (0, 1).
@@ -247,21 +279,21 @@ def conformal_quantile(scores: FloatArray, coverage: float) -> float:
     """
     if not 0 < coverage < 1:
         raise ValueError(f"conformal_quantile: coverage {coverage}; expected more than 0 and less than 1")
-    rank = math.ceil((len(scores) + 1) * coverage - 1e-9)  # 10 * 0.9 must be 9
-    return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else math.inf
+    position = math.ceil((len(scores) + 1) * coverage - 1e-9)  # 10 * 0.9 must be 9
+    return float(np.sort(scores)[position - 1]) if position <= len(scores) else math.inf
 
 
-def _none_drawn(tied: int, own: int, drawn: int) -> float:
-    """Probability that `drawn` of `tied` candidates hold none of `own`: C(tied - own, drawn) / C(tied, drawn)."""
-    return math.comb(tied - own, drawn) / math.comb(tied, drawn)
+def _miss_probability(candidates: int, relevant: int, drawn: int) -> float:
+    """Return the probability that `drawn` of the candidates include no relevant one."""
+    return math.comb(candidates - relevant, drawn) / math.comb(candidates, drawn)
 
 
-def _place(row: FloatArray, own: Sequence[int]) -> tuple[int, int, int]:
-    """How many rank above the best relevant candidate, how many tie with it (itself included), how many relevant."""
-    known = np.where(np.isnan(row), -np.inf, row)
-    numbers = np.unique(np.asarray(own, dtype=np.int64))
-    best = known[numbers].max()
-    return int((known > best).sum()), int((known == best).sum()), int((known[numbers] == best).sum())
+def _rank_counts(row: FloatArray, relevant: Sequence[int]) -> tuple[int, int, int]:
+    """Count the candidates above the best relevant one, those tied with it (included), and the relevant among these."""
+    comparable = np.where(np.isnan(row), -np.inf, row)
+    indices = np.unique(np.asarray(relevant, dtype=np.int64))
+    best = comparable[indices].max()
+    return int((comparable > best).sum()), int((comparable == best).sum()), int((comparable[indices] == best).sum())
 
 
 def _check_retrieval(similarity: FloatArray, relevant: Sequence[Sequence[int]]) -> None:
@@ -269,6 +301,6 @@ def _check_retrieval(similarity: FloatArray, relevant: Sequence[Sequence[int]]) 
         raise ValueError(
             f"retrieval: similarity {similarity.shape}, relevant for {len(relevant)}; expected (N, M) and N"
         )
-    for query, own in enumerate(relevant):
-        if not len(own) or min(own) < 0 or max(own) >= similarity.shape[1]:
-            raise ValueError(f"retrieval: query {query} has relevant {list(own)}; expected some of 0 to M - 1")
+    for query, indices in enumerate(relevant):
+        if not len(indices) or min(indices) < 0 or max(indices) >= similarity.shape[1]:
+            raise ValueError(f"retrieval: query {query} has relevant {list(indices)}; expected some of 0 to M - 1")

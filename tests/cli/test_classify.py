@@ -8,129 +8,174 @@ from safetensors.torch import load_file, save_file
 from tests.tiny_clip import tiny_clip, write_images
 
 from wordsight.cli import main
+from wordsight.data import Sample, writing_shards
 from wordsight.zeroshot import ZeroShotClassifier
+
+LABELS = ["cat", "dog", "bird"]
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with a run and photographs, one of them broken, as the example of `--help` has it."""
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a run and three photos, one of them broken, as in the example of `--help`."""
     monkeypatch.chdir(tmp_path)
     tiny_clip().save(tmp_path / "runs" / "first" / "best")
     write_images(tmp_path / "photos", 3)[1].write_bytes(b"hello")
     return tmp_path
 
 
-def run(*more: str, labels: str = "cat,dog,bird") -> int:
-    return main(["classify", "photos", "--labels", labels, "--model", "runs/first", *more])
+def run(*options: str, labels: str = "cat,dog,bird", images: str = "photos") -> int:
+    return main(["classify", images, "--labels", labels, "--model", "runs/first", *options])
 
 
-def test_the_example_of_the_help_runs(place, capsys):
+def test_example_in_help_runs(workspace, capsys):
     assert main(["classify", "--help"]) == 0
     (example,) = [line.split() for line in capsys.readouterr().out.splitlines() if "wordsight classify " in line][1:]
     assert main(example[1:]) == 0
 
 
-def test_a_image_is_a_line_and_a_broken_one_has_its_reason(place, capsys):
+def test_each_image_is_one_line_and_unreadable_ones_have_a_reason(workspace, capsys):
     assert run() == 0
-    (first, *_) = ZeroShotClassifier(tiny_clip(), ["cat", "dog", "bird"]).classify([place / "photos" / "000.png"])
+    (first,) = ZeroShotClassifier(tiny_clip(), LABELS).classify([workspace / "photos" / "000.png"])
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [line[0] for line in lines] == [f"photos/{number:03d}.png" for number in range(3)]
     assert lines[0][1:] == [f"{first.label} {first.probability:.4f}"]
-    assert lines[1][1].startswith("error: photos/001.png: not a image")
+    assert re.match("error: photos/001.png: not an? image", lines[1][1])
 
 
-def test_more_labels_are_shown_when_asked_for(place, capsys):
+def test_top_sets_the_number_of_labels(workspace, capsys):
     assert run("--top", "2", "--templates", "plain") == 0
     assert [len(line.split("\t")) for line in capsys.readouterr().out.splitlines()] == [3, 2, 3]
     assert run("--top", "9") == 0
     assert len(capsys.readouterr().out.splitlines()[0].split("\t")) == 4
 
 
-def test_json_is_an_object_a_line(place, capsys):
+def test_json_is_one_object_per_line(workspace, capsys):
     assert run("--json", "--top", "2") == 0
-    first, broken, _ = map(json.loads, capsys.readouterr().out.splitlines())
+    first, unreadable, _ = map(json.loads, capsys.readouterr().out.splitlines())
     assert first["image"] == "photos/000.png"
     assert first["ranking"][0] == {"label": first["label"], "probability": first["probability"]}
     assert len(first["ranking"]) == 2
-    assert broken["image"] == "photos/001.png"
-    assert "not a image" in broken["error"]
+    assert unreadable["image"] == "photos/001.png"
+    assert re.search("not an? image", unreadable["error"])
 
 
-def test_why_writes_a_page_of_all_that_was_labelled(place, capsys):
-    assert run("--why", "why.html") == 0
-    page = (place / "why.html").read_text()
+def test_tables_and_shards_are_classified_under_the_names_of_their_images(workspace, capsys):
+    assert run("--json") == 0
+    expected = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (workspace / "list.csv").write_text("path\nphotos/000.png\nphotos/001.png\nphotos/002.png\n")
+    assert run("--json", images="list.csv") == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == expected
+    with writing_shards(workspace / "shards") as writer:
+        for number in (0, 2):
+            image = (workspace / "photos" / f"{number:03d}.png").read_bytes()
+            writer.add(Sample(key=str(number), image=image, captions=("a photo",)))
+        writer.finish()
+    assert run("--json", images="shards") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["ranking"] for row in rows] == [expected[0]["ranking"], expected[2]["ranking"]]
+    assert len({row["image"] for row in rows}) == 2
+    assert all(".tar" in row["image"] for row in rows)
+
+
+def test_images_of_a_table_can_be_explained(workspace):
+    (workspace / "list.csv").write_text("path\nphotos/000.png\nphotos/002.png\n")
+    assert run("--why", "why.html", images="list.csv") == 0
+    page = (workspace / "why.html").read_text()
     assert page.count("data:image/png") == 2
-    assert "2 images, 3 labels, by runs/first." in page
+    assert "photos/002.png" in page
+
+
+def test_frames_of_a_video_are_classified(workspace, capsys):
+    av = pytest.importorskip("av")
+    with av.open("film.mp4", "w") as film:
+        stream = film.add_stream("mpeg4", rate=4)
+        stream.width = stream.height = 64
+        for brightness in (0, 60, 120, 180, 240, 255, 10, 20):
+            frame = av.VideoFrame(64, 64, "gray")
+            frame.planes[0].update(bytes([brightness]) * frame.planes[0].buffer_size)
+            film.mux(stream.encode(frame.reformat(format="yuv420p")))
+        film.mux(stream.encode())
+    assert run(images="film.mp4") == 0
+    names = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == ["film.mp4#t=0.000", "film.mp4#t=1.000"]
+    assert run("--frames-per-s", "2", images="film.mp4") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_why_writes_a_page_with_every_readable_image(workspace, capsys):
+    assert run("--why", "why.html") == 0
+    page = (workspace / "why.html").read_text()
+    assert page.count("data:image/png") == 2
+    assert "2 images, 3 labels, classified by runs/first." in page
+    assert "covering them lowers its probability" in page
 
 
 @pytest.mark.parametrize("why", ["photos/000.png/why.html", "photos"])
-def test_a_page_that_cannot_be_written_is_told_before_any_work(place, capsys, why):
+def test_unwritable_page_is_reported_before_any_work(workspace, capsys, why):
     assert run("--why", why, labels="cat,dog") == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    (line,) = shown.err.splitlines()
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
     assert "cannot be written" in line or "photos: is a directory; name a file in it" in line
 
 
-def test_a_page_without_its_packages_is_told_before_any_work(place, capsys, monkeypatch):
+def test_missing_report_packages_are_reported_before_any_work(workspace, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     assert run("--why", "why.html") == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert "pip install 'wordsight[report]'" in shown.err
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "pip install 'wordsight[report]'" in captured.err
 
 
-def test_a_table_of_very_many_images_comes_in_parts(place, capsys, monkeypatch):
+def test_long_table_is_printed_in_parts(workspace, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr("wordsight.cli.classify_lines._ROWS_IN_TABLE", 2)
+    monkeypatch.setattr("wordsight.cli.classify_output._ROWS_IN_TABLE", 2)
     assert run() == 0
-    shown = capsys.readouterr().out
-    assert shown.count("┏") == 2
-    assert shown.count("photos/00") == 3 + 1  # a reason names its image again
+    printed = capsys.readouterr().out
+    assert printed.count("┏") == 2
+    assert printed.count("photos/00") == 3 + 1  # the reason repeats the name of the image
 
 
-def test_the_page_of_many_images_is_bounded(place, monkeypatch):
-    monkeypatch.setattr("wordsight.cli.classify_report.MAX_IMAGES", 1)
+def test_page_shows_a_limited_number_of_images(workspace, monkeypatch):
+    monkeypatch.setattr("wordsight.cli.explain_page.MAX_IMAGES", 1)
     assert run("--why", "why.html") == 0
-    page = (place / "why.html").read_text()
+    page = (workspace / "why.html").read_text()
     assert page.count("data:image/png") == 1
-    assert "The first 1 are shown; 1 more were labelled." in page
+    assert "Only the first 1 of 2 images are shown." in page
 
 
-def test_a_terminal_gets_a_table(place, capsys, monkeypatch):
+def test_terminal_shows_a_table(workspace, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "120")
-    (place / "photos" / "002.png").rename(place / "photos" / "[red]x.png")
+    (workspace / "photos" / "002.png").rename(workspace / "photos" / "[red]x.png")
     assert run("--top", "2") == 0
-    shown = capsys.readouterr().out
-    assert shown.startswith("┏━")
-    assert "photos/[red]x.png" in shown
-    assert "not a image" in shown
+    printed = capsys.readouterr().out
+    assert printed.startswith("┏━")
+    assert "photos/[red]x.png" in printed
+    assert re.search("not an? image", printed)
 
 
-def test_each_label_by_itself_and_all_of_them_in_json(place, capsys):
+def test_multi_label_ranks_all_labels_in_json(workspace, capsys):
     assert run("--multi-label", "--json") == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    expected = ZeroShotClassifier(tiny_clip(), ["cat", "dog", "bird"], multi_label=True).classify(
-        [place / "photos" / "000.png"]
-    )
-    assert rows[0]["ranking"] == [{"label": a, "probability": pytest.approx(b)} for a, b in next(expected).ranking]
+    (expected,) = ZeroShotClassifier(tiny_clip(), LABELS, multi_label=True).classify([workspace / "photos" / "000.png"])
+    assert rows[0]["ranking"] == [{"label": a, "probability": pytest.approx(b)} for a, b in expected.ranking]
     assert run("--multi-label") == 0
-    assert "no label is sure enough" in capsys.readouterr().out
+    assert "no label has a probability above 0.5" in capsys.readouterr().out
 
 
-def test_none_of_these_comes_with_its_reason(place, capsys):
+def test_none_of_these_is_printed_with_the_reason(workspace, capsys):
     assert run("--none-of-these", "--json") == 0
     row = json.loads(capsys.readouterr().out.splitlines()[0])
     assert row["label"] == "none of these"
     assert row["labels"] == []
-    assert "times as well as general words" in row["reason"]
+    assert "general words" in row["reason"]
     assert run("--none-of-these", "--why", "why.html") == 0
     assert "none of these 0." in capsys.readouterr().out
 
 
-def test_a_tree_shows_the_path(place, capsys):
-    (place / "kinds.txt").write_text("animal\n  cat\n  dog\nthing\n  car\n")
+def test_hierarchy_prints_the_path_of_the_label(workspace, capsys):
+    (workspace / "kinds.txt").write_text("animal\n  cat\n  dog\nthing\n  car\n")
     assert run(labels="kinds.txt") == 0
     assert re.match(r"photos/000.png\t(animal|thing)( > \w+)? 0\.\d{4}\n", capsys.readouterr().out)
     assert run("--json", labels="kinds.txt") == 0
@@ -138,36 +183,38 @@ def test_a_tree_shows_the_path(place, capsys):
     assert row["path"][-1] == row["label"]
 
 
-def test_labelled_images_calibrate(place, capsys):
-    for label in ("cat", "dog", "bird"):
-        write_images(place / "known" / label, 8)
-    assert run("--calibrate", "known", "--json") == 0
+def test_labelled_images_calibrate_the_classifier(workspace, capsys):
+    for label in LABELS:
+        write_images(workspace / "labelled" / label, 8)
+    assert run("--calibrate", "labelled", "--json") == 0
     row = json.loads(capsys.readouterr().out.splitlines()[0])
     assert row["labels"]
     assert len(row["ranking"]) == len(row["labels"])
-    (place / "known" / "cat" / "torn.png").write_bytes(b"no image")
-    assert run("--calibrate", "known", "--json") == 0
+    (workspace / "labelled" / "cat" / "torn.png").write_bytes(b"no image")
+    assert run("--calibrate", "labelled", "--json") == 0
     out, err = capsys.readouterr()
     assert json.loads(out.splitlines()[0]) == row
-    assert re.fullmatch(r"calibrating without cat/torn.png: .*\n", err)
-    write_images(place / "known" / "horse", 1)
-    assert run("--calibrate", "known") == 2
+    assert re.fullmatch(r"not used for calibration: cat/torn.png: .*\n", err)
+    write_images(workspace / "labelled" / "horse", 1)
+    assert run("--calibrate", "labelled") == 2
     assert "'horse': not one of the labels" in capsys.readouterr().err
     assert run("--calibrate", "photos") == 2
-    *told, line = capsys.readouterr().err.splitlines()
-    assert all(one.startswith("calibrating without ") for one in told)
-    assert line.startswith("error: ")
+    *unused, error = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("not used for calibration: ") for line in unused)
+    assert error.startswith("error: ")
 
 
-def test_the_labels_alone_give_a_temperature_that_is_told(place, capsys):
+def test_temperature_from_the_labels_is_reported(workspace, capsys):
     assert run("--temperature", "labels", "--json") == 0
     out, err = capsys.readouterr()
-    labels = ZeroShotClassifier(tiny_clip(), ["cat", "dog", "bird"], temperature="labels")
-    assert f"temperature {labels.calibration.temperature:.2f}: " in err
-    (expected,) = labels.classify([place / "photos" / "000.png"])
+    classifier = ZeroShotClassifier(tiny_clip(), LABELS, temperature="labels")
+    assert f"temperature {classifier.calibration.temperature:.2f}: " in err
+    (expected,) = classifier.classify([workspace / "photos" / "000.png"])
     assert json.loads(out.splitlines()[0])["probability"] == pytest.approx(expected.probability)
+    assert run("--temperature", "labels", "--quiet") == 0
+    assert capsys.readouterr().err == ""
     assert run("--temperature", "labels", "--calibrate", "photos") == 2
-    assert "the labelled images of --calibrate give the temperature; choose one" in capsys.readouterr().err
+    assert "--temperature labels and --calibrate both set the temperature; choose one" in capsys.readouterr().err
     assert run("--temperature", "label") == 2
     assert "temperature 'label': expected model or labels; did you mean 'labels'?" in capsys.readouterr().err
 
@@ -181,7 +228,7 @@ def test_the_labels_alone_give_a_temperature_that_is_told(place, capsys):
         (["classify", "photos", "--labels", "a,,b", "--model", "runs/first"], "--labels: label 1: expected a name"),
         (
             ["classify", "photos", "--labels", "a", "--model", "runs/first", "--templates", "{} and {}"],
-            "2 places for the label; write {} once",
+            "2 slots for the label; write {} exactly once",
         ),
         (["classify", "photos", "--labels", "a,b", "--model", "runs/blind"], "tensors cannot be the card's 4 layers"),
         (["classify", "photos", "--labels", "a,a", "--model", "runs/first"], "--labels: labels given more than once"),
@@ -193,9 +240,9 @@ def test_the_labels_alone_give_a_temperature_that_is_told(place, capsys):
         ),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(place, capsys, arguments, message):
-    tiny_clip().save(place / "runs" / "blind")  # a model without a text tower
-    (weights,) = (place / "runs" / "blind").glob("*.safetensors")
+def test_mistakes_are_one_line_and_exit_code_2(workspace, capsys, arguments, message):
+    tiny_clip().save(workspace / "runs" / "blind")  # a model without a text tower
+    (weights,) = (workspace / "runs" / "blind").glob("*.safetensors")
     save_file({name: tensor for name, tensor in load_file(weights).items() if name.startswith("visual.")}, weights)
     assert main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -9,33 +9,35 @@ from wordsight.weights.convert import convert
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with a model in open_clip's format, as the example of `--help` has it."""
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a model in open_clip's format, as in the example of `--help`."""
     convert(checkpoint_of("vit"), tmp_path / "models" / "mine", "open_clip")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_the_example_of_the_help_runs(place, capsys):
+def test_example_in_help_runs(workspace, capsys):
     assert main(["convert", "--help"]) == 0
     (example,) = [line.split() for line in capsys.readouterr().out.splitlines() if "wordsight convert " in line][1:]
     assert main(example[1:]) == 0
     printed = capsys.readouterr().out
-    assert "converted: hf; greatest differences on fixed inputs, of at most 1e-05:\n  images  0\n  texts   0" in printed
-    assert (place / "converted" / "config.json").exists()
+    assert "converted: hf; maximum differences on fixed inputs (tolerance 1e-05):\n  images  0\n  texts   0" in printed
+    assert (workspace / "converted" / "config.json").exists()
 
 
-def test_the_certificate_is_for_programs_too(place, capsys):
+def test_json_is_the_certificate(workspace, capsys):
     assert main(["convert", "models/mine", "one", "--to", "openai", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ids"] == 0
     assert main(["convert", "one/model.pt", "two", "--to", "open_clip", "--json"]) == 0
 
 
-def test_a_users_mistake_is_one_line(place, capsys):
+def test_mistakes_are_one_line_and_exit_code_2(workspace, capsys):
     assert main(["convert", "models/mine", "out", "--to", "onxn"]) == 2
-    assert "did you mean 'onnx'?" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        "error: --to 'onxn': expected openai, open_clip, hf, onnx or wordsight; did you mean 'onnx'?\n"
+    )
     assert main(["convert", "models/mien", "out", "--to", "hf"]) == 2
     assert "did you mean 'mine'?" in capsys.readouterr().err
     assert main(["convert", "models/mine", "models", "--to", "hf"]) == 2
     assert "is there already" in capsys.readouterr().err
-    assert not (place / "out").exists()
+    assert not (workspace / "out").exists()

@@ -19,10 +19,10 @@ from wordsight.weights.hub.download import cached_file
 MAX_START_S = 0.5
 
 
-def test_elsewhere_than_on_a_terminal_each_model_is_a_line_of_fields(capsys):
+def test_redirected_list_has_one_tab_separated_line_per_model(capsys):
     assert main(["models"]) == 0
-    head, *lines = capsys.readouterr().out.splitlines()
-    assert head.split("\t") == ["name", "file", "px", "weights", "licence", "ImageNet", "source"]
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split("\t") == ["name", "file", "px", "weights", "licence", "ImageNet", "source"]
     assert sorted(line.split("\t")[0] for line in lines) == sorted(published_cards())
     assert (
         "openai/ViT-B-32\t354 MB\t224\t151 M\tMIT (repository)\t63.2 %\t"
@@ -31,14 +31,14 @@ def test_elsewhere_than_on_a_terminal_each_model_is_a_line_of_fields(capsys):
     assert "siglip2/ViT-SO400M-14-378\t-\t378\t1,136 M\tApache-2.0\t-\t-" in lines
 
 
-def test_a_card_is_printed_whole(capsys):
+def test_card_is_printed_as_its_toml_file(capsys):
     assert main(["models", "ViT-B/32"]) == 0
     out = capsys.readouterr().out
     assert out == (CARDS_DIRECTORY / "openai-ViT-B-32.toml").read_text()
     assert tomllib.loads(out)["sha256"].startswith("40d36571")
 
 
-def test_programs_read_json(capsys):
+def test_json_contains_all_fields_of_the_cards(capsys):
     assert main(["models", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {name: plain(card) for name, card in published_cards().items()}
     assert main(["models", "openai/RN50", "--json"]) == 0
@@ -49,14 +49,14 @@ def test_programs_read_json(capsys):
     ("arguments", "message"),
     [
         (["openai/VIT-B-31"], "no published weights 'openai/VIT-B-31'; did you mean 'openai/ViT-B-32'?"),
-        (["--fetch"], "--fetch needs the NAME of what is to be downloaded"),
-        (["openai/RN50", "--mirror", "https://a.org"], "--mirror goes with --fetch"),
+        (["--fetch"], "--fetch requires the NAME of the model to download"),
+        (["openai/RN50", "--mirror", "https://a.org"], "--mirror has no effect without --fetch"),
         (["openai/RN50", "--fetch", "--mirror", "a.org"], "mirror 'a.org' is not an address"),
         (["openai/RN50", "--fetch"], "RN50.pt: not there, and offline"),
         (["siglip/ViT-B-16-224", "--fetch"], "timm/ViT-B-16-SigLIP: not in the cache, and offline"),
     ],
 )
-def test_a_mistake_is_one_line(capsys, monkeypatch, tmp_path, arguments, message):
+def test_mistakes_are_one_line_and_exit_code_2(capsys, monkeypatch, tmp_path, arguments, message):
     monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path))
     monkeypatch.setenv("WORDSIGHT_OFFLINE", "1")
     assert main(["models", *arguments]) == 2
@@ -80,32 +80,34 @@ def test_what_was_fetched_is_printed_as_a_place(capsys, monkeypatch, tmp_path):
 
 
 class Mirror(QuietHandler):
-    """Has something at every path, which is not what the cards know."""
+    """Serves the same wrong content at every path."""
 
-    asked: ClassVar[list[str]] = []
+    requested: ClassVar[list[str]] = []
 
     def respond(self) -> None:
-        self.asked.append(self.path)
+        self.requested.append(self.path)
         self.send_response(200)
         self.send_header("Content-Length", "9")
         self.end_headers()
         self.wfile.write(b"something")
 
 
-def test_a_mirror_is_asked_for_the_same_path_and_not_believed(capsys, monkeypatch, tmp_path):
+def test_download_from_a_mirror_is_checked_against_the_hash_in_the_card(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path))
     monkeypatch.delenv("HF_HUB_OFFLINE")
     with serving(LoopbackServer(("127.0.0.1", 0), Mirror)) as server:
         assert main(["models", "ViT-B-16/laion400m_e32", "--fetch", "--mirror", server.address]) == 2
     card = published_card("laion/ViT-B-16-laion400m_e32")
-    assert [f"https://github.com{path}" for path in Mirror.asked] == [card.address]
+    assert [f"https://github.com{path}" for path in Mirror.requested] == [card.address]
     digest = hashlib.sha256(b"something").hexdigest()
-    assert f"SHA-256 of what came is {digest}, expected 55e67d44; nothing was kept" in capsys.readouterr().err
+    assert (
+        f"received a file with SHA-256 {digest}, expected 55e67d44; the file was discarded" in capsys.readouterr().err
+    )
     assert not cached_file(card).exists()
 
 
-def on_terminal(columns: int) -> str:
-    """What the command shows on a terminal of that width."""
+def run_in_terminal(columns: int) -> str:
+    """The output of `wordsight models` in a terminal of this width."""
     parent, child = pty.openpty()
     command = [sys.executable, "-m", "wordsight", "models"]
     environment = {**os.environ, "COLUMNS": str(columns), "TERM": "dumb"}
@@ -115,15 +117,15 @@ def on_terminal(columns: int) -> str:
         try:
             while block := os.read(parent, 1 << 16):
                 out += block
-        except OSError:  # how Linux tells that the other side is closed
+        except OSError:  # raised on Linux when the other end is closed
             pass
     os.close(parent)
     return out.decode().replace("\r\n", "\n")
 
 
 @pytest.mark.parametrize("columns", [80, 200])
-def test_on_a_terminal_a_table_fits_and_its_sources_lie_below(columns):
-    lines = on_terminal(columns).splitlines()
+def test_table_fits_the_terminal_and_numbers_its_sources(columns):
+    lines = run_in_terminal(columns).splitlines()
     assert max(map(len, lines)) <= columns
     assert [line.split()[0] for line in lines].count("openai/ViT-L-14-336") == 1
     assert sum("/" in line.split()[0] for line in lines if line[0] != "(" and line[0] != " ") == len(published_cards())
@@ -132,13 +134,13 @@ def test_on_a_terminal_a_table_fits_and_its_sources_lie_below(columns):
     assert "(3) Radford et al. 2021 (arXiv 2103.00020), table 11" in lines
 
 
-def test_it_starts_quickly_and_loads_no_torch():
+def test_listing_models_is_fast_and_does_not_load_torch():
     code = "import sys; from wordsight.cli import main; main(['models']); main(['models', 'RN50']); "
     code += "print([name for name in ('torch', 'huggingface_hub', 'transformers') if name in sys.modules])"
     times_s = []
     for _ in range(5):
-        begin = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        times_s.append(time.perf_counter() - begin)
-    assert done.stdout.splitlines()[-1] == "[]"
+        start_s = time.perf_counter()
+        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        times_s.append(time.perf_counter() - start_s)
+    assert process.stdout.splitlines()[-1] == "[]"
     assert min(times_s) < MAX_START_S

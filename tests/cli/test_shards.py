@@ -1,4 +1,4 @@
-"""`wordsight shards` as it is called: options, summary, JSON, interruption."""
+"""`wordsight shards`: options, summary, JSON, interruption."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from wordsight.errors import DataError, OutputError
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Four images with texts beside them, one of them broken."""
+    """Four images, one of them broken, each with a text file next to it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     root = tmp_path / "in"
     root.mkdir()
@@ -31,53 +31,53 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def call(*arguments: object) -> tuple[int, str, BaseException | None]:
+def run(*arguments: object) -> tuple[int, str, BaseException | None]:
     app = typer.Typer()
     app.command()(shards)
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     return result.exit_code, result.stdout, result.exception
 
 
-def test_a_directory_becomes_shards_and_the_summary_says_how(directory: Path, tmp_path: Path) -> None:
-    code, output, _ = call(directory, tmp_path / "out")
+def test_directory_is_packed_and_summarised(directory: Path, tmp_path: Path) -> None:
+    code, output, _ = run(directory, tmp_path / "out")
     assert code == 0
     assert output.splitlines()[0].startswith("texts beside the images: 3 samples in 1 shards, ")
-    assert "1 skipped, with reasons in" in output
+    assert "1 skipped; reasons in" in output
     assert "3 (3.png): " in output
     assert len(open_shards(tmp_path / "out")) == 3
 
 
-def test_every_option_reaches_the_packing(directory: Path, tmp_path: Path) -> None:
+def test_options_select_and_resize_images(directory: Path, tmp_path: Path) -> None:
     (tmp_path / "keys.txt").write_text("0\n")
     options = ["--size-px", 20, "--exclude", tmp_path / "keys.txt", "--max-samples", 1, "--json"]
-    code, output, _ = call(directory, tmp_path / "out", *options)
+    code, output, _ = run(directory, tmp_path / "out", *options)
     summary = json.loads(output)
     assert (code, summary["samples"], summary["shards"], summary["left_out"], summary["skipped"]) == (0, 2, 2, 1, 1)
     image = Image.open(io.BytesIO(open_shards(tmp_path / "out").sample(0).image))
     assert image.size == (30, 20)
-    code, output, _ = call(directory, tmp_path / "only", "--only", tmp_path / "keys.txt", "--json")
+    code, output, _ = run(directory, tmp_path / "only", "--only", tmp_path / "keys.txt", "--json")
     assert (code, json.loads(output)["samples"]) == (0, 1)
 
 
-def test_a_table_takes_its_columns(directory: Path, tmp_path: Path) -> None:
+def test_columns_of_a_table_are_chosen_by_options(directory: Path, tmp_path: Path) -> None:
     (directory / "t.csv").write_text("p,x,y,l\n0.png,one,two,cat\n1.png,three,,dog\n")
     columns = ["--image-column", "p", "--text-column", "x", "--text-column", "y"]
-    assert call(directory / "t.csv", tmp_path / "out", *columns)[0] == 0
+    assert run(directory / "t.csv", tmp_path / "out", *columns)[0] == 0
     assert open_shards(tmp_path / "out").sample(0).captions == ("one", "two")
     (tmp_path / "names.json").write_text('{"cat": ["cat", "kitty"], "dog": "dog"}')
     columns = ["--image-column", "p", "--label-column", "l", "--names", tmp_path / "names.json"]
-    assert call(directory / "t.csv", tmp_path / "labels", *columns)[0] == 0
+    assert run(directory / "t.csv", tmp_path / "labels", *columns)[0] == 0
     assert open_shards(tmp_path / "labels").sample(0).names == ("cat", "kitty")
 
 
-def test_mistakes_are_errors_of_ours(directory: Path, tmp_path: Path) -> None:
-    assert isinstance(call(tmp_path / "none", tmp_path / "out")[2], DataError)
-    assert isinstance(call(directory, directory)[2], OutputError)
-    assert isinstance(call(directory, tmp_path / "out", "--only", tmp_path / "none")[2], DataError)
+def test_mistakes_raise_errors_of_the_package(directory: Path, tmp_path: Path) -> None:
+    assert isinstance(run(tmp_path / "none", tmp_path / "out")[2], DataError)
+    assert isinstance(run(directory, directory)[2], OutputError)
+    assert isinstance(run(directory, tmp_path / "out", "--only", tmp_path / "none")[2], DataError)
     assert not (tmp_path / "out").exists()
 
 
-def test_ctrl_c_leaves_nothing(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_packing_leaves_no_output(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -87,13 +87,13 @@ def test_ctrl_c_leaves_nothing(directory: Path, tmp_path: Path, monkeypatch: pyt
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
 
-def test_packing_loads_no_torch(directory: Path, tmp_path: Path) -> None:
+def test_packing_does_not_load_torch(directory: Path, tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from wordsight.cli.shards import shards\n"
         "assert 'wordsight.data' not in sys.modules and 'pyarrow' not in sys.modules\n"
         f"shards(Path({str(directory)!r}), Path({str(tmp_path / 'out')!r}))\n"
         "assert 'torch' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert "3 samples" in done.stdout
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert process.returncode == 0, process.stderr
+    assert "3 samples" in process.stdout

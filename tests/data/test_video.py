@@ -84,7 +84,7 @@ def test_frames_are_rows_and_a_second_run_does_what_is_new(tmp_path, name):
     clip, out = tiny_clip(), tmp_path / name
     assert count_images([path]) is None
     done = embed_files(clip, iter_images([photo, path]), out)
-    assert (done.embeddings, done.computed) == (5, 5)
+    assert (done.num_embeddings, done.num_computed) == (5, 5)
     if name == "out.parquet":
         rows = pq.read_table(out).to_pylist()
         assert [row["path"] for row in rows[1:]] == [f"{path}#t={second}.000" for second in range(4)]
@@ -95,7 +95,7 @@ def test_frames_are_rows_and_a_second_run_does_what_is_new(tmp_path, name):
         assert np.abs(expected[1] - expected[4]).max() > 1e-3
     moved = path.rename(tmp_path / "moved.mp4")
     again = embed_files(clip, iter_images([photo, moved], 2), out)
-    assert (again.embeddings, again.computed) == (9, 4)
+    assert (again.num_embeddings, again.num_computed) == (9, 4)
 
 
 def test_a_video_that_breaks_off_is_a_row_and_its_frames_stay(tmp_path):
@@ -106,8 +106,8 @@ def test_a_video_that_breaks_off_is_a_row_and_its_frames_stay(tmp_path):
     seconds = [second for second, _ in frames_of(whole, 1)]
     assert seconds == list(range(10))
     done = embed_files(tiny_clip(), iter_images([cut]), tmp_path / "out.parquet")
-    assert 4 <= done.embeddings < 10
-    (broken,) = done.broken
+    assert 4 <= done.num_embeddings < 10
+    (broken,) = done.unreadable
     assert broken.path == str(cut)
     assert "cut.mp4: breaks off at " in broken.reason or "cannot be read as a video beyond " in broken.reason
 
@@ -125,8 +125,8 @@ def test_what_is_no_video_is_a_row_with_a_reason(tmp_path, content, reason):
         (tmp_path / "a.mp4").write_bytes(content)
     photo = write_images(tmp_path / "photos", 1)[0]
     done = embed_files(tiny_clip(), iter_images([tmp_path / "a.mp4", photo]), tmp_path / "out.npy")
-    assert done.embeddings == 1
-    assert reason in done.broken[0].reason
+    assert done.num_embeddings == 1
+    assert reason in done.unreadable[0].reason
 
 
 def test_a_video_without_images_says_so(tmp_path):

@@ -1,4 +1,7 @@
-"""The same command on a cluster of Ray that the test starts: equal files, and a killed worker costs time only."""
+"""`wordsight embed --ray` writes the same files as without, and survives a killed worker.
+
+The tests that start a Ray cluster are slow and need the extra `scale`.
+"""
 
 import json
 import os
@@ -33,7 +36,7 @@ NEEDS_RAY = [
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     tiny_clip().save(tmp_path / "model")
     write_images(tmp_path / "photos", 300)[1].write_bytes(b"hello")
@@ -45,23 +48,23 @@ def embed(out: str, *more: str, model: str = "model") -> list[str]:
 
 
 def run(out: str, *more: str) -> dict[str, object]:
-    done = subprocess.run(embed(out, *more), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(embed(out, *more), capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout.splitlines()[-1])
 
 
-def assert_same(out: str, other: str) -> None:
-    """Equal rows, equal fingerprints, embeddings equal to 1e-6."""
-    one, two = pq.read_table(out), pq.read_table(other)
-    assert one.schema.metadata == two.schema.metadata
-    assert one.drop(["embedding"]).equals(two.drop(["embedding"]))
-    for first, second in zip(one["embedding"].to_pylist(), two["embedding"].to_pylist(), strict=True):
+def assert_same(first_path: str, second_path: str) -> None:
+    """Rows and fingerprints are equal, embeddings are equal to 1e-6."""
+    one, other = pq.read_table(first_path), pq.read_table(second_path)
+    assert one.schema.metadata == other.schema.metadata
+    assert one.drop(["embedding"]).equals(other.drop(["embedding"]))
+    for first, second in zip(one["embedding"].to_pylist(), other["embedding"].to_pylist(), strict=True):
         assert (first is None) == (second is None)
         np.testing.assert_allclose(first or [], second or [], atol=1e-6)
 
 
 def descendants(process: int) -> Iterator[tuple[int, str]]:
-    """Process numbers below one, and their titles."""
+    """Ids and titles of all processes below one."""
     for path in Path(f"/proc/{process}/task").glob("*/children"):
         for child in path.read_text().split():
             yield int(child), Path(f"/proc/{child}/cmdline").read_bytes().rstrip(b"\0").decode()
@@ -69,62 +72,62 @@ def descendants(process: int) -> Iterator[tuple[int, str]]:
 
 
 def working(process: int) -> list[int]:
-    """The workers of a run that have images in hand."""
+    """Ids of the workers that are processing images."""
     try:
-        return [number for number, title in descendants(process) if title.startswith("ray::UDFActor.eval_input")]
-    except OSError:  # one has just ended
+        return [pid for pid, title in descendants(process) if title.startswith("ray::UDFActor.eval_input")]
+    except OSError:  # a process has just ended
         return []
 
 
-@pytest.mark.parametrize("test", [pytest.param("local", marks=NEEDS_RAY)])
-def test_files_are_equal_and_only_what_is_new_is_done(place, test):
-    run("here.parquet")
-    done = run("there.parquet", "--ray", test)
-    assert (done["embeddings"], done["computed"], done["num_broken"]) == (299, 299, 1)
-    assert_same("here.parquet", "there.parquet")
-    (place / "photos" / "001.png").write_bytes((place / "photos" / "002.png").read_bytes())
-    write_images(place / "photos" / "more", 310)[0].unlink()
-    done = run("there.parquet", "--ray", test)
-    assert (done["embeddings"], done["computed"]) == (300 + 309, 11)  # but for the broken one the first 300 were known
-    run("here.parquet")
-    assert_same("here.parquet", "there.parquet")
+@pytest.mark.parametrize("address", [pytest.param("local", marks=NEEDS_RAY)])
+def test_files_are_equal_and_only_new_images_are_embedded(workspace, address):
+    run("local.parquet")
+    summary = run("ray.parquet", "--ray", address)
+    assert (summary["embeddings"], summary["computed"], summary["num_broken"]) == (299, 299, 1)
+    assert_same("local.parquet", "ray.parquet")
+    (workspace / "photos" / "001.png").write_bytes((workspace / "photos" / "002.png").read_bytes())
+    write_images(workspace / "photos" / "more", 310)[0].unlink()
+    summary = run("ray.parquet", "--ray", address)
+    assert (summary["embeddings"], summary["computed"]) == (300 + 309, 11)  # 299 of the first 300 were embedded before
+    run("local.parquet")
+    assert_same("local.parquet", "ray.parquet")
 
 
-@pytest.mark.parametrize("test", [pytest.param("local", marks=NEEDS_RAY)])
-def test_a_killed_worker_costs_time_only(place, test):
-    for path in (place / "photos").iterdir():
+@pytest.mark.parametrize("address", [pytest.param("local", marks=NEEDS_RAY)])
+def test_a_killed_worker_does_not_change_the_result(workspace, address):
+    for path in (workspace / "photos").iterdir():
         path.unlink()
-    for number in range(8):  # so large that there is time to kill
-        Image.fromarray(random_image(number, 3000, 2000)).save(place / "photos" / f"{number}.jpg")
+    for number in range(8):  # large, so that there is time to kill a worker
+        Image.fromarray(random_image(number, 3000, 2000)).save(workspace / "photos" / f"{number}.jpg")
         for copy in range(70):
-            os.link(place / "photos" / f"{number}.jpg", place / "photos" / f"{number}-{copy:02d}.jpg")
-    with subprocess.Popen(embed("there.parquet", "--ray", test), stdout=subprocess.PIPE, text=True) as process:
+            os.link(workspace / "photos" / f"{number}.jpg", workspace / "photos" / f"{number}-{copy:02d}.jpg")
+    with subprocess.Popen(embed("ray.parquet", "--ray", address), stdout=subprocess.PIPE, text=True) as process:
         while not (workers := working(process.pid)):
             assert process.poll() is None
             time.sleep(0.05)
         time.sleep(1)
         assert process.poll() is None
         os.kill(workers[0], signal.SIGKILL)
-        answer = process.communicate()[0].splitlines()[-1]
+        output = process.communicate()[0].splitlines()[-1]
     assert process.returncode == 0
-    assert json.loads(answer)["embeddings"] == 568
-    run("here.parquet")
-    assert_same("here.parquet", "there.parquet")
+    assert json.loads(output)["embeddings"] == 568
+    run("local.parquet")
+    assert_same("local.parquet", "ray.parquet")
 
 
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        pytest.param("127.0.0.1:1", "no cluster of Ray there (Connection refused)", marks=NEEDS_RAY),
-        pytest.param("ray://127.0.0.1:1", "no cluster of Ray there (Connection refused)", marks=NEEDS_RAY),
+        pytest.param("127.0.0.1:1", "no Ray cluster there (Connection refused)", marks=NEEDS_RAY),
+        pytest.param("ray://127.0.0.1:1", "no Ray cluster there (Connection refused)", marks=NEEDS_RAY),
         pytest.param("nonsense", "expected host:port, ray://host:port, auto or local", marks=NEEDS_RAY),
-        pytest.param("auto", "no cluster of Ray there (Could not find any running Ray", marks=NEEDS_RAY),
+        pytest.param("auto", "no Ray cluster there (Could not find any running Ray", marks=NEEDS_RAY),
     ],
 )
-def test_an_address_without_a_cluster_is_one_line(place, address, message):
-    done = subprocess.run(embed("out.npy", "--ray", address), capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(f"error: --ray {address}: {message}")
+def test_an_address_without_a_cluster_is_a_one_line_error(workspace, address, message):
+    process = subprocess.run(embed("out.npy", "--ray", address), capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert process.stderr.splitlines()[-1].startswith(f"error: --ray {address}: {message}")
 
 
 @pytest.mark.parametrize(
@@ -132,20 +135,20 @@ def test_an_address_without_a_cluster_is_one_line(place, address, message):
     [
         (
             partial(tiny_clip, seed=1),
-            f"on a worker: the model is .*, not {tiny_clip().fingerprint}; give all machines one",
+            f"on a worker: the model is .*, expected {tiny_clip().fingerprint}; install the same model on all machines",
         ),
         (partial(load, "nowhere"), "on a worker: nowhere: no such model"),
     ],
 )
-def test_a_worker_with_another_model_or_none_ends_the_work(place, monkeypatch, load, message):
+def test_a_worker_with_another_model_or_none_ends_the_job(workspace, monkeypatch, load, message):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    worker = Worker(load, tiny_clip().fingerprint, str(place))
-    error = pickle.loads(worker.rows(pickle.dumps([])))
+    worker = Worker(load, tiny_clip().fingerprint, str(workspace))
+    error = pickle.loads(worker.embed(pickle.dumps([])))
     assert isinstance(error, ConfigError)
     assert re.search(message, str(error))
 
 
-def test_without_daft_and_ray_there_is_a_hint(place, capsys, monkeypatch):
+def test_without_daft_and_ray_the_error_says_what_to_install(workspace, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "daft", None)
     assert main(embed("out.npy", "--ray", "local")[3:]) == 2
     assert "--ray needs optional packages: pip install 'wordsight[scale]'" in capsys.readouterr().err

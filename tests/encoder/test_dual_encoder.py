@@ -10,60 +10,63 @@ from PIL import Image
 from tests.tiny_clip import png, random_image, tiny_card, tiny_clip, tiny_config
 
 from wordsight.encoder import DualEncoder, load
+from wordsight.encoder.batch_sizes import BatchSizes, batch_sizes
 from wordsight.errors import ConfigError, DataError, ImageError, TextError, WeightsError
-from wordsight.image import preprocess
+from wordsight.image import ImageRef, preprocess
 from wordsight.text import tokenize
 
-WORDS = ["cat", "dog", "a small red house by the sea", "sky", "", "two trees", "x" * 200]
+TEXTS = ["cat", "dog", "a small red house by the sea", "sky", "", "two trees", "x" * 200]
 
 
-def test_the_public_methods_are_those_of_the_face():
+def test_the_public_names_of_dual_encoder_are_frozen():
     public = {name for name in dir(DualEncoder) if not name.startswith("_")}
     methods = {"embed_images", "embed_texts", "similarity", "logits", "tokenize", "preprocess", "save"}
     assert public == methods | {"scale", "bias", "fingerprint", "tokenizer", "model"}
-    assert set(vars(tiny_clip())) == {"runtime", "card", "policy", "files"}
-    assert list(inspect.signature(DualEncoder).parameters) == ["model", "card", "policy", "files"]
+    assert set(vars(tiny_clip())) == {"runtime", "card", "policy", "files", "batch_size"}
+    assert list(inspect.signature(DualEncoder).parameters) == ["model", "card", "policy", "files", "batch_size"]
 
 
 @pytest.mark.parametrize("kind", ["vit", "residual"])
-def test_embeddings_are_the_models_own_at_unit_length(kind):
+def test_embeddings_are_the_models_output_scaled_to_unit_length(kind):
     clip = tiny_clip(kind)
     images = [random_image(seed) for seed in range(3)]
     with torch.inference_mode():
         pixels = torch.from_numpy(np.stack([clip.preprocess(image) for image in images]))
         expected_images = clip.model.encode_image(pixels)
-        expected_texts = clip.model.encode_text(torch.from_numpy(clip.tokenize(WORDS)).long())
-    for found, expected in [(clip.embed_images(images), expected_images), (clip.embed_texts(WORDS), expected_texts)]:
-        assert found.dtype == np.float32
-        unit = expected.numpy() / np.linalg.norm(expected.numpy(), axis=1, keepdims=True)
-        np.testing.assert_allclose(found, unit, atol=1e-6)
-        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+        expected_texts = clip.model.encode_text(torch.from_numpy(clip.tokenize(TEXTS)).long())
+    for embeddings, output in [(clip.embed_images(images), expected_images), (clip.embed_texts(TEXTS), expected_texts)]:
+        assert embeddings.dtype == np.float32
+        unit = output.numpy() / np.linalg.norm(output.numpy(), axis=1, keepdims=True)
+        np.testing.assert_allclose(embeddings, unit, atol=1e-6)
+        np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
 
 
 def test_unit_length_survives_half_precision():
     clip = tiny_clip()
-    exact = clip.embed_texts(WORDS)
+    exact = clip.embed_texts(TEXTS)
     clip.model.bfloat16()
-    found = clip.embed_texts(WORDS)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
-    assert 0 < np.abs(found - exact).max() < 0.1
+    half = clip.embed_texts(TEXTS)
+    assert half.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(half, axis=1), 1, atol=1e-6)
+    assert 0 < np.abs(half - exact).max() < 0.1
     assert clip.embed_images([random_image(0)]).dtype == np.float32
 
 
-def test_a_image_is_the_same_as_path_bytes_image_or_array(tmp_path):
-    (tmp_path / "a.png").write_bytes(png(5))
-    forms = [tmp_path / "a.png", str(tmp_path / "a.png"), png(5), Image.open(io.BytesIO(png(5))), random_image(5)]
+def test_every_kind_of_image_source_has_the_same_embedding(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(png(5))
+    refs = [ImageRef("a", path.read_bytes), ImageRef("a", lambda: random_image(5), sha256="0")]
+    sources = [path, str(path), png(5), Image.open(io.BytesIO(png(5))), random_image(5), *refs]
     clip = tiny_clip()
-    together = clip.embed_images(forms)
-    assert together.shape == (5, 8)
-    for form in forms:
-        alone = clip.embed_images(form)
+    together = clip.embed_images(sources)
+    assert together.shape == (7, 8)
+    for source in sources:
+        alone = clip.embed_images(source)
         assert alone.shape == (1, 8)
-        np.testing.assert_allclose(together, np.repeat(alone, 5, axis=0), atol=1e-6)
+        np.testing.assert_allclose(together, np.repeat(alone, 7, axis=0), atol=1e-6)
 
 
-def test_lists_streams_and_stacked_arrays_are_taken():
+def test_lists_streams_and_stacked_arrays_are_accepted():
     clip = tiny_clip()
     images = np.stack([random_image(seed) for seed in range(4)])
     expected = clip.embed_images(list(images))
@@ -71,38 +74,38 @@ def test_lists_streams_and_stacked_arrays_are_taken():
     assert np.array_equal(clip.embed_images(image for image in images), expected)
 
 
-def test_nothing_gives_no_rows():
+def test_empty_input_has_an_empty_result():
     clip = tiny_clip()
-    for found in (clip.embed_images([]), clip.embed_texts([])):
-        assert found.shape == (0, 8)
-        assert found.dtype == np.float32
+    for embeddings in (clip.embed_images([]), clip.embed_texts([])):
+        assert embeddings.shape == (0, 8)
+        assert embeddings.dtype == np.float32
     assert clip.similarity(clip.embed_images([]), clip.embed_texts(["a"])).shape == (0, 1)
 
 
-def test_one_text_is_a_list_of_one():
+def test_a_single_text_is_accepted():
     clip = tiny_clip()
     assert np.array_equal(clip.embed_texts("cat"), clip.embed_texts(["cat"]))
 
 
 @pytest.mark.parametrize("kind", ["vit", "residual"])
-def test_a_embedding_does_not_depend_on_its_neighbours(kind):
+def test_an_embedding_does_not_depend_on_the_rest_of_its_batch(kind):
     clip = tiny_clip(kind)
     clip.model.train()
-    images = [random_image(seed) for seed in range(150)]  # more than are encoded at once
+    images = [random_image(seed) for seed in range(150)]  # more than one batch
     texts = [f"{'very ' * (number % 9)}number {number}" for number in range(300)]
     order = np.random.default_rng(0).permutation(64)
-    for embed, items in ((clip.embed_images, images), (clip.embed_texts, texts)):
-        whole = embed(items)
-        for found, rows in [
-            (np.concatenate([embed(items[row : row + 1]) for row in range(8)]), range(8)),
-            (embed(items[:8]), range(8)),
-            (embed(items[:64]), range(64)),
-            (embed([items[row] for row in order]), order),
+    for embed, inputs in ((clip.embed_images, images), (clip.embed_texts, texts)):
+        together = embed(inputs)
+        for embeddings, rows in [
+            (np.concatenate([embed(inputs[row : row + 1]) for row in range(8)]), range(8)),
+            (embed(inputs[:8]), range(8)),
+            (embed(inputs[:64]), range(64)),
+            (embed([inputs[row] for row in order]), order),
         ]:
-            np.testing.assert_allclose(found, whole[list(rows)], atol=1e-5)
+            np.testing.assert_allclose(embeddings, together[list(rows)], atol=1e-5)
 
 
-def test_neighbours_would_matter_to_a_model_in_training():
+def test_the_batch_does_matter_to_a_model_in_training_mode():
     clip = tiny_clip("residual")
     pixels = torch.from_numpy(np.stack([clip.preprocess(random_image(seed)) for seed in range(8)]))
     clip.model.train()
@@ -110,7 +113,7 @@ def test_neighbours_would_matter_to_a_model_in_training():
         assert (clip.model.encode_image(pixels)[:4] - clip.model.encode_image(pixels[:4])).abs().max() > 1e-3
 
 
-def test_the_models_mode_and_statistics_are_left_alone():
+def test_training_mode_and_batch_statistics_are_preserved():
     clip = tiny_clip("residual")
     clip.model.train()
     clip.model.transformer.eval()
@@ -123,7 +126,7 @@ def test_the_models_mode_and_statistics_are_left_alone():
     assert all(torch.equal(before[name], tensor) for name, tensor in clip.model.state_dict().items())
 
 
-def test_similarity_is_the_cosine_and_logits_are_scaled():
+def test_similarity_is_the_cosine_and_logits_are_scaled_similarities():
     clip = tiny_clip()
     with torch.no_grad():
         clip.model.logit_scale.fill_(math.log(20))
@@ -136,18 +139,18 @@ def test_similarity_is_the_cosine_and_logits_are_scaled():
 
 
 @pytest.mark.parametrize("texts", [np.zeros((2, 3)), np.zeros(2), np.zeros((1, 2, 2))])
-def test_embeddings_that_do_not_fit_are_refused(texts):
+def test_similarity_refuses_shapes_that_do_not_match(texts):
     with pytest.raises(DataError, match=r"images \(1, 2\) and texts \(.*\): expected \(N, E\) and \(M, E\)"):
         tiny_clip().similarity(np.zeros((1, 2)), texts)
 
 
-def test_texts_and_images_are_prepared_as_published():
+def test_tokens_and_pixels_are_the_published_ones():
     clip = tiny_clip()
-    assert np.array_equal(clip.tokenize(WORDS), tokenize(WORDS, context_length=12))
+    assert np.array_equal(clip.tokenize(TEXTS), tokenize(TEXTS, context_length=12))
     assert np.array_equal(clip.preprocess(png(1)), preprocess(png(1), clip.card.preprocessing))
 
 
-def turned_jpeg() -> bytes:
+def rotated_jpeg() -> bytes:
     buffer = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -155,19 +158,21 @@ def turned_jpeg() -> bytes:
     return buffer.getvalue()
 
 
-def test_files_are_looked_at_as_a_person_does_unless_asked_otherwise():
+def test_the_default_policy_is_viewer_and_published_is_opt_in():
     clip = tiny_clip()
     published = DualEncoder(clip.model, clip.card, policy="published")
-    assert np.array_equal(clip.preprocess(turned_jpeg()), preprocess(turned_jpeg(), clip.card.preprocessing, "viewer"))
-    assert np.abs(clip.embed_images(turned_jpeg()) - published.embed_images(turned_jpeg())).max() > 1e-3
+    assert np.array_equal(
+        clip.preprocess(rotated_jpeg()), preprocess(rotated_jpeg(), clip.card.preprocessing, "viewer")
+    )
+    assert np.abs(clip.embed_images(rotated_jpeg()) - published.embed_images(rotated_jpeg())).max() > 1e-3
     assert np.array_equal(clip.embed_images(png(1)), published.embed_images(png(1)))
     with pytest.raises(ConfigError, match="expected published or viewer; did you mean 'published'"):
         DualEncoder(clip.model, clip.card, policy="publish")
 
 
-def test_broken_input_is_named():
+def test_errors_name_the_unreadable_image_or_text():
     clip = tiny_clip()
-    with pytest.raises(ImageError, match=r"^image 1: not a image"):
+    with pytest.raises(ImageError, match=r"^image 1: not an? image"):
         clip.embed_images([png(0), b"hello"])
     with pytest.raises(ImageError, match="no such file"):
         clip.embed_images("missing.jpg")
@@ -177,7 +182,7 @@ def test_broken_input_is_named():
         clip.embed_texts(["a", 5])
 
 
-def test_numbers_that_are_not_finite_are_an_error():
+def test_embeddings_that_are_not_finite_are_an_error():
     clip = tiny_clip()
     with torch.no_grad():
         clip.model.text_projection[0, 0] = math.nan
@@ -185,7 +190,7 @@ def test_numbers_that_are_not_finite_are_an_error():
         clip.embed_texts(["a"])
 
 
-def test_the_fingerprint_is_that_of_what_decides_a_embedding(tmp_path):
+def test_the_fingerprint_depends_on_everything_that_determines_an_embedding(tmp_path):
     clip = tiny_clip()
     clip.save(tmp_path / "model")
     assert load(tmp_path / "model", "cpu").fingerprint == tiny_clip().fingerprint == clip.fingerprint
@@ -206,6 +211,35 @@ def test_the_fingerprint_is_that_of_what_decides_a_embedding(tmp_path):
 
 
 @pytest.mark.parametrize("texts", [5, None, [1]])
-def test_what_is_no_text_is_a_text_error(texts):
+def test_anything_but_texts_is_a_text_error(texts):
     with pytest.raises(TextError, match="expected"):
         tiny_clip().embed_texts(texts)
+
+
+def batches_of(clip, images):
+    """Embed images and return the number of images in each call of the model."""
+    calls = []
+    encode = clip.runtime.encode_pixels
+    clip.runtime.encode_pixels = lambda pixels: (calls.append(len(pixels)), encode(pixels))[1]
+    clip.embed_images(images)
+    return calls
+
+
+def test_images_are_encoded_in_batches_of_the_given_size():
+    plain = tiny_clip()
+    images = [random_image(seed) for seed in range(70)]
+    assert plain.batch_size == 64
+    assert batches_of(tiny_clip(), images) == [64, 6]
+    assert batches_of(DualEncoder(plain.model, plain.card, batch_size=30), images) == [30, 30, 10]
+
+
+def test_a_batch_size_below_one_is_refused():
+    clip = tiny_clip()
+    with pytest.raises(ConfigError, match="batch size 0: expected at least 1"):
+        DualEncoder(clip.model, clip.card, batch_size=0)
+
+
+def test_batch_sizes_are_those_of_the_device_type():
+    assert batch_sizes("cpu") == BatchSizes(images=64, texts=64, nodes=2048, tokenised_texts=8192)
+    assert batch_sizes("cuda").images > batch_sizes("cpu").images
+    assert batch_sizes("no such device") == batch_sizes("cpu")

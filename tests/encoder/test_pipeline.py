@@ -1,127 +1,104 @@
-import os
-import tempfile
-import tracemalloc
-from pathlib import Path
+"""The image pipeline: order, batches, unreadable images, and embeddings of earlier runs."""
+
+import hashlib
 
 import numpy as np
 import pytest
-from tests.tiny_clip import png, random_image, tiny_clip, write_images
+from tests.tiny_clip import png, random_image, tiny_clip
 
-from wordsight.data import inputs as module
-from wordsight.data.inputs import count_image_files, find_image_files
-from wordsight.encoder.pipeline import embed_each
-from wordsight.errors import DataError
-from wordsight.image import decode, resize_and_crop
+from wordsight.encoder.pipeline import as_images, embed_each, read_ref
+from wordsight.errors import ImageError
+from wordsight.image import ImageRef, decode, resize_and_crop
 
 
-def touch(directory: Path, *names: str) -> None:
-    for name in names:
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / name).write_bytes(b"")
+def unreadable(reason: str) -> bytes:
+    raise ImageError(reason)
 
 
-def test_images_are_found_below_in_order_and_files_taken_as_given(tmp_path):
-    touch(tmp_path, "b.JPG", "a/z.png", "a/notes.txt", "a.webp", ".hidden.jpg", ".git/x.jpg", "._b.jpg", "jpg")
-    (tmp_path / "a" / "loop").symlink_to(tmp_path)
-    found = list(find_image_files([tmp_path, tmp_path / "a" / "notes.txt", "missing.jpg"]))
-    assert found == [*(tmp_path / name for name in ("a.webp", "b.JPG", "a/z.png", "a/notes.txt")), Path("missing.jpg")]
-
-
-def test_a_directory_without_images_is_an_error(tmp_path):
-    touch(tmp_path, "notes.txt")
-    with pytest.raises(DataError, match="no images in this directory or below"):
-        list(find_image_files([tmp_path]))
-
-
-def test_finding_streams(tmp_path):
-    write_images(tmp_path / "full", 1)
-    (tmp_path / "empty").mkdir()
-    found = find_image_files([tmp_path / "full", tmp_path / "empty"])
-    assert next(found).name == "000.png"
-
-
-def test_broken_images_do_not_stop_or_move_the_others():
+def test_unreadable_images_neither_stop_nor_shift_the_others():
     clip = tiny_clip()
     sources = [png(0), b"hello", png(1), "missing.jpg", *(png(seed) for seed in range(2, 80))]
-    rows = list(embed_each(clip, iter(sources)))
-    assert [row.source for row in rows] == sources
-    assert [number for number, row in enumerate(rows) if row.embedding is None] == [1, 3]
-    assert "not a image" in rows[1].error
-    assert rows[3].error.startswith("missing.jpg: no such file")
-    found = np.stack([row.embedding for row in rows if row.embedding is not None])
-    np.testing.assert_allclose(found, clip.embed_images([png(seed) for seed in range(80)]), atol=1e-5)
+    results = list(embed_each(clip, iter(sources)))
+    assert [result.source for result in results] == sources
+    assert [number for number, result in enumerate(results) if result.embedding is None] == [1, 3]
+    assert results[1].error.startswith("image 1: not a")
+    assert results[3].error.startswith("missing.jpg: no such file")
+    embeddings = np.stack([result.embedding for result in results if result.embedding is not None])
+    np.testing.assert_allclose(embeddings, clip.embed_images([png(seed) for seed in range(80)]), atol=1e-5)
 
 
-def test_a_square_of_the_models_size_passes_unchanged():
+def test_pixels_of_the_models_size_are_not_changed():
     preprocessing = tiny_clip().card.preprocessing
-    square = resize_and_crop(random_image(0), preprocessing)
-    assert np.array_equal(resize_and_crop(decode(square), preprocessing), square)
+    pixels = resize_and_crop(random_image(0), preprocessing)
+    assert np.array_equal(resize_and_crop(decode(pixels), preprocessing), pixels)
 
 
-def test_all_may_be_broken():
-    assert [row.embedding for row in embed_each(tiny_clip(), [b"", b"x"])] == [None, None]
+def test_all_images_may_be_unreadable():
+    assert [result.embedding for result in embed_each(tiny_clip(), [b"", b"x"])] == [None, None]
 
 
-def test_names_come_in_order_although_few_are_held(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_NAMES_AT_ONCE", 4)
-    names = [f"{number * 7 % 101:03d}.png" for number in range(101)]
-    touch(tmp_path, *names, *(f"below/{number}.jpg" for number in range(8)), "z.txt", "below/deep/x.gif")
-    expected = [*sorted(names), *(f"below/{number}.jpg" for number in range(8)), "below/deep/x.gif"]
-    assert list(find_image_files([tmp_path])) == [tmp_path / name for name in expected]
-    assert count_image_files([tmp_path, "missing.jpg"]) == len(expected) + 1
+def test_an_image_of_one_pixel_has_an_embedding():
+    (result,) = embed_each(tiny_clip(), [np.full((1, 1, 3), 77, np.uint8)])
+    uniform = tiny_clip().embed_images(np.full((16, 16, 3), 77, np.uint8))
+    np.testing.assert_allclose(result.embedding[None], uniform, atol=1e-6)
 
 
-def test_a_directory_of_very_many_names_is_not_held(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_NAMES_AT_ONCE", 100)
-    touch(tmp_path, *(f"{number}.png" for number in range(5000)))
-    peaks = {}
-    for way, work in [
-        ("found", lambda: next(find_image_files([tmp_path]))),
-        ("listed", lambda: list(tmp_path.iterdir())),
-    ]:
-        tracemalloc.start()
-        work()
-        peaks[way] = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    assert peaks["found"] < peaks["listed"] / 5
+def test_refs_have_the_embeddings_of_their_contents_and_errors_have_their_names():
+    clip = tiny_clip()
+    refs = [
+        ImageRef("a", lambda: png(0)),
+        ImageRef("b", lambda: b"hello"),
+        ImageRef("c", lambda: unreadable("c: no permission")),
+        ImageRef("film.mp4#t=0.000", lambda: random_image(1), "0123"),
+    ]
+    results = list(embed_each(clip, refs))
+    assert [result.source for result in results] == refs
+    assert results[1].error.startswith("b: not a")
+    assert results[2].error == "c: no permission"
+    embeddings = np.stack([results[0].embedding, results[3].embedding])
+    np.testing.assert_allclose(embeddings, clip.embed_images([png(0), png(1)]), atol=1e-6)
+    assert [(result.sha256, result.is_new) for result in results] == [
+        ("", True),
+        ("", False),
+        ("", False),
+        ("0123", True),
+    ]
 
 
-def test_counting_refuses_what_finding_refuses(tmp_path):
-    touch(tmp_path, "notes.txt")
-    with pytest.raises(DataError, match="no images in this directory or below"):
-        count_image_files([tmp_path])
+def test_earlier_embeddings_are_found_by_hash_and_their_images_are_not_encoded():
+    clip = tiny_clip()
+    earlier = np.full(8, 8**-0.5, np.float32)
+    known = {hashlib.sha256(png(0)).hexdigest(), "video"}
+    refs = [
+        ImageRef("a", lambda: png(0)),
+        ImageRef("b", lambda: png(1)),
+        ImageRef("c", lambda: b"hello"),
+        ImageRef("film.mp4#t=0.000", lambda: unreadable("must not be read"), "video"),
+    ]
+    calls = []
+
+    def find(name: str, sha256: str) -> np.ndarray | None:
+        calls.append(name)
+        return earlier if sha256 in known else None
+
+    results = list(embed_each(clip, refs, find))
+    assert [result.is_new for result in results] == [False, True, False, False]
+    assert results[0].embedding is results[3].embedding is earlier
+    assert [result.sha256 for result in results[:3]] == [hashlib.sha256(ref.read()).hexdigest() for ref in refs[:3]]
+    assert results[2].error.startswith("c: not a")
+    assert set(calls) == {ref.name for ref in refs}
 
 
-@pytest.fixture
-def directory_of_nobody():
-    """A directory for a user who is not allowed everything, who we are until the test ends."""
-    with tempfile.TemporaryDirectory() as name:
-        is_root = os.geteuid() == 0
-        if is_root:
-            os.chown(name, 65534, 65534)
-            os.seteuid(65534)
-        yield Path(name)
-        if is_root:
-            os.seteuid(0)
-        (Path(name) / "below").chmod(0o700)
+def test_reading_a_ref_returns_its_contents_unless_there_is_nothing_to_do():
+    prepared, content = read_ref(ImageRef("a", lambda: b"bytes"))
+    assert (prepared.sha256, prepared.error, content) == ("", "", b"bytes")
+    prepared, content = read_ref(ImageRef("a", lambda: b"bytes"), lambda name, sha256: None)
+    assert (prepared.sha256, content) == (hashlib.sha256(b"bytes").hexdigest(), b"bytes")
+    prepared, content = read_ref(ImageRef("a", lambda: unreadable("a: gone")))
+    assert (prepared.error, content) == ("a: gone", None)
 
 
-def test_files_and_directories_without_permission_are_rows_with_reasons(directory_of_nobody):
-    for name in ("a.png", "below/b.png", "c.png"):
-        (directory_of_nobody / name).parent.mkdir(exist_ok=True)
-        (directory_of_nobody / name).write_bytes(png(0))
-    (directory_of_nobody / "a.png").chmod(0)
-    (directory_of_nobody / "below").chmod(0)
-    (directory_of_nobody / "loop.png").symlink_to("loop.png")
-    assert count_image_files([directory_of_nobody]) == 4
-    rows = list(embed_each(tiny_clip(), find_image_files([directory_of_nobody])))
-    assert [row.source.name for row in rows] == ["a.png", "c.png", "loop.png", "below"]
-    assert [row.embedding is None for row in rows] == [True, False, True, True]
-    for row, reason in zip(rows, ["Permission denied", "", "symbolic links", "Permission denied"], strict=True):
-        assert reason in row.error
-
-
-def test_a_image_of_one_pixel_has_a_embedding(tmp_path):
-    (row,) = embed_each(tiny_clip(), [np.full((1, 1, 3), 77, np.uint8)])
-    whole = tiny_clip().embed_images(np.full((16, 16, 3), 77, np.uint8))
-    np.testing.assert_allclose(row.embedding[None], whole, atol=1e-6)
+@pytest.mark.parametrize("single", ["a.png", b"bytes", ImageRef("a", bytes), random_image(0), 5, None])
+def test_a_single_image_or_anything_that_is_not_iterable_becomes_a_list_of_one(single):
+    (image,) = as_images(single)
+    assert image is single

@@ -16,7 +16,8 @@ import wordsight as ws
 from wordsight.loss import softmax_loss
 from wordsight.model import CLIP
 from wordsight.training import load_recipe
-from wordsight.training.optimizer import OptimizerConfig, build_optimizer
+from wordsight.training.optimizer import build_optimizer
+from wordsight.training.recipe import OptimizerConfig
 
 pytestmark = pytest.mark.gpu
 

@@ -1,4 +1,4 @@
-"""The model as a whole: what is cut away changes nothing, first weights, hostile shapes."""
+"""The whole model: exact shortcuts, initial weights, empty batches and export."""
 
 import copy
 import itertools
@@ -36,8 +36,8 @@ def model_of(tower: str = "vit", seed: int = 0) -> CLIP:
     return build(config, torch.Generator().manual_seed(seed))
 
 
-def stirred(tower: str = "vit") -> CLIP:
-    """A model that evaluates, every parameter and statistic of which was moved."""
+def perturbed(tower: str = "vit") -> CLIP:
+    """A model in evaluation mode with noise added to every parameter and statistic."""
     model, generator = model_of(tower), torch.Generator().manual_seed(5)
     with torch.no_grad():
         for tensor in itertools.chain(model.parameters(), model.buffers()):
@@ -47,7 +47,7 @@ def stirred(tower: str = "vit") -> CLIP:
 
 
 def assert_same(one: Tensor, other: Tensor) -> None:
-    """The same directions, but for rounding."""
+    """Assert that embeddings have the same directions, up to rounding."""
     torch.testing.assert_close(F.normalize(one, dim=1), F.normalize(other, dim=1), rtol=0, atol=1e-5)
 
 
@@ -66,7 +66,7 @@ def random_images(n: int) -> Tensor:
 
 
 def plain_transformer(transformer: nn.Module, x_NLD: Tensor, is_causal: bool) -> Tensor:
-    """Every position of every block, written out with torch's own attention module."""
+    """All positions of all blocks, computed with torch's own attention module."""
     length, width = x_NLD.shape[1:]
     mask = torch.full((length, length), float("-inf")).triu(1) if is_causal else None
     for block in transformer.resblocks:
@@ -79,37 +79,37 @@ def plain_transformer(transformer: nn.Module, x_NLD: Tensor, is_causal: bool) ->
     return x_NLD
 
 
-def test_cutting_texts_and_the_last_block_changes_nothing() -> None:
-    model, ids = stirred(), texts([3, 20, 7, 2, 11])
+def test_trimming_texts_and_the_last_block_does_not_change_embeddings() -> None:
+    model, ids = perturbed(), texts([3, 20, 7, 2, 11])
     x_NLD = model.token_embedding(ids) + model.positional_embedding
     x_NLD = model.ln_final(plain_transformer(model.transformer, x_NLD, is_causal=True))
-    whole = x_NLD[torch.arange(5), ids.argmax(1)] @ model.text_projection
-    assert_same(model.encode_text(ids), whole)
+    expected = x_NLD[torch.arange(5), ids.argmax(1)] @ model.text_projection
+    assert_same(model.encode_text(ids), expected)
     with torch.no_grad():
-        assert_same(model.encode_text(ids), whole)
+        assert_same(model.encode_text(ids), expected)
 
 
-def test_the_last_block_of_images_changes_nothing() -> None:
-    visual, pixels = stirred().visual, random_images(4)
+def test_computing_one_token_in_the_last_block_does_not_change_image_embeddings() -> None:
+    visual, pixels = perturbed().visual, random_images(4)
     patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
     start = visual.class_embedding.expand(4, 1, -1)
     x_NLD = visual.ln_pre(torch.cat([start, patches], 1) + visual.positional_embedding)
-    whole = visual.ln_post(plain_transformer(visual.transformer, x_NLD, is_causal=False)[:, 0]) @ visual.proj
-    assert_same(visual(pixels), whole)
+    expected = visual.ln_post(plain_transformer(visual.transformer, x_NLD, is_causal=False)[:, 0]) @ visual.proj
+    assert_same(visual(pixels), expected)
 
 
-def test_what_follows_the_end_of_text_changes_nothing() -> None:
-    model, ids = stirred(), texts([5, 9])
+def test_tokens_after_the_end_of_text_have_no_influence() -> None:
+    model, ids = perturbed(), texts([5, 9])
     changed = ids.clone()
     changed[0, 5:], changed[1, 9:] = 42, 17
     assert_same(model.encode_text(changed), model.encode_text(ids))
-    changed[0, 4] = 97  # and what comes before does
+    changed[0, 4] = 97  # but earlier tokens do
     assert (model.encode_text(changed) - model.encode_text(ids))[0].abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("n", [1, 63, 64, 65, 300])
-def test_an_embedding_does_not_depend_on_its_neighbours(n: int) -> None:
-    model = stirred()
+def test_a_text_embedding_does_not_depend_on_the_rest_of_the_batch(n: int) -> None:
+    model = perturbed()
     ids = texts([2 + (7 * row) % 19 for row in range(n)])
     order = torch.randperm(n, generator=torch.Generator().manual_seed(4))
     together = model.encode_text(ids)
@@ -119,21 +119,21 @@ def test_an_embedding_does_not_depend_on_its_neighbours(n: int) -> None:
 
 
 @each_tower
-def test_a_image_does_not_depend_on_its_neighbours(tower: str) -> None:
-    model, pixels = stirred(tower), random_images(5)
+def test_an_image_embedding_does_not_depend_on_the_rest_of_the_batch(tower: str) -> None:
+    model, pixels = perturbed(tower), random_images(5)
     alone = torch.cat([model.encode_image(pixels[row : row + 1]) for row in range(5)])
     assert_same(model.encode_image(pixels), alone)
 
 
 @each_tower
-def test_memory_order_of_pixels_changes_nothing(tower: str) -> None:
-    model, pixels = stirred(tower), random_images(3)
+def test_the_memory_format_of_pixels_does_not_change_embeddings(tower: str) -> None:
+    model, pixels = perturbed(tower), random_images(3)
     channels_last = pixels.to(memory_format=torch.channels_last)
     assert_same(model.encode_image(channels_last), model.encode_image(pixels))
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu", "gelu_tanh"])
-def test_training_and_inference_compute_the_same(activation: str) -> None:
+def test_training_and_inference_compute_the_same_embeddings(activation: str) -> None:
     image, text = (msgspec.structs.replace(tower, activation=activation) for tower in (TOWERS["vit"], TEXT))
     config = ModelConfig(image=image, text=text, embed_dim=24)
     model = build(config, torch.Generator().manual_seed(0)).eval()
@@ -144,32 +144,32 @@ def test_training_and_inference_compute_the_same(activation: str) -> None:
 
 
 @each_tower
-def test_forward_gives_unit_embeddings_and_the_scale(tower: str) -> None:
+def test_forward_returns_unit_embeddings_and_the_scale(tower: str) -> None:
     images, words, scale = model_of(tower)(random_images(4), texts([4, 5, 6, 7]))
     assert images.shape == words.shape == (4, 24)
     torch.testing.assert_close(torch.cat([images, words]).norm(dim=1), torch.ones(8))
     assert scale.item() == pytest.approx(1 / 0.07)
 
 
-def test_no_images_and_no_texts_give_no_embeddings() -> None:
-    model = stirred()
+def test_empty_batches_have_no_embeddings() -> None:
+    model = perturbed()
     assert model.encode_image(random_images(0)).shape == (0, 24)
     assert model.encode_text(texts([])).shape == (0, 24)
 
 
 @each_tower
-def test_every_parameter_learns(tower: str) -> None:
+def test_every_parameter_has_a_gradient(tower: str) -> None:
     model = model_of(tower)
-    with torch.no_grad():  # gains that start at 0 hide what is behind them
+    with torch.no_grad():  # gains that are initialised to 0 block the gradients of earlier layers
         for parameter in model.parameters():
             parameter.add_(0.01)
     images, words, scale = model(random_images(6), texts([4, 5, 6, 7, 8, 9]))
     F.cross_entropy(scale * images @ words.T, torch.arange(6)).backward()
-    still = [name for name, one in model.named_parameters() if one.grad is None or not one.grad.any()]
-    assert still == []
+    without_gradient = [name for name, one in model.named_parameters() if one.grad is None or not one.grad.any()]
+    assert without_gradient == []
 
 
-def test_scale_is_bounded_and_comes_back() -> None:
+def test_the_logit_scale_is_bounded_and_can_decrease_again() -> None:
     model = model_of()
     nn.init.constant_(model.logit_scale, 6.0)
     assert model.scale.item() == pytest.approx(100)
@@ -181,7 +181,7 @@ def test_scale_is_bounded_and_comes_back() -> None:
 
 
 @each_tower
-def test_first_weights_are_the_generators_alone(tower: str) -> None:
+def test_initial_weights_depend_on_the_generator_alone(tower: str) -> None:
     before = torch.get_rng_state()
     one, again, other = model_of(tower), model_of(tower), model_of(tower, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
@@ -191,24 +191,24 @@ def test_first_weights_are_the_generators_alone(tower: str) -> None:
     assert not torch.equal(one.text_projection, other.text_projection)
 
 
-def test_first_weights_fill_all_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_initialisation_fills_all_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     empty = nn.Module.to_empty
 
-    def to_poison(self: nn.Module, **options: object) -> nn.Module:
+    def to_empty_with_nan(self: nn.Module, **options: object) -> nn.Module:
         filled = empty(self, **options)
         with torch.no_grad():
             for tensor in itertools.chain(filled.parameters(), filled.buffers()):
                 tensor.fill_(float("nan") if tensor.is_floating_point() else -1)
         return filled
 
-    monkeypatch.setattr(nn.Module, "to_empty", to_poison)
+    monkeypatch.setattr(nn.Module, "to_empty", to_empty_with_nan)
     for tower in TOWERS:
         for name, tensor in model_of(tower).state_dict().items():
             assert tensor.isfinite().all(), name
             assert (tensor != -1).all() or tensor.is_floating_point(), name
 
 
-def test_first_weights_have_the_published_deviations() -> None:
+def test_initial_weights_have_the_published_standard_deviations() -> None:
     config = ModelConfig(
         image=VisionTransformerConfig(image_size_px=64, patch_size_px=16, width=128, layers=2, heads=2),
         text=TextConfig(width=192, heads=3, layers=4),
@@ -236,19 +236,19 @@ def test_first_weights_have_the_published_deviations() -> None:
     assert (weights["ln_final.weight"] == 1).all()
 
 
-def test_residual_blocks_start_as_their_shortcut() -> None:
+def test_residual_blocks_initially_equal_their_shortcut() -> None:
     weights = model_of("modified-resnet").state_dict() | model_of("residual").state_dict()
     assert not weights["visual.layer2.1.bn3.weight"].any()
     assert not weights["visual.stages.1.bn2.weight"].any()
 
 
 @pytest.mark.parametrize("size_px", [32, 40, 57])
-def test_the_residual_net_takes_any_resolution(size_px: int) -> None:
-    assert stirred("residual").encode_image(torch.zeros(2, 3, size_px, size_px)).shape == (2, 24)
+def test_the_residual_network_accepts_any_resolution(size_px: int) -> None:
+    assert perturbed("residual").encode_image(torch.zeros(2, 3, size_px, size_px)).shape == (2, 24)
 
 
-def test_weights_pass_to_an_empty_model() -> None:
-    model = stirred()
+def test_an_empty_model_loads_weights() -> None:
+    model = perturbed()
     empty = build_empty(model.config)
     assert all(parameter.is_meta for parameter in empty.parameters())
     empty.load_state_dict(copy.deepcopy(model.state_dict()), assign=True)
@@ -256,7 +256,7 @@ def test_weights_pass_to_an_empty_model() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_an_exported_model_takes_any_texts() -> None:
+def test_an_exported_model_accepts_any_number_of_texts() -> None:
     class TextTower(nn.Module):
         def __init__(self, model: CLIP) -> None:
             super().__init__()
@@ -265,7 +265,7 @@ def test_an_exported_model_takes_any_texts() -> None:
         def forward(self, ids: Tensor) -> Tensor:
             return self.model.encode_text(ids)
 
-    model = stirred()
+    model = perturbed()
     shapes = {"ids": {0: torch.export.Dim("texts", min=1, max=512)}}
     with torch.no_grad():
         program = torch.export.export(TextTower(model), (texts([3, 4]),), dynamic_shapes=shapes)
@@ -273,8 +273,8 @@ def test_an_exported_model_takes_any_texts() -> None:
         assert_same(program.module()(ids), model.encode_text(ids))
 
 
-def test_half_precision_stays_near() -> None:
-    model = stirred()
+def test_bfloat16_stays_close_to_float32() -> None:
+    model = perturbed()
     with torch.no_grad():
         images, words, _ = model(random_images(3), texts([4, 5, 6]))
         with torch.autocast("cpu", torch.bfloat16):
@@ -283,7 +283,7 @@ def test_half_precision_stays_near() -> None:
     assert F.cosine_similarity(words, half_words.float()).min() > 0.999
 
 
-def test_a_configuration_is_not_changed_by_its_model() -> None:
+def test_a_model_does_not_modify_its_configuration() -> None:
     config = ModelConfig(image=TOWERS["vit"], text=TEXT, embed_dim=24)
     assert build_empty(config).config is config
     assert msgspec.structs.replace(config, embed_dim=25) != config

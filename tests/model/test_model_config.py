@@ -1,4 +1,4 @@
-"""What a model is made of: TOML and back, contradictions refused, the published presets."""
+"""Model configurations: TOML round trips, contradictions, and the published presets."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ from wordsight.model import (
     preset,
 )
 
-# As OpenAI's own notebook prints it for ViT-B/32, and open_clip's docs/model_profile.csv in millions for all
+# millions, from open_clip's docs/model_profile.csv; ViT-B/32 also as printed in OpenAI's notebook
 NUM_PARAMETERS = {
     "RN50": 102.01,
     "RN101": 119.69,
@@ -37,24 +37,24 @@ NUM_PARAMETERS = {
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_survives_toml(name: str, tmp_path: Path) -> None:
+def test_a_preset_survives_a_toml_round_trip(name: str, tmp_path: Path) -> None:
     (tmp_path / "model.toml").write_text(to_toml(PRESETS[name]))
     assert load_toml(tmp_path / "model.toml", ModelConfig) == PRESETS[name]
 
 
-def test_the_kind_of_tower_is_written_down() -> None:
+def test_toml_contains_the_kind_of_tower() -> None:
     kinds = {name: PRESETS[name].image.__struct_config__.tag for name in ("ViT-B-32", "RN50", "residual-small")}
     assert kinds == {"ViT-B-32": "vit", "RN50": "modified_resnet", "residual-small": "residual"}
     assert 'kind = "vit"' in to_toml(PRESETS["ViT-B-32"])
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_parameters_are_as_many_as_published(name: str) -> None:
+def test_the_number_of_parameters_is_the_published_one(name: str) -> None:
     millions = sum(parameter.numel() for parameter in build_empty(PUBLISHED[name]).parameters()) / 1e6
     assert round(millions, 2) == NUM_PARAMETERS[name]
 
 
-def test_an_unknown_preset_names_the_nearest() -> None:
+def test_an_unknown_preset_suggests_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"no model preset 'ViT-B32'; did you mean 'ViT-B-32'\?; known: RN50, "):
         preset("ViT-B32")
 
@@ -91,7 +91,7 @@ def test_an_unknown_preset_names_the_nearest() -> None:
         (lambda: TextConfig(width=64, heads=5, layers=2), "width 64 is not a multiple of heads 5"),
     ],
 )
-def test_a_contradiction_is_refused_in_one_line(make: Callable[[], Any], message: str) -> None:
+def test_a_contradiction_is_an_error_of_one_line(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
@@ -108,7 +108,7 @@ def test_a_contradiction_is_refused_in_one_line(make: Callable[[], Any], message
         ({"image": {"kind": "vti"}}, "model.toml: .*vti"),
     ],
 )
-def test_a_misspelt_file_is_refused_with_its_place(change: dict[str, Any], message: str) -> None:
+def test_an_invalid_file_is_an_error_that_names_the_key(change: dict[str, Any], message: str) -> None:
     good = {
         "embed_dim": 64,
         "image": {"kind": "residual", "image_size_px": 32, "widths": [16], "blocks": [1]},
@@ -119,6 +119,6 @@ def test_a_misspelt_file_is_refused_with_its_place(change: dict[str, Any], messa
         decode(good | change, ModelConfig, "model.toml")
 
 
-def test_configurations_and_presets_load_no_torch() -> None:
+def test_configurations_and_presets_do_not_load_torch() -> None:
     code = "import sys, wordsight.model as m; m.preset('RN50'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

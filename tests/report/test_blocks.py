@@ -1,4 +1,4 @@
-"""Blocks refuse what does not fit together, and scale what does."""
+"""Blocks validate their contents and compute scales."""
 
 import math
 
@@ -9,17 +9,27 @@ from wordsight.report.blocks import ScoreLike
 
 
 class _Score:
-    name, value, low, high, n, chance, method = "R@10", 0.12, 0.1, 0.14, 1000, 0.01, "Wilson 95 %"
+    dataset, metric = "flickr8k", "recall@10"
+    value, low, high, n, chance, method = 0.12, 0.1, 0.14, 1000, 0.01, "Wilson 95 %"
 
 
-def test_a_figure_of_metrics_is_a_score() -> None:
+def test_a_score_of_metrics_is_score_like() -> None:
     from wordsight.metrics import Score
 
-    figure: ScoreLike = Score("R@10", 0.12, 0.1, 0.14, 1000, 0.01, "Wilson 95 %")
-    assert tile(figure) == Tile("R@10", "12.0 %", "10.0 to 14.0 % (Wilson 95 %), 1,000 items", figure)
+    score: ScoreLike = Score(
+        dataset="flickr8k",
+        metric="recall@10",
+        value=0.12,
+        low=0.1,
+        high=0.14,
+        n=1000,
+        chance=0.01,
+        method="Wilson 95 %",
+    )
+    assert tile(score) == Tile("flickr8k recall@10", "12.0 %", "10.0 to 14.0 % (Wilson 95 %), 1,000 items", score)
 
 
-def test_the_scale_holds_every_interval_and_chance() -> None:
+def test_the_scale_covers_every_interval_and_chance() -> None:
     low, high = _Score(), _Score()
     high.chance = 0.3
     assert Tiles([tile(low)]).scale_end == 0.2
@@ -38,14 +48,14 @@ def test_matrix_strengths_span_the_finite_values() -> None:
     assert Matrix([[2.0]], [b""], ["a"]).strength(2.0) == 0.5
 
 
-def test_bars_stay_within_their_card() -> None:
+def test_bar_widths_are_clipped() -> None:
     assert [RankedText("a", share).width for share in (0.4, 7.0, -1.0, math.nan)] == [0.4, 1.0, 0.0, 0.0]
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_inconsistent_shapes_are_rejected() -> None:
     with pytest.raises(ValueError, match="row 1 has 1 cells"):
         Table(["a", "b"], [[1, 2], [3]])
-    with pytest.raises(ValueError, match="2 x, 1 y"):
+    with pytest.raises(ValueError, match="2 x values, 1 y values"):
         Curve("loss", [1, 2], [1])
     with pytest.raises(ValueError, match="0 curves"):
         Plot([], "step", "loss")

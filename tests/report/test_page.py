@@ -1,4 +1,4 @@
-"""One file, complete, inert and the same each time, whatever the texts contain."""
+"""A page is one self-contained file without active content, and deterministic, whatever its texts contain."""
 
 import builtins
 import html.parser
@@ -16,10 +16,10 @@ from PIL import Image
 from wordsight.errors import ImageError, MissingExtraError, OutputError
 from wordsight.metrics import Score
 from wordsight.report import (
-    Card,
     Commands,
     Curve,
     Gallery,
+    ImageCard,
     Matrix,
     Page,
     Plot,
@@ -37,16 +37,17 @@ pytest.importorskip("matplotlib")
 HOSTILE = "<script>alert('x')</script> \"><img src=x onerror=alert(1)> {{ 7 * 7 }} $\\frac{ & </style></svg>"
 
 
-def _image(kind: str = "PNG") -> bytes:
+def _image(format: str = "PNG") -> bytes:
     content = io.BytesIO()
-    Image.new("RGB", (8, 8), "red").save(content, kind)
+    Image.new("RGB", (8, 8), "red").save(content, format)
     return content.getvalue()
 
 
 def _page(text: str) -> Page:
-    """A page with every kind of block, with the text wherever a text can be."""
+    """A page with every kind of block, and the text in every text field."""
     image = _image()
     curve = Curve(text, [0, 1, 2], [0.1, float("nan"), 0.3])
+    score = Score(dataset=text, metric=text, value=0.12, low=0.1, high=0.14, n=1000, chance=0.01, method=text)
     return Page(
         text,
         text,
@@ -55,7 +56,7 @@ def _page(text: str) -> Page:
                 text,
                 text,
                 [
-                    Tiles([tile(Score(text, 0.12, 0.1, 0.14, 1000, 0.01, text))]),
+                    Tiles([tile(score)]),
                     Table([text, text], [[text, 1234567], [text, float("nan")]], text),
                     Plot([curve], text, text, text, level=0.05, level_name=text, is_share=True),
                 ],
@@ -67,9 +68,9 @@ def _page(text: str) -> Page:
                     Plot([curve], text, text),
                     Matrix([[0.1, float("nan")], [0.3, 0.2]], [image, image], [text, text], [0, 1], text),
                     Gallery(
-                        [Card(text, image, [RankedText(text, 0.4, True), RankedText(text, 0.2)], True, text)], text
+                        [ImageCard(text, image, [RankedText(text, 0.4, True), RankedText(text, 0.2)], True, text)], text
                     ),
-                    Gallery([Card(text, None, [RankedText(text, 0, True, image)], False)], text),
+                    Gallery([ImageCard(text, None, [RankedText(text, 0, True, image)], False)], text),
                     Commands([text, text], text),
                 ],
             ),
@@ -79,27 +80,27 @@ def _page(text: str) -> Page:
 
 
 class _Elements(html.parser.HTMLParser):
-    """All elements and attributes of a page, and whether what opens closes."""
+    """Collects all elements, attributes and text of a page, and checks that tags are balanced."""
 
-    empty = frozenset({"meta", "img", "br", "use", "path", "rect", "link"})
+    void_tags = frozenset({"meta", "img", "br", "use", "path", "rect", "link"})
 
     def __init__(self) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
+        self.open_tags: list[str] = []
         self.text = ""
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attributes)))
-        if tag not in self.empty:
-            self.open.append(tag)
+        if tag not in self.void_tags:
+            self.open_tags.append(tag)
 
     def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attributes)))
 
     def handle_endtag(self, tag: str) -> None:
-        if tag not in self.empty:
-            assert self.open.pop() == tag
+        if tag not in self.void_tags:
+            assert self.open_tags.pop() == tag
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -109,29 +110,31 @@ def _parse(page: Page) -> _Elements:
     elements = _Elements()
     elements.feed(page.render())
     elements.close()
-    assert not elements.open
+    assert not elements.open_tags
     return elements
 
 
-def test_hostile_text_is_inert_everywhere() -> None:
-    hostile, harmless = _parse(_page(HOSTILE)), _parse(_page("words"))
-    assert [tag for tag, _ in hostile.elements] == [tag for tag, _ in harmless.elements]
-    assert [sorted(of) for _, of in hostile.elements] == [sorted(of) for _, of in harmless.elements]
+def test_hostile_text_is_escaped_everywhere() -> None:
+    hostile, benign = _parse(_page(HOSTILE)), _parse(_page("words"))
+    assert [tag for tag, _ in hostile.elements] == [tag for tag, _ in benign.elements]
+    assert [sorted(attributes) for _, attributes in hostile.elements] == [
+        sorted(attributes) for _, attributes in benign.elements
+    ]
     assert "script" not in {tag for tag, _ in hostile.elements}
     assert hostile.text.count("alert('x')") > 20
     assert "{{ 7 * 7 }}" in hostile.text
 
 
-def test_nothing_is_fetched() -> None:
+def test_the_page_loads_nothing() -> None:
     elements = _parse(_page("words")).elements
     for tag, attributes in elements:
         assert tag not in {"script", "link", "iframe", "object", "embed", "base"}
         for name, value in attributes.items():
             if name in {"src", "href", "xlink:href", "srcset"}:
                 assert (value or "").startswith(("data:image/", "#")), (tag, name, value)
-    style = _page("words").render()
-    assert "@import" not in style
-    assert not [address for address in re.findall(r"url\((.*?)\)", style) if not address.startswith("#")]
+    html = _page("words").render()
+    assert "@import" not in html
+    assert not [url for url in re.findall(r"url\((.*?)\)", html) if not url.startswith("#")]
     assert any("default-src 'none'" in (attributes.get("content") or "") for _, attributes in elements)
 
 
@@ -140,25 +143,25 @@ def test_equal_input_gives_equal_bytes() -> None:
     assert _page("a").render() != _page("b").render()
 
 
-def test_names_inside_the_page_are_unique_and_resolve() -> None:
+def test_ids_are_unique_and_references_resolve() -> None:
     elements = _parse(_page("words")).elements
-    names = [attributes["id"] for _, attributes in elements if "id" in attributes]
-    assert len(names) == len(set(names))
-    page = _page("words").render()
-    for name in re.findall(r'(?:url\(|href=")#([\w.-]+)', page):
-        assert name in names
+    ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    html = _page("words").render()
+    for target in re.findall(r'(?:url\(|href=")#([\w.-]+)', html):
+        assert target in ids
 
 
-def test_a_plot_is_small_xml_without_colors_of_its_own() -> None:
-    many = Curve("loss", list(range(2000)), [5 / (1 + step) for step in range(2000)])
-    svg = plots.draw(Plot([many], "step", "loss", level=1.0), 1)
+def test_a_plot_is_small_xml_without_fixed_colours() -> None:
+    long_curve = Curve("loss", list(range(2000)), [5 / (1 + step) for step in range(2000)])
+    svg = plots.draw(Plot([long_curve], "step", "loss", level=1.0), 1)
     ElementTree.fromstring(svg)
     assert len(svg) < 20_000
     assert "var(--series-1)" in svg
     assert "#" not in re.sub(r"url\(#\w+\)", "", svg)
 
 
-def test_drawing_leaves_the_settings_of_matplotlib_alone() -> None:
+def test_drawing_does_not_change_the_settings_of_matplotlib() -> None:
     import matplotlib
 
     before = dict(matplotlib.rcParams)
@@ -175,28 +178,28 @@ def test_constant_and_empty_curves_are_drawn() -> None:
         assert ElementTree.fromstring(drawn).tag == "{http://www.w3.org/2000/svg}svg"
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP"])
-def test_images_travel_inside(kind: str) -> None:
-    page = Page("a", "", [Section("b", blocks=[Gallery([Card("c", _image(kind))])])]).render()
-    assert f'src="data:image/{kind.lower()};base64,' in page
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "WEBP"])
+def test_images_are_embedded(format: str) -> None:
+    page = Page("a", "", [Section("b", blocks=[Gallery([ImageCard("c", _image(format))])])]).render()
+    assert f'src="data:image/{format.lower()};base64,' in page
 
 
-def test_what_no_browser_shows_is_refused_in_one_line() -> None:
+def test_an_unsupported_image_format_is_a_one_line_error() -> None:
     for image in (b"hello", b"RIFF0000AVI ", _image("TIFF"), b"<svg onload=alert(1)>"):
         with pytest.raises(ImageError, match="not PNG"):
-            Page("a", "", [Section("b", blocks=[Gallery([Card("c", image)])])]).render()
+            Page("a", "", [Section("b", blocks=[Gallery([ImageCard("c", image)])])]).render()
 
 
-def test_the_file_is_whole_and_readable(tmp_path: Path) -> None:
+def test_the_file_is_complete_utf_8(tmp_path: Path) -> None:
     path = tmp_path / "new" / "report.html"
     _page("naïve 猫 \ud800 é").write(path)
     text = path.read_bytes().decode("utf-8")
     assert text.startswith("<!doctype html>")
     assert "naïve 猫 ? é" in text
-    assert [each.name for each in path.parent.iterdir()] == ["report.html"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
 
 
-def test_an_unwritable_place_is_one_line(tmp_path: Path) -> None:
+def test_an_unwritable_path_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
         _page("a").write(tmp_path / "file" / "report.html")
@@ -204,20 +207,20 @@ def test_an_unwritable_place_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])
 def test_a_missing_package_names_the_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = builtins.__import__
+    original_import = builtins.__import__
 
-    def without(name: str, *rest: Any, **named: Any) -> Any:
+    def import_without(name: str, *args: Any, **kwargs: Any) -> Any:
         if name.split(".")[0] == missing:
             raise ModuleNotFoundError(name)
-        return found(name, *rest, **named)
+        return original_import(name, *args, **kwargs)
 
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setattr(builtins, "__import__", import_without)
     with pytest.raises(
         MissingExtraError, match=r"the report needs optional packages: pip install 'wordsight\[report\]'"
     ):
         _page("a").render()
 
 
-def test_importing_the_room_loads_neither_package_nor_torch() -> None:
+def test_importing_the_package_loads_neither_jinja2_nor_matplotlib_nor_torch() -> None:
     code = "import sys, wordsight.report; sys.exit(bool({'jinja2', 'matplotlib', 'torch'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Texts that break tokenizers: a list chosen by hand, and a seeded generator that joins such pieces at random."""
+"""Texts that break tokenizers: a hand-picked list, and a seeded generator that joins such pieces at random."""
 
 import random
 from collections.abc import Iterator
@@ -109,7 +109,7 @@ _SHORT_PIECES = [piece for piece in _PIECES if len(piece) <= 12]
 
 
 def nasty_texts(seed: int, count: int) -> Iterator[str]:
-    """Texts of random pieces: half of them nearly clean, so that the border of the fast path is met."""
+    """Generate texts of random pieces; every second one is nearly clean, to test the boundary of the fast path."""
     draw = random.Random(seed)
     for number in range(count):
         if number % 2:

@@ -1,3 +1,5 @@
+"""Byte-pair encoding compared with its definition, and the published merges."""
+
 import random
 import time
 
@@ -9,13 +11,13 @@ from wordsight.text.byte_pairs import END_OF_WORD, BytePairEncoder, clip_encoder
 
 
 def merged_by_definition(ids: list[int], merges: list[tuple[int, int]]) -> list[int]:
-    """Sennrich et al. 2016: apply every merge, in the order of the list, from left to right."""
-    for rank, pair in enumerate(merges):
-        at = 0
-        while at < len(ids) - 1:
-            if (ids[at], ids[at + 1]) == pair:
-                ids = [*ids[:at], 512 + rank, *ids[at + 2 :]]
-            at += 1
+    """Apply every merge in the order of the list, from left to right (Sennrich et al. 2016)."""
+    for index, pair in enumerate(merges):
+        position = 0
+        while position < len(ids) - 1:
+            if (ids[position], ids[position + 1]) == pair:
+                ids = [*ids[:position], 512 + index, *ids[position + 2 :]]
+            position += 1
     return ids
 
 
@@ -24,20 +26,20 @@ def merges() -> np.ndarray:
     return clip_encoder().merges
 
 
-def test_parts_of_a_merge_come_before_it(merges: np.ndarray):
+def test_the_parts_of_a_merge_have_lower_ids_than_its_result(merges: np.ndarray):
     assert merges.shape == (2, 48_894)
     assert (merges < 512 + np.arange(merges.shape[1])).all()
 
 
-def test_no_symbol_is_made_twice():
+def test_all_symbols_are_distinct():
     symbols = clip_encoder()._symbols
     assert len(symbols) == len(set(symbols)) == 49_408
 
 
-def test_short_and_long_words_merge_as_the_definition_says():
+def test_both_merge_algorithms_agree_with_the_definition():
     draw = random.Random(5)
     few = [(0, 0), (512, 0), (0, 1), (1, 2), (514, 2), (512, 512), (2, 1), (515, 513), (1, 1), (517, 0), (514, 514)]
-    merged = {left << 16 | right: 512 + rank for rank, (left, right) in enumerate(few)}
+    merged = {left << 16 | right: 512 + index for index, (left, right) in enumerate(few)}
     for _ in range(3000):
         ids = draw.choices((0, 1, 2), k=draw.randint(1, 20))
         expected = merged_by_definition(ids, few)
@@ -45,7 +47,7 @@ def test_short_and_long_words_merge_as_the_definition_says():
         assert byte_pairs._merge_long(ids.copy(), merged) == expected
 
 
-def test_long_words_merge_as_short_ones_with_the_published_merges():
+def test_both_merge_algorithms_agree_for_the_published_merges():
     encoder, draw = clip_encoder(), random.Random(6)
     for _ in range(1000):
         ids = draw.choices(range(512), k=draw.randint(1, 3)) + draw.choices(range(64, 94), k=draw.randint(1, 60))
@@ -53,7 +55,7 @@ def test_long_words_merge_as_short_ones_with_the_published_merges():
         assert byte_pairs._merge_long(ids.copy(), encoder._merged) == expected
 
 
-def test_every_symbol_that_is_a_word_is_what_merging_gives():
+def test_looking_up_a_whole_word_equals_merging_it():
     encoder = clip_encoder()
     words = [(id, symbol) for id, symbol in enumerate(encoder._symbols) if symbol.endswith(END_OF_WORD)]
     assert len(words) == 34_483
@@ -63,7 +65,7 @@ def test_every_symbol_that_is_a_word_is_what_merging_gives():
         assert byte_pairs._merge_short(ids, encoder._merged) == [id]
 
 
-def test_two_swapped_merges_give_other_ids(merges: np.ndarray):
+def test_swapping_two_merges_changes_ids(merges: np.ndarray):
     swapped = merges.copy()
     swapped[:, [0, 1]] = swapped[:, [1, 0]]  # "i n" and "t h"
     text = ["thin things in there"]
@@ -71,18 +73,18 @@ def test_two_swapped_merges_give_other_ids(merges: np.ndarray):
     assert BytePairEncoder(swapped).pack(text) != clip_encoder().pack(text)
 
 
-def test_the_memory_of_words_is_bounded(merges: np.ndarray, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(byte_pairs, "_CACHED_WORDS", 50)
+def test_the_cache_of_words_is_bounded(merges: np.ndarray, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(byte_pairs, "_MAX_CACHED_WORDS", 50)
     encoder = BytePairEncoder(merges)
     texts = [f"{'abcdefghij'[i % 10]}{'klmnopqrst'[i // 10 % 10]}{'uvwxyz'[i // 100]} cat" for i in range(600)]
     assert encoder.pack(texts) == clip_encoder().pack(texts)
-    assert len(encoder._packed) <= 50
-    before = set(encoder._packed)
+    assert len(encoder._word_cache) <= 50
+    before = set(encoder._word_cache)
     encoder.pack(["x" * 10_000])
-    assert set(encoder._packed) == before
+    assert set(encoder._word_cache) == before
 
 
-def test_a_word_of_200000_letters_takes_seconds_not_hours():
+def test_a_word_of_200000_letters_takes_seconds():
     draw = random.Random(7)
     word = "".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=200_000))
     start = time.process_time()

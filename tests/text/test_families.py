@@ -1,6 +1,7 @@
-"""Tokenizers of other families, against transformers' and open_clip's on the same tiny files.
+"""Tokenizers of other families, compared with transformers and open_clip on the same tiny files.
 
-No published file is at hand: the models are trained here, on a few sentences, with the settings of the published ones.
+The published files are not available offline, so the models are trained here, on a few sentences, with the settings of
+the published ones.
 """
 
 import functools
@@ -73,7 +74,7 @@ def sentences() -> list[str]:
 
 @functools.cache
 def spiece() -> bytes:
-    """A sentencepiece model with T5's settings: unigrams, ids pad 0, end 1, unknown 2, none for begin."""
+    """A sentencepiece model with the settings of T5: unigrams; the ids are pad 0, end 1, unknown 2, and no begin."""
     import sentencepiece
 
     model = io.BytesIO()
@@ -93,7 +94,7 @@ def spiece() -> bytes:
 
 @functools.cache
 def gemma_json() -> bytes:
-    """A tokenizer.json with Gemma's structure: byte-pair merges over \u2581, bytes for what is unknown."""
+    """A tokenizer.json with the structure of Gemma: byte-pair merges with \u2581 for spaces and byte fallback."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
@@ -110,7 +111,7 @@ def gemma_json() -> bytes:
 
 @functools.cache
 def words_json() -> bytes:
-    """A tokenizer.json with BERT's structure: word pieces between [CLS] and [SEP], lower case by its own rule."""
+    """A tokenizer.json with the structure of BERT: word pieces between [CLS] and [SEP]; its normalizer lower-cases."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -123,33 +124,33 @@ def words_json() -> bytes:
     return tokenizer.to_str().encode()
 
 
-def settings(**given: Any) -> bytes:
-    return json.dumps(given).encode()
+def to_json(**values: Any) -> bytes:
+    return json.dumps(values).encode()
 
 
 def siglip_files() -> dict[str, bytes]:
-    told = settings(tokenizer_class="SiglipTokenizer", eos_token="</s>", pad_token="</s>", unk_token="<unk>")
-    return {"spiece.model": spiece(), "tokenizer_config.json": told}
+    config = to_json(tokenizer_class="SiglipTokenizer", eos_token="</s>", pad_token="</s>", unk_token="<unk>")
+    return {"spiece.model": spiece(), "tokenizer_config.json": config}
 
 
 def gemma_files(**more: Any) -> dict[str, bytes]:
     named = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
     named |= {"padding_side": "right", "tokenizer_class": "PreTrainedTokenizerFast"} | more
-    return {"tokenizer.json": gemma_json(), "tokenizer_config.json": settings(**named)}
+    return {"tokenizer.json": gemma_json(), "tokenizer_config.json": to_json(**named)}
 
 
 def words_files(**more: Any) -> dict[str, bytes]:
     named = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
     named |= {"tokenizer_class": "PreTrainedTokenizerFast"} | more
-    return {"tokenizer.json": words_json(), "tokenizer_config.json": settings(**named)}
+    return {"tokenizer.json": words_json(), "tokenizer_config.json": to_json(**named)}
 
 
 def tiny_tokenizer_files() -> dict[str, bytes]:
-    """For tests of directories: a tokenizer.json whose 200 ids fit every vocabulary."""
+    """A tokenizer.json with 200 ids, which fits the vocabulary of every tiny model."""
     return words_files()
 
 
-def written(directory: Path, files: dict[str, bytes]) -> Path:
+def write_files(directory: Path, files: dict[str, bytes]) -> Path:
     for name, content in files.items():
         (directory / name).write_bytes(content)
     return directory
@@ -169,36 +170,36 @@ ALL_TEXTS = [*TEXTS, *(text for text in HARD.values() if "\u2581" not in text an
 
 
 @needs_transformers
-def test_siglips_ids_are_those_of_transformers(tmp_path: Path) -> None:
+def test_siglip_ids_equal_those_of_transformers(tmp_path: Path) -> None:
     files = siglip_files()
     tokenizer = ours(files, lower_case=True, removes_punctuation=True)
-    peer = transformers().SiglipTokenizer(str(written(tmp_path, files) / "spiece.model"))
+    peer = transformers().SiglipTokenizer(str(write_files(tmp_path, files) / "spiece.model"))
     assert (tokenizer.config.begin_id, tokenizer.config.end_id, tokenizer.config.pad_id) == (None, 1, 1)
     assert peer.pad_token_id == peer.eos_token_id == 1
     for text in [*ALL_TEXTS, *nasty_texts(seed=1, count=300)]:
         if any("\ud800" <= letter <= "\udfff" for letter in text) or "</s>" in text or "<unk>" in text:
-            continue  # transformers raises, or reads symbols out of the text
+            continue  # transformers raises, or parses special tokens in the text
         assert np.array_equal(tokenizer([text]), theirs(peer, [text])), ascii(text)
 
 
 @needs_transformers
 @pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("says_around", [True, False])
-@pytest.mark.parametrize("told", [{}, {"add_bos_token": True}, {"add_bos_token": True, "add_eos_token": True}])
-def test_ids_of_a_tokenizer_json_are_those_of_transformers(
-    tmp_path: Path, side: str, says_around: bool, told: dict[str, bool]
+@pytest.mark.parametrize("has_post_processor", [True, False])
+@pytest.mark.parametrize("settings", [{}, {"add_bos_token": True}, {"add_bos_token": True, "add_eos_token": True}])
+def test_ids_of_a_tokenizer_json_equal_those_of_transformers(
+    tmp_path: Path, side: str, has_post_processor: bool, settings: dict[str, bool]
 ) -> None:
-    files = gemma_files(padding_side=side, **told)
-    if not says_around:
+    files = gemma_files(padding_side=side, **settings)
+    if not has_post_processor:
         content = json.loads(gemma_json()) | {"post_processor": None}
         files["tokenizer.json"] = json.dumps(content).encode()
-    peer = transformers().AutoTokenizer.from_pretrained(written(tmp_path, files))
+    peer = transformers().AutoTokenizer.from_pretrained(write_files(tmp_path, files))
     texts = [text for text in ALL_TEXTS if text.isprintable()]
     assert np.array_equal(ours(files)(texts), theirs(peer, texts))
 
 
 @needs_transformers
-def test_siglip_2_is_lower_case_as_in_transformers(tmp_path: Path) -> None:
+def test_siglip_2_lower_cases_as_transformers_does(tmp_path: Path) -> None:
     model = json.loads(gemma_json())["model"]
     merges = [tuple(merge) for merge in model["merges"]]
     peer = transformers().Siglip2Tokenizer(
@@ -212,26 +213,26 @@ def test_siglip_2_is_lower_case_as_in_transformers(tmp_path: Path) -> None:
 
 
 @needs_transformers
-def test_a_side_that_is_not_stated_is_that_of_transformers_class(tmp_path: Path) -> None:
-    for kind in ("GemmaTokenizer", "GemmaTokenizerFast", "PreTrainedTokenizerFast"):
-        files = gemma_files(tokenizer_class=kind)
-        told = json.loads(files["tokenizer_config.json"])
-        del told["padding_side"]
-        files["tokenizer_config.json"] = settings(**told)
-        peer = transformers().AutoTokenizer.from_pretrained(written(tmp_path, files))
-        assert np.array_equal(ours(files)(TEXTS), theirs(peer, TEXTS)), kind
+def test_the_default_padding_side_is_that_of_the_transformers_class(tmp_path: Path) -> None:
+    for class_name in ("GemmaTokenizer", "GemmaTokenizerFast", "PreTrainedTokenizerFast"):
+        files = gemma_files(tokenizer_class=class_name)
+        config = json.loads(files["tokenizer_config.json"])
+        del config["padding_side"]
+        files["tokenizer_config.json"] = to_json(**config)
+        peer = transformers().AutoTokenizer.from_pretrained(write_files(tmp_path, files))
+        assert np.array_equal(ours(files)(TEXTS), theirs(peer, TEXTS)), class_name
 
 
 @needs_open_clip
 @needs_transformers
-def test_siglips_ids_of_a_tokenizer_json_are_those_of_open_clip(tmp_path: Path) -> None:
-    """The form in which open_clip publishes SigLIP: T5's class, saved, and its own cleaning before it."""
+def test_siglip_ids_of_a_tokenizer_json_equal_those_of_open_clip(tmp_path: Path) -> None:
+    """As open_clip publishes SigLIP: a saved T5 tokenizer with the cleaning of open_clip."""
     import sentencepiece
 
     model = sentencepiece.SentencePieceProcessor(model_proto=spiece())
     pieces = [(model.id_to_piece(id), model.get_score(id)) for id in range(model.get_piece_size())]
-    made = transformers().T5Tokenizer(vocab=pieces, extra_ids=0, pad_token="</s>")
-    made.save_pretrained(tmp_path / "saved")
+    t5 = transformers().T5Tokenizer(vocab=pieces, extra_ids=0, pad_token="</s>")
+    t5.save_pretrained(tmp_path / "saved")
     files = tokenizer_files(tmp_path / "saved")
     peer = open_clip().tokenizer.HFTokenizer(str(tmp_path / "saved"), context_length=LENGTH, clean="canonicalize")
     tokenizer = ours(files, repairs=True, lower_case=True, removes_punctuation=True)
@@ -241,9 +242,9 @@ def test_siglips_ids_of_a_tokenizer_json_are_those_of_open_clip(tmp_path: Path) 
 
 
 @needs_transformers
-def test_begin_and_end_of_word_pieces_come_from_the_file(tmp_path: Path) -> None:
+def test_begin_and_end_of_a_word_piece_tokenizer_come_from_the_file(tmp_path: Path) -> None:
     files = words_files()
-    peer = transformers().AutoTokenizer.from_pretrained(written(tmp_path, files))
+    peer = transformers().AutoTokenizer.from_pretrained(write_files(tmp_path, files))
     tokenizer = ours(files)
     assert (tokenizer.config.begin_id, tokenizer.config.end_id) == (2, 3)
     assert np.array_equal(tokenizer(TEXTS), theirs(peer, TEXTS))
@@ -260,10 +261,10 @@ def test_begin_and_end_of_word_pieces_come_from_the_file(tmp_path: Path) -> None
     ],
 )
 @pytest.mark.parametrize("files", [gemma_files, words_files])
-def test_ids_are_those_of_open_clips_tokenizer_of_files(
+def test_ids_equal_those_of_open_clips_hf_tokenizer(
     tmp_path: Path, clean: str, changes: dict[str, Any], files: Any
 ) -> None:
-    peer = open_clip().tokenizer.HFTokenizer(str(written(tmp_path, files())), context_length=LENGTH, clean=clean)
+    peer = open_clip().tokenizer.HFTokenizer(str(write_files(tmp_path, files())), context_length=LENGTH, clean=clean)
     tokenizer = ours(files(), repairs=True, **changes)
     for text in [*TEXTS, *HARD.values()]:
         assert np.array_equal(tokenizer([text]), peer([text]).numpy()), ascii(text)
@@ -271,16 +272,18 @@ def test_ids_are_those_of_open_clips_tokenizer_of_files(
 
 @needs_open_clip
 @needs_transformers
-def test_an_end_that_open_clip_strips_is_an_end_of_padding(tmp_path: Path) -> None:
+def test_strip_sep_token_of_open_clip_equals_an_end_id_of_padding(tmp_path: Path) -> None:
     files = words_files()
-    peer = open_clip().tokenizer.HFTokenizer(str(written(tmp_path, files)), context_length=LENGTH, strip_sep_token=True)
+    peer = open_clip().tokenizer.HFTokenizer(
+        str(write_files(tmp_path, files)), context_length=LENGTH, strip_sep_token=True
+    )
     assert np.array_equal(ours(files, repairs=True, end_id=0)(TEXTS), peer(TEXTS).numpy())
 
 
 @needs_transformers
-def test_negative_control_every_rule_moves_an_id(tmp_path: Path) -> None:
+def test_negative_control_every_setting_changes_an_id(tmp_path: Path) -> None:
     files = siglip_files()
-    peer = transformers().SiglipTokenizer(str(written(tmp_path, files) / "spiece.model"))
+    peer = transformers().SiglipTokenizer(str(write_files(tmp_path, files) / "spiece.model"))
     right = {"lower_case": True, "removes_punctuation": True}
     for wrong in (
         {"lower_case": False},
@@ -294,7 +297,7 @@ def test_negative_control_every_rule_moves_an_id(tmp_path: Path) -> None:
         assert not np.array_equal(ours(files, **(right | wrong))(TEXTS), theirs(peer, TEXTS)), wrong
 
 
-def test_a_tokenizer_of_files_is_called_as_clips() -> None:
+def test_a_file_tokenizer_has_the_interface_of_the_clip_tokenizer() -> None:
     tokenizer = ours(gemma_files())
     assert tokenizer("a cat").shape == (1, LENGTH)
     assert tokenizer([]).shape == (0, LENGTH)
@@ -310,7 +313,7 @@ def test_a_tokenizer_of_files_is_called_as_clips() -> None:
 
 
 @pytest.mark.parametrize("files", [siglip_files, gemma_files])
-def test_ids_become_the_text_again(files: Any) -> None:
+def test_decode_inverts_encode(files: Any) -> None:
     tokenizer = ours(files())
     text = "two dogs running over wet sand"
     assert tokenizer.decode(tokenizer.encode(text)).strip() == text
@@ -320,52 +323,52 @@ def test_ids_become_the_text_again(files: Any) -> None:
 
 
 @pytest.mark.parametrize("files", [siglip_files, gemma_files])
-def test_another_process_gets_the_same_tokenizer(files: Any) -> None:
+def test_a_pickled_tokenizer_gives_the_same_ids(files: Any) -> None:
     tokenizer = ours(files())
     assert np.array_equal(pickle.loads(pickle.dumps(tokenizer))(TEXTS), tokenizer(TEXTS))
 
 
-def test_clip_needs_no_files_and_no_other_words() -> None:
+def test_the_clip_family_needs_no_files_and_has_no_other_keys() -> None:
     assert build_tokenizer(TokenizerConfig(context_length=12), {}) is clip_tokenizer(12)
-    with pytest.raises(ConfigError, match=r"tokenizer.pad_id: the clip tokenizer is published whole"):
+    with pytest.raises(ConfigError, match=r"tokenizer.pad_id: the family clip does not have this key"):
         TokenizerConfig(pad_id=1)
 
 
-def test_a_file_that_is_not_the_cards_is_refused() -> None:
+def test_a_missing_or_different_file_is_rejected() -> None:
     config = read_tokenizer(gemma_files(), LENGTH, 600, "here")
     with pytest.raises(ConfigError, match=r"tokenizer.json: no such file"):
         build_tokenizer(config, {})
-    with pytest.raises(ConfigError, match=r"tokenizer.json: not the file of the card \(its SHA-256 differs\)"):
+    with pytest.raises(ConfigError, match=r"tokenizer.json: its SHA-256 differs from the one in the card"):
         build_tokenizer(config, words_files())
 
 
 @pytest.mark.parametrize("family", ["sentencepiece", "tokenizers"])
 @pytest.mark.parametrize("content", [b"", b"{}", b"\0" * 100, b"[" * 10_000, b'{"model": 3}', b"\xff\xfe"])
-def test_a_broken_file_is_one_line(family: Any, content: bytes) -> None:
+def test_a_damaged_file_is_a_one_line_error(family: Any, content: bytes) -> None:
     config = TokenizerConfig(family=family, file="x")
-    with pytest.raises(ConfigError, match=r"^x: not a tokenizer of the .*; fetch it again$") as caught:
+    with pytest.raises(ConfigError, match=r"^x: not a tokenizer of the .*; download it again$") as caught:
         build_tokenizer(config, {"x": content})
     assert "\n" not in str(caught.value)
 
 
-def test_contradictions_of_a_tokenizer_are_refused() -> None:
+def test_contradictory_keys_are_rejected() -> None:
     for wrong, message in [
         ({"file": ""}, "expected the name of a file"),
         ({"file": "../x"}, "expected the name of a file"),
         ({"pad_id": -1}, "at least 0"),
-        ({"context_length": 1}, "no room"),
+        ({"context_length": 1}, "context_length 1: expected at least 2"),
     ]:
         with pytest.raises(ConfigError, match=message):
             TokenizerConfig(**({"family": "tokenizers", "file": "x", "end_id": 1} | wrong))
 
 
-def test_a_vocabulary_that_does_not_fit_is_refused() -> None:
+def test_a_vocabulary_that_is_too_small_is_rejected() -> None:
     read_tokenizer(siglip_files(), LENGTH, 50, "here")
     with pytest.raises(WeightsError, match=r"here: spiece.model has ids beyond the vocabulary of 49"):
         read_tokenizer(siglip_files(), LENGTH, 49, "here")
 
 
-def test_ids_that_no_text_gets_may_lie_beyond_the_vocabulary() -> None:
+def test_ids_that_no_text_produces_may_exceed_the_vocabulary() -> None:
     content = json.loads(gemma_json())
     size = len(content["model"]["vocab"])
     content["model"]["vocab"]["<extra_id_0>"] = size
@@ -376,7 +379,7 @@ def test_ids_that_no_text_gets_may_lie_beyond_the_vocabulary() -> None:
         read_tokenizer(files | {"tokenizer.json": json.dumps(content).encode()}, LENGTH, size, "here")
 
 
-def test_settings_that_cannot_be_are_refused() -> None:
+def test_invalid_settings_are_rejected() -> None:
     for files, message in [
         ({}, "a vocabulary of 600 needs its own tokenizer"),
         (gemma_files(pad_token=None), "names no pad_token"),
@@ -386,10 +389,10 @@ def test_settings_that_cannot_be_are_refused() -> None:
     ]:
         with pytest.raises(WeightsError, match=message):
             read_tokenizer(files, LENGTH, 600, "here")
-    with pytest.raises(ConfigError, match="no symbol '<none>', which the tokenizer's settings name"):
+    with pytest.raises(ConfigError, match="no token '<none>', which the tokenizer's settings name"):
         read_tokenizer(gemma_files(pad_token="<none>"), LENGTH, 600, "here")
 
 
-def test_only_the_files_of_tokenizers_are_read(tmp_path: Path) -> None:
-    written(tmp_path, gemma_files() | {"other.json": b"{}"})
+def test_only_tokenizer_files_are_read(tmp_path: Path) -> None:
+    write_files(tmp_path, gemma_files() | {"other.json": b"{}"})
     assert tokenizer_files(tmp_path) == gemma_files()

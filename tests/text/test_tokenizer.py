@@ -1,3 +1,5 @@
+"""The published CLIP tokenizer."""
+
 import pickle
 import subprocess
 import sys
@@ -8,7 +10,7 @@ from tests.text.nasty import HARD
 
 from wordsight.errors import ConfigError, TextError
 from wordsight.text import Tokenizer, clip_tokenizer, tokenize
-from wordsight.text.cleaning import words_of
+from wordsight.text.cleaning import split_words
 
 # Published: OpenAI's notebook "Interacting with CLIP" (hello world!), and the model cards' "a photo of a cat".
 HELLO = [49406, 3306, 1002, 256, 49407]
@@ -37,17 +39,17 @@ def test_one_string_is_one_row():
     assert tokenize(np.array(["hello world!", "a photo of a cat"])).tolist() == [row(HELLO), row(CAT)]
 
 
-def test_nothing_gives_no_rows_and_empty_text_an_empty_row():
+def test_no_texts_give_no_rows_and_an_empty_text_an_empty_row():
     assert tokenize([]).shape == (0, 77)
     assert tokenize(["", "  "]).tolist() == [row([49406, 49407])] * 2
 
 
-def test_encode_adds_no_specials():
+def test_encode_adds_no_special_tokens():
     assert clip_tokenizer().encode("a photo of a cat") == CAT[1:-1]
     assert clip_tokenizer().encode("") == []
 
 
-def test_too_long_is_cut_with_end_of_text_last():
+def test_a_text_that_is_too_long_is_truncated_and_ends_with_end_of_text():
     assert tokenize("hello world!", context_length=4).tolist() == [[49406, 3306, 1002, 49407]]
     assert tokenize("hello world!", context_length=5).tolist() == [HELLO]
     assert tokenize("hello world!", context_length=2).tolist() == [[49406, 49407]]
@@ -56,7 +58,7 @@ def test_too_long_is_cut_with_end_of_text_last():
     assert (ids[0, :-1] != 49407).all()
 
 
-def test_too_long_raises_when_it_may_not_be_cut():
+def test_a_text_that_is_too_long_raises_without_truncation():
     assert tokenize(["hello world!"], context_length=5, truncate=False).tolist() == [HELLO]
     with pytest.raises(TextError, match=r"^text 1, 'hello world!': 5 ids with begin and end, the context has 4; .*$"):
         tokenize(["hello", "hello world!"], context_length=4, truncate=False)
@@ -70,12 +72,12 @@ def test_too_long_raises_when_it_may_not_be_cut():
 
 
 @pytest.mark.parametrize("texts", [None, 3, b"a cat", 2.5, [None], ["a", 3], ["a", float("nan")], [b"a cat"], [["a"]]])
-def test_what_is_not_a_string_is_a_one_line_error(texts: object):
+def test_anything_but_strings_is_a_one_line_error(texts: object):
     with pytest.raises(TextError, match=r"^(text \d: )?expected a string[^\n]*found \w+$"):
         tokenize(texts)  # type: ignore[arg-type]
 
 
-def test_the_row_of_a_strange_text_is_named():
+def test_the_error_names_the_row_that_is_not_a_string():
     with pytest.raises(TextError, match="text 2: expected a string, found NoneType"):
         tokenize(["a", "b", None])  # type: ignore[list-item]
     with pytest.raises(TextError, match="found list"):
@@ -83,12 +85,12 @@ def test_the_row_of_a_strange_text_is_named():
 
 
 @pytest.mark.parametrize("length", [1, 0, -77, 32.0, "77", None])
-def test_a_context_without_room_is_refused(length: object):
-    with pytest.raises(ConfigError, match="context_length: expected a whole number of at least 2"):
+def test_an_invalid_context_length_is_rejected(length: object):
+    with pytest.raises(ConfigError, match="context_length: expected an integer of at least 2"):
         Tokenizer(length)  # type: ignore[arg-type]
 
 
-def test_lengths_share_one_encoder_and_one_tokenizer_each():
+def test_context_lengths_share_one_encoder():
     assert clip_tokenizer(32).encoder is clip_tokenizer(77).encoder
     assert clip_tokenizer(32) is clip_tokenizer(32)
     assert clip_tokenizer(32)(["a photo of a cat"]).tolist() == [row(CAT, 32)]
@@ -100,7 +102,7 @@ def test_rows_do_not_depend_on_their_neighbours():
     assert np.array_equal(together, np.concatenate([tokenize(text) for text in texts] * 4))
 
 
-def test_the_result_is_the_callers_own():
+def test_the_result_is_a_new_array():
     ids = tokenize("a cat")
     ids[:] = 0
     assert tokenize("a cat")[0, 0] == 49406
@@ -116,19 +118,19 @@ def test_decode_returns_the_cleaned_text():
 
 
 @pytest.mark.parametrize("name", HARD)
-def test_decode_loses_nothing_but_white_space(name: str):
+def test_decode_preserves_everything_but_white_space(name: str):
     tokenizer = clip_tokenizer()
     decoded = tokenizer.decode(tokenizer.encode(HARD[name]))
-    assert "".join(decoded.split()) == "".join(words_of([HARD[name]]))
+    assert "".join(decoded.split()) == "".join(split_words([HARD[name]]))
 
 
 @pytest.mark.parametrize("ids", [[49408], [-1], [1 << 40], ["a"], [1.5], [[1, 2]], [None]])
-def test_decode_refuses_what_is_no_id(ids: list[object]):
+def test_decode_rejects_invalid_ids(ids: list[object]):
     with pytest.raises(TextError, match=r"^(id -?\d+: not in the vocabulary|expected ids, found \S+)[^\n]*$"):
         clip_tokenizer().decode(ids)  # type: ignore[arg-type]
 
 
-def test_a_pickled_tokenizer_leaves_its_memory_behind():
+def test_a_pickled_tokenizer_does_not_include_its_cache():
     tokenizer = clip_tokenizer(32)
     tokenizer(list(HARD.values()))
     content = pickle.dumps(tokenizer)

@@ -1,4 +1,4 @@
-"""A world so small that a run takes seconds: 96 images of coloured squares, each with its colour's words."""
+"""Data so small that a run takes seconds: 96 images of coloured squares whose captions name colour and position."""
 
 import io
 import json
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 40, 220), "yellow": (230, 220, 40)}
-PLACES = {"top": (0, 0), "bottom": (12, 0), "left": (6, 0), "right": (6, 12)}
+POSITIONS = {"top": (0, 0), "bottom": (12, 0), "left": (6, 0), "right": (6, 12)}
 
 RECIPE = """
 batch_size = 32
@@ -40,6 +40,7 @@ mask_equal_texts = true
 caption_token_weight = 0.5
 [validation]
 every_steps = 10
+selection_metric = "image_to_text_recall@10"
 [[sources]]
 shards = "squares"
 [[validation.retrieval]]
@@ -50,9 +51,9 @@ templates = ["a {} square at the top", "a {} square at the left"]
 """
 
 
-def image(colour: str, place: str, noise: np.random.Generator) -> bytes:
+def image(colour: str, position: str, noise: np.random.Generator) -> bytes:
     array = noise.integers(0, 60, (24, 24, 3), dtype=np.uint8)
-    top, left = PLACES[place]
+    top, left = POSITIONS[position]
     array[top : top + 12, left : left + 12] = COLOURS[colour]
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG")
@@ -70,17 +71,17 @@ def write_tar(path: Path, members: dict[str, bytes]) -> None:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the shard directories `squares` and `labels`, and `recipe.toml` that trains on the first."""
+    """A directory with the shards `squares` and `labels`, and a `recipe.toml` that trains on the former."""
     root = tmp_path_factory.mktemp("world")
     noise = np.random.default_rng(1)
     pairs, labels = {}, {}
     for number in range(96):
         colour = list(COLOURS)[number % 4]
-        place = list(PLACES)[number // 4 % 4]
-        texts = [f"a {colour} square at the {place}", f"{place} {colour} square number {number}"]
-        pairs[f"{number:03}.png"] = image(colour, place, noise)
+        position = list(POSITIONS)[number // 4 % 4]
+        texts = [f"a {colour} square at the {position}", f"{position} {colour} square number {number}"]
+        pairs[f"{number:03}.png"] = image(colour, position, noise)
         pairs[f"{number:03}.json"] = json.dumps({"captions": texts}).encode()
-        labels[f"{number:03}.png"] = image(colour, place, noise)
+        labels[f"{number:03}.png"] = image(colour, position, noise)
         labels[f"{number:03}.json"] = json.dumps({"label": colour, "names": [colour]}).encode()
     write_tar(root / "squares" / "000000.tar", pairs)
     write_tar(root / "labels" / "000000.tar", labels)

@@ -13,30 +13,30 @@ def count(world: Path) -> CaptionTokens:
     return CaptionTokens.count(mixture, clip_tokenizer(16))
 
 
-def test_a_word_weighs_by_how_few_images_it_describes(world: Path) -> None:
-    words = count(world)
+def test_rare_tokens_have_a_higher_weight(world: Path) -> None:
+    tokens = count(world)
     (red,), (square,) = clip_tokenizer(16).encode("red"), clip_tokenizer(16).encode("square")
-    assert words.weight[words.column[square]].item() == torch.tensor(math.log(1 + 1 / 1)).item()  # in all 96 captions
-    assert abs(words.weight[words.column[red]].item() - math.log(1 + 4)) < 1e-6  # in a quarter of them
+    assert tokens.weight[tokens.column[square]].item() == torch.tensor(math.log(1 + 1 / 1)).item()  # in all 96 captions
+    assert abs(tokens.weight[tokens.column[red]].item() - math.log(1 + 4)) < 1e-6  # in a quarter of them
 
 
-def test_targets_are_the_weights_of_the_captions_words_as_a_distribution(world: Path) -> None:
-    words = count(world)
+def test_targets_are_the_normalised_weights_of_the_captions_tokens(world: Path) -> None:
+    tokens = count(world)
     tokenizer = clip_tokenizer(16)
-    targets = words.targets(torch.from_numpy(tokenizer(["red square, red", "zebra"])))
+    targets = tokens.targets(torch.from_numpy(tokenizer(["red square, red", "zebra"])))
     (red,), (square,) = tokenizer.encode("red"), tokenizer.encode("square")
-    expected = torch.zeros(len(words.weight))
+    expected = torch.zeros(len(tokens.weight))
     total = math.log(5) + math.log(2)
-    expected[words.column[red]], expected[words.column[square]] = math.log(5) / total, math.log(2) / total
+    expected[tokens.column[red]], expected[tokens.column[square]] = math.log(5) / total, math.log(2) / total
     torch.testing.assert_close(targets[0], expected)
-    assert targets[1].sum() == 0  # neither `zebra` nor padding nor the specials are words that were counted
+    assert targets[1].sum() == 0  # neither `zebra` nor padding nor special tokens were counted
 
 
-def test_the_head_is_drawn_from_the_generator_alone(world: Path) -> None:
-    words = count(world)
+def test_the_head_depends_on_the_generator_alone(world: Path) -> None:
+    tokens = count(world)
     torch.manual_seed(0)
-    one = words.build_head(8, torch.Generator().manual_seed(3))
+    one = tokens.build_head(8, torch.Generator().manual_seed(3))
     torch.manual_seed(1)
-    other = words.build_head(8, torch.Generator().manual_seed(3))
+    other = tokens.build_head(8, torch.Generator().manual_seed(3))
     assert torch.equal(one.weight, other.weight)
-    assert one.weight.shape == (len(words.weight), 8)
+    assert one.weight.shape == (len(tokens.weight), 8)

@@ -1,4 +1,4 @@
-"""AdamW and Muon: steps by hand, and which weights decay."""
+"""AdamW and Muon: steps computed by hand, and which weights decay."""
 
 import pytest
 import torch
@@ -8,10 +8,11 @@ from wordsight.config import decode
 from wordsight.errors import ConfigError
 from wordsight.model import PRESETS, build_empty
 from wordsight.training.muon import orthogonalise
-from wordsight.training.optimizer import OptimizerConfig, build_optimizer
+from wordsight.training.optimizer import build_optimizer
+from wordsight.training.recipe import OptimizerConfig
 
 
-def test_one_step_is_the_formula() -> None:
+def test_the_first_step_matches_the_formula_of_adamw() -> None:
     layer = nn.Linear(3, 2)
     before = {name: tensor.detach().clone() for name, tensor in layer.named_parameters()}
     config = OptimizerConfig(learning_rate=0.01)
@@ -28,7 +29,7 @@ def test_one_step_is_the_formula() -> None:
         torch.testing.assert_close(parameter.detach(), wanted, rtol=1e-6, atol=1e-7)
 
 
-def test_the_second_step_remembers_the_first() -> None:
+def test_the_second_step_uses_the_moments_of_the_first() -> None:
     value = nn.Parameter(torch.tensor([[1.0]]))
     layer = nn.Module()
     layer.value = value
@@ -47,24 +48,24 @@ def test_the_second_step_remembers_the_first() -> None:
 @pytest.mark.parametrize("name", ["ViT-B-32", "RN50", "residual-small", "vit-small"])
 def test_gains_biases_and_scale_do_not_decay(name: str) -> None:
     model = build_empty(PRESETS[name])
-    decaying, still = build_optimizer(model, OptimizerConfig(learning_rate=1e-3)).param_groups
-    assert (decaying["weight_decay"], still["weight_decay"]) == (0.2, 0.0)
-    kept = {id(parameter) for parameter in still["params"]}
+    decaying, constant = build_optimizer(model, OptimizerConfig(learning_rate=1e-3)).param_groups
+    assert (decaying["weight_decay"], constant["weight_decay"]) == (0.2, 0.0)
+    not_decaying = {id(parameter) for parameter in constant["params"]}
     # open_clip's trainer excludes by dimension and by these parts of a name
     by_name = {
         id(one)
         for key, one in model.named_parameters()
         if one.ndim < 2 or any(part in key for part in ("bn", "ln", "bias", "logit_scale"))
     }
-    assert kept == by_name
-    assert len(decaying["params"]) + len(kept) == len(list(model.parameters()))
+    assert not_decaying == by_name
+    assert len(decaying["params"]) + len(not_decaying) == len(list(model.parameters()))
 
 
-def test_frozen_parameters_are_left_out() -> None:
+def test_frozen_parameters_are_not_optimised() -> None:
     layer = nn.Linear(3, 2)
     layer.bias.requires_grad_(False)
-    decaying, still = build_optimizer(layer, OptimizerConfig(learning_rate=1e-3)).param_groups
-    assert (len(decaying["params"]), len(still["params"])) == (1, 0)
+    decaying, constant = build_optimizer(layer, OptimizerConfig(learning_rate=1e-3)).param_groups
+    assert (len(decaying["params"]), len(constant["params"])) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_frozen_parameters_are_left_out() -> None:
         ({"learning_rat": 1e-3}, r"unknown key 'learning_rat'; did you mean 'learning_rate'\?"),
     ],
 )
-def test_an_impossible_constant_is_refused(change: dict[str, float], message: str) -> None:
+def test_an_invalid_constant_is_an_error(change: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         decode({"learning_rate": 1e-3} | change, OptimizerConfig, "optimizer")
 
@@ -88,14 +89,14 @@ def quintic(values: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shape", [(6, 20), (20, 6), (8, 8), (1, 5)])
-def test_orthogonalising_moves_singular_values_alone(shape: tuple[int, int]) -> None:
+def test_orthogonalising_changes_only_the_singular_values(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
     expected = left @ torch.diag(quintic(values / values.norm())) @ right
     torch.testing.assert_close(orthogonalise(matrix).double(), expected, rtol=0, atol=2e-5)
 
 
-def test_orthogonalising_evens_what_differs_a_hundredfold_and_bears_zeros() -> None:
+def test_orthogonalising_equalises_singular_values_that_differ_a_hundredfold_and_accepts_zeros() -> None:
     left, _, right = torch.linalg.svd(torch.randn(32, 90, generator=torch.Generator().manual_seed(1)), False)
     matrix = left @ torch.diag(torch.logspace(0, -2, 32)) @ right
     values = torch.linalg.svdvals(orthogonalise(matrix))
@@ -103,7 +104,7 @@ def test_orthogonalising_evens_what_differs_a_hundredfold_and_bears_zeros() -> N
     assert (orthogonalise(torch.zeros(3, 4)) == 0).all()
 
 
-def test_muon_steps_matrices_by_hand_and_the_rest_as_adamw() -> None:
+def test_muon_steps_matrices_as_computed_by_hand_and_other_parameters_as_adamw() -> None:
     torch.manual_seed(0)
     both = [nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 4)) for _ in range(2)]
     both[1].load_state_dict(both[0].state_dict())
@@ -120,11 +121,11 @@ def test_muon_steps_matrices_by_hand_and_the_rest_as_adamw() -> None:
                 one.grad = torch.randn(one.shape, generator=torch.Generator().manual_seed(10 * step + number))
         for name, one in both[0].named_parameters():
             means[name] = 0.9 * means[name] + 0.1 * one.grad
-            ahead = 0.1 * one.grad + 0.9 * means[name]
+            nesterov = 0.1 * one.grad + 0.9 * means[name]
             if one.ndim >= 2:
-                turned = orthogonalise(ahead.flatten(1)).view_as(one)
+                direction = orthogonalise(nesterov.flatten(1)).view_as(one)
                 size = 0.2 * max(one.shape[0], one[0].numel()) ** 0.5
-                expected[name] = expected[name] * (1 - 0.01 * 0.3) - 0.01 * size * turned
+                expected[name] = expected[name] * (1 - 0.01 * 0.3) - 0.01 * size * direction
         muon.step()
         adamw.step()
     for (name, one), other in zip(both[0].named_parameters(), both[1].parameters(), strict=True):
@@ -132,29 +133,31 @@ def test_muon_steps_matrices_by_hand_and_the_rest_as_adamw() -> None:
         torch.testing.assert_close(one, wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_a_linear_layer_goes_where_torch_s_muon_takes_it() -> None:
-    # torch's form computes in bfloat16, so it is near and no more
+def test_muon_agrees_with_torch() -> None:
+    # torch's implementation computes in bfloat16, so the results agree only approximately
     ours, theirs = (nn.Linear(16, 24, bias=False) for _ in range(2))
     theirs.load_state_dict(ours.state_dict())
     before = ours.weight.detach().clone()
     config = OptimizerConfig(learning_rate=0.02, weight_decay=0.1, matrices="muon")
-    mine = build_optimizer(ours, config)
-    other = torch.optim.Muon(theirs.parameters(), lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    our_optimizer = build_optimizer(ours, config)
+    torch_optimizer = torch.optim.Muon(theirs.parameters(), lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     for seed in range(3):
         for one in (ours, theirs):
             one.weight.grad = torch.randn(24, 16, generator=torch.Generator().manual_seed(seed))
-        mine.step()
-        other.step()
-    moved, apart = (ours.weight - before).norm(), (ours.weight - theirs.weight).norm()
-    assert apart < 0.02 * moved
+        our_optimizer.step()
+        torch_optimizer.step()
+    distance, difference = (ours.weight - before).norm(), (ours.weight - theirs.weight).norm()
+    assert difference < 0.02 * distance
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32", "RN50", "residual-small"])
-def test_muon_leaves_tables_and_vectors_alone(name: str) -> None:
+def test_muon_does_not_step_embedding_tables_and_vectors(name: str) -> None:
     model = build_empty(PRESETS[name])
-    tables, still, own = build_optimizer(model, OptimizerConfig(learning_rate=1e-3, matrices="muon")).param_groups
-    named = {id(one): key for key, one in model.named_parameters()}
-    assert all("embedding" in named[id(one)] for one in tables["params"])
-    assert all(one.ndim < 2 for one in still["params"])
-    assert not any("embedding" in named[id(one)] for one in own["params"])
-    assert sum(len(group["params"]) for group in (tables, still, own)) == len(named)
+    tables, vectors, matrices = build_optimizer(
+        model, OptimizerConfig(learning_rate=1e-3, matrices="muon")
+    ).param_groups
+    name_of = {id(one): key for key, one in model.named_parameters()}
+    assert all("embedding" in name_of[id(one)] for one in tables["params"])
+    assert all(one.ndim < 2 for one in vectors["params"])
+    assert not any("embedding" in name_of[id(one)] for one in matrices["params"])
+    assert sum(len(group["params"]) for group in (tables, vectors, matrices)) == len(name_of)

@@ -1,11 +1,14 @@
+import subprocess
+import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from wordsight.errors import ConfigError
 from wordsight.training import load_recipe
-from wordsight.training.recipe import ScheduleConfig
-from wordsight.training.step import rate_at
+from wordsight.training.recipe import Recipe, ScheduleConfig, recipe_paths
+from wordsight.training.step import learning_rate_factor
 
 from .conftest import RECIPE
 
@@ -17,13 +20,13 @@ def recipe_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_misspelt_key_names_the_nearest(recipe_file: Path) -> None:
+def test_a_misspelt_key_suggests_the_nearest(recipe_file: Path) -> None:
     recipe_file.write_text(RECIPE.replace("learning_rate =", "learning_rat ="))
     with pytest.raises(ConfigError, match=r"recipe.toml: unknown key 'learning_rat' .*did you mean 'learning_rate'\?$"):
         load_recipe(recipe_file)
 
 
-def test_misspelt_key_below_a_tagged_tower_names_the_nearest(recipe_file: Path) -> None:
+def test_a_misspelt_key_of_an_image_encoder_suggests_the_nearest(recipe_file: Path) -> None:
     recipe_file.write_text(RECIPE.replace("widths", "width_s"))
     with pytest.raises(ConfigError, match=r"unknown key 'width_s' .*did you mean 'widths'"):
         load_recipe(recipe_file)
@@ -43,31 +46,72 @@ def test_set_changes_one_key(recipe_file: Path) -> None:
         ("schedule.steps=many", "Expected `?'?int"),
         ("nothing", "expected key=value"),
         ("schedule.steps=0", ">= 1"),
-        ("accumulation=3", "cannot be cut into 3"),
-        ("schedule.warmup_steps=20", "leave nothing"),
+        ("accumulation=3", "accumulation: batch_size 32 is not a multiple of 3"),
+        ("schedule.warmup_steps=20", "warmup_steps 20 must be less than steps 20"),
         ("model='ViT-B-33'", "did you mean 'ViT-B-32'"),
+        ("validation={labels=[{shards='pets'}]}", r'add selection_metric = "accuracy" to \[validation\]'),
+        (
+            "validation={retrieval=[{shards='a'}]}",
+            r'add selection_metric = "image_to_text_recall@10" to \[validation\]',
+        ),
     ],
 )
-def test_a_change_that_cannot_be_is_refused_in_one_line(recipe_file: Path, change: str, message: str) -> None:
+def test_an_invalid_change_is_an_error_of_one_line(recipe_file: Path, change: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         load_recipe(recipe_file, (change,))
     assert "\n" not in str(caught.value)
 
 
-def test_unknown_recipe_names_what_there_is() -> None:
-    with pytest.raises(ConfigError, match="no such recipe"):
+def test_an_unknown_recipe_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(
+        ConfigError, match=r"flicker9k: no such recipe; did you mean 'flickr8k'\?; known: demo, flickr8k$"
+    ):
         load_recipe("flicker9k")
 
 
-def test_not_toml_is_one_line(recipe_file: Path) -> None:
+def test_invalid_toml_is_an_error_of_one_line(recipe_file: Path) -> None:
     recipe_file.write_text("[about\n")
     with pytest.raises(ConfigError, match="not valid TOML"):
         load_recipe(recipe_file)
 
 
-def test_rate_warms_up_linearly_and_falls_as_half_a_cosine() -> None:
+def test_the_learning_rate_warms_up_linearly_and_falls_as_half_a_cosine() -> None:
     schedule = ScheduleConfig(steps=10, warmup_steps=2)
-    assert [rate_at(step, schedule) for step in (0, 1, 2)] == [0.5, 1.0, 1.0]
-    assert rate_at(6, schedule) == pytest.approx(0.5)
-    assert rate_at(9, schedule) == pytest.approx(0.0380602, abs=1e-6)  # (1 + cos(7 pi / 8)) / 2
-    assert rate_at(10, ScheduleConfig(steps=10, final_share=0.1)) == pytest.approx(0.1)
+    assert [learning_rate_factor(step, schedule) for step in (0, 1, 2)] == [0.5, 1.0, 1.0]
+    assert learning_rate_factor(6, schedule) == pytest.approx(0.5)
+    assert learning_rate_factor(9, schedule) == pytest.approx(0.0380602, abs=1e-6)  # (1 + cos(7 pi / 8)) / 2
+    assert learning_rate_factor(10, ScheduleConfig(steps=10, final_share=0.1)) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("name", sorted(recipe_paths()))
+def test_the_recipes_of_the_package_are_valid_and_validate_nothing(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.about.title == name
+    assert recipe.validation.selection_metric is None  # the last model is the best
+
+
+@pytest.mark.parametrize("module", ["wordsight.training", "wordsight.training.recipe", "wordsight.evaluate"])
+def test_recipes_are_read_without_torch(module: str) -> None:
+    code = f"import sys, {module}, wordsight.training as t; t.load_recipe('demo'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def structs_of(struct: type) -> set[type]:
+    """A struct and all structs reachable from its fields."""
+    reachable = {struct}
+    for field in msgspec.structs.fields(struct):
+        pending = [field.type]
+        while pending:
+            hint = pending.pop()
+            pending.extend(getattr(hint, "__args__", ()))
+            if hasattr(hint, "__struct_fields__") and hint not in reachable:
+                reachable |= structs_of(hint)
+    return reachable
+
+
+@pytest.mark.parametrize("struct", sorted(structs_of(Recipe), key=lambda struct: struct.__name__))
+def test_every_recipe_key_is_documented_where_it_is_defined(struct: type) -> None:
+    attributes = struct.__doc__.partition("Attributes:\n")[2]
+    documented = [line.strip().partition(":")[0] for line in attributes.splitlines() if line.startswith(" " * 8)]
+    names = [name for entry in documented for name in entry.split(", ")]
+    assert [name for name in struct.__struct_fields__ if name not in names] == []

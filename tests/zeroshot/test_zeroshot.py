@@ -1,3 +1,5 @@
+"""`ZeroShotClassifier`, its labels and its templates."""
+
 import json
 
 import numpy as np
@@ -5,93 +7,118 @@ import pytest
 from tests.tiny_clip import png, random_image, tiny_clip
 
 from wordsight.errors import ConfigError, DataError, ImageError, WordsightError
-from wordsight.zeroshot import TEMPLATES, Prediction, ZeroShotClassifier, read_labels, resolve_templates
+from wordsight.image import ImageRef
+from wordsight.zeroshot import TEMPLATES, Prediction, ZeroShotClassifier, explain, read_labels, resolve_templates
 
 
 def unit(embeddings: np.ndarray) -> np.ndarray:
     return embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
 
 
-def test_a_row_is_the_mean_of_unit_embeddings_brought_to_unit_length():
+def test_weights_are_the_normalised_means_of_unit_embeddings():
     clip = tiny_clip()
     names = ["dog", ("cat", "kitty", "tom"), "small bird"]
-    labels = ZeroShotClassifier(clip, names, templates=["a photo of a {}.", "{}"])
+    classifier = ZeroShotClassifier(clip, names, templates=["a photo of a {}.", "{}"])
     texts = [
         ["a photo of a dog.", "dog"],
         ["a photo of a cat.", "cat", "a photo of a kitty.", "kitty", "a photo of a tom.", "tom"],
         ["a photo of a small bird.", "small bird"],
     ]
     expected = np.stack([unit(np.mean([clip.embed_texts([text])[0] for text in row], axis=0)) for row in texts])
-    np.testing.assert_allclose(labels.weights, expected, atol=1e-6)
-    assert labels.weights.dtype == np.float32
-    assert labels.names == ("dog", "cat", "small bird")
-    assert labels.templates == ("a photo of a {}.", "{}")
+    np.testing.assert_allclose(classifier.weights, expected, atol=1e-6)
+    assert classifier.weights.dtype == np.float32
+    assert classifier.names == ("dog", "cat", "small bird")
+    assert classifier.templates == ("a photo of a {}.", "{}")
 
 
-def test_many_labels_are_worked_at_in_parts_that_do_not_show():
+def test_weights_do_not_depend_on_the_batches_of_texts():
     clip = tiny_clip()
     names = [f"thing {number}" for number in range(700)]
     weights = ZeroShotClassifier(clip, names, templates=TEMPLATES["photos"]).weights
     for number in (0, 292, 293, 699):
-        alone = ZeroShotClassifier(clip, names[number : number + 1], templates="photos").weights
-        np.testing.assert_allclose(weights[number], alone[0], atol=1e-5)
+        single = ZeroShotClassifier(clip, names[number : number + 1], templates="photos").weights
+        np.testing.assert_allclose(weights[number], single[0], atol=1e-5)
 
 
-def test_probabilities_are_the_softmax_of_scaled_cosines():
+def test_probabilities_are_the_softmax_of_scaled_cosine_similarities():
     clip = tiny_clip()
-    labels = ZeroShotClassifier(clip, ["dog", "cat", "bird"])
+    classifier = ZeroShotClassifier(clip, ["dog", "cat", "bird"])
     images = [random_image(seed) for seed in range(5)]
-    cosines = clip.embed_images(images) @ labels.weights.T
+    cosines = clip.embed_images(images) @ classifier.weights.T
     powers = np.exp(clip.scale * cosines.astype(np.float64))
     expected = powers / powers.sum(axis=1, keepdims=True)
-    for answer, row in zip(labels.classify(images), expected, strict=True):
+    for prediction, row in zip(classifier.classify(images), expected, strict=True):
         best = int(row.argmax())
-        assert answer.label == labels.names[best]
-        assert answer.probability == pytest.approx(row[best], abs=1e-5)
-        assert [label for label, _ in answer.ranking] == [labels.names[number] for number in np.argsort(-row)]
-        assert sum(probability for _, probability in answer.ranking) == pytest.approx(1)
+        assert prediction.label == classifier.names[best]
+        assert prediction.probability == pytest.approx(row[best], abs=1e-5)
+        assert [label for label, _ in prediction.ranking] == [classifier.names[index] for index in np.argsort(-row)]
+        assert sum(probability for _, probability in prediction.ranking) == pytest.approx(1)
 
 
-def test_an_answer_is_frozen_and_knows_its_image():
-    labels = ZeroShotClassifier(tiny_clip(), ["only"])
-    (answer,) = labels.classify(png(0))
-    assert answer == Prediction(png(0), "only", 1.0, (("only", 1.0),), ("only",))
-    assert answer.image == png(0)
+def test_a_prediction_is_frozen_and_carries_its_image():
+    classifier = ZeroShotClassifier(tiny_clip(), ["only"])
+    (prediction,) = classifier.classify(png(0))
+    assert prediction == Prediction(png(0), "only", 1.0, (("only", 1.0),), ("only",))
+    assert prediction.image == png(0)
     with pytest.raises(AttributeError):
-        answer.label = "other"
+        prediction.label = "other"
     with pytest.raises(ValueError, match="read-only"):
-        labels.weights[0] = 0
+        classifier.weights[0] = 0
 
 
 def test_labels_of_equal_probability_keep_their_order():
-    labels = ZeroShotClassifier(tiny_clip(), ["b", "a", "c"], templates="x{}")
-    labels.weights = np.zeros_like(labels.weights)  # equal rows would not do: a product may round each of them apart
-    (answer,) = labels.classify([png(0)])
-    assert [label for label, _ in answer.ranking] == ["b", "a", "c"]
+    classifier = ZeroShotClassifier(tiny_clip(), ["b", "a", "c"], templates="x{}")
+    classifier.weights = np.zeros_like(classifier.weights)  # equal rows are not enough: BLAS may round them differently
+    (prediction,) = classifier.classify([png(0)])
+    assert [label for label, _ in prediction.ranking] == ["b", "a", "c"]
 
 
-def test_classifying_streams():
-    told = []
+def test_images_are_consumed_lazily():
+    consumed = []
 
     def images():
         for number in range(1000):
-            told.append(number)
+            consumed.append(number)
             yield random_image(number)
 
     next(ZeroShotClassifier(tiny_clip(), ["a", "b"]).classify(images()))
-    assert len(told) < 200
+    assert len(consumed) < 200
 
 
-def test_a_broken_image_is_an_error_or_told():
-    labels = ZeroShotClassifier(tiny_clip(), ["a", "b"])
+def test_an_unreadable_image_is_an_error_or_reported():
+    classifier = ZeroShotClassifier(tiny_clip(), ["a", "b"])
     with pytest.raises(ImageError, match=r"missing.jpg: no such file"):
-        list(labels.classify([png(0), "missing.jpg"]))
-    told = []
-    answers = list(labels.classify([png(0), "missing.jpg", png(1)], lambda *broken: told.append(broken)))
-    assert [answer.image for answer in answers] == [png(0), png(1)]
-    assert [(image, reason.partition(";")[0]) for image, reason in told] == [
+        list(classifier.classify([png(0), "missing.jpg"]))
+    unreadable = []
+    predictions = list(
+        classifier.classify([png(0), "missing.jpg", png(1)], lambda image, reason: unreadable.append((image, reason)))
+    )
+    assert [prediction.image for prediction in predictions] == [png(0), png(1)]
+    assert [(image, reason.partition(";")[0]) for image, reason in unreadable] == [
         ("missing.jpg", "missing.jpg: no such file")
     ]
+
+
+def test_an_image_ref_is_one_image_and_is_returned_with_its_prediction():
+    classifier = ZeroShotClassifier(tiny_clip(), ["a", "b"])
+    (expected,) = classifier.classify(png(0))
+    ref = ImageRef("cat.png", lambda: png(0))
+    predictions = [*classifier.classify(ref), *classifier.classify([ref, png(1)])]
+    assert [prediction.image for prediction in predictions] == [ref, ref, png(1)]
+    assert predictions[0] == predictions[1] == expected
+    assert np.array_equal(explain(classifier, ref).pixels, explain(classifier, png(0)).pixels)
+
+
+def test_an_unreadable_image_ref_is_reported_by_its_name():
+    classifier = ZeroShotClassifier(tiny_clip(), ["a", "b"])
+    unreadable = []
+    ref = ImageRef("cat.png", lambda: b"no image")
+    assert not list(classifier.classify([ref], lambda *arguments: unreadable.append(arguments)))
+    ((image, reason),) = unreadable
+    assert image == ref
+    assert reason.startswith("cat.png: ")
+    with pytest.raises(ImageError, match=r"^cat.png: "):
+        explain(classifier, ref)
 
 
 @pytest.mark.parametrize(
@@ -105,12 +132,12 @@ def test_a_broken_image_is_an_error_or_told():
         (["cat", "dog", "Cat ", "dog"], "labels given more than once: 'Cat', 'cat', 'dog'"),
     ],
 )
-def test_labels_that_cannot_be_are_refused(names, message):
+def test_invalid_labels_are_rejected(names, message):
     with pytest.raises(ConfigError, match=message):
         ZeroShotClassifier(tiny_clip(), names)
 
 
-def test_a_name_given_twice_to_one_label_counts_once():
+def test_a_repeated_synonym_counts_once():
     clip = tiny_clip()
     twice, once = (ZeroShotClassifier(clip, [names]).weights for names in (("cat", "kitty", "Cat"), ("cat", "kitty")))
     assert np.array_equal(twice, once)
@@ -122,29 +149,29 @@ def test_a_name_given_twice_to_one_label_counts_once():
         ("foto", "templates 'foto': no such set; did you mean 'photo'"),
         ("", "templates '': no such set"),
         ([], "templates: none given"),
-        (["a photo"], "template 'a photo': 0 places for the label"),
-        ("{} or {}", "template '{} or {}': 2 places"),
-        ([5], "template 5: 0 places"),
+        (["a photo"], "template 'a photo': 0 slots for the label"),
+        ("{} or {}", "template '{} or {}': 2 slots"),
+        ([5], "template 5: 0 slots"),
     ],
 )
-def test_templates_that_cannot_be_are_refused(templates, message):
+def test_invalid_templates_are_rejected(templates, message):
     with pytest.raises(ConfigError, match=message):
         resolve_templates(templates)
 
 
-def test_template_sets_hold_one_place_each_and_texts_are_taken_as_they_are():
+def test_every_template_has_one_slot_and_texts_are_accepted():
     assert all(text.count("{}") == 1 for texts in TEMPLATES.values() for text in texts)
     assert TEMPLATES["plain"] == ("{}",)
     assert TEMPLATES["photo"] == ("a photo of a {}.",)
     assert resolve_templates("an x-ray of {}") == ("an x-ray of {}",)
 
 
-def test_braces_in_names_and_templates_are_plain_text():
-    labels = ZeroShotClassifier(tiny_clip(), ["{0}", "{name}", "100 %"], templates="{x} {}")
-    np.testing.assert_allclose(labels.weights[0], tiny_clip().embed_texts(["{x} {0}"])[0], atol=1e-5)
+def test_other_braces_in_names_and_templates_are_literal():
+    classifier = ZeroShotClassifier(tiny_clip(), ["{0}", "{name}", "100 %"], templates="{x} {}")
+    np.testing.assert_allclose(classifier.weights[0], tiny_clip().embed_texts(["{x} {0}"])[0], atol=1e-5)
 
 
-def test_labels_are_read_from_a_list(tmp_path):
+def test_labels_are_read_from_a_comma_separated_list(tmp_path):
     assert read_labels("cat, small  dog") == [("cat",), ("small dog",)]
     assert read_labels(",".join(f"label {number}" for number in range(5000)))[-1] == ("label 4999",)
 
@@ -180,15 +207,15 @@ def test_labels_are_read_from_a_file(tmp_path, name, content, expected):
         ("a.json", b'["\xed\xa0\x80"]'),
     ],
 )
-def test_a_file_that_is_no_list_of_labels_is_named(tmp_path, name, content):
+def test_a_malformed_labels_file_is_a_one_line_error_that_names_it(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(WordsightError) as refused:
+    with pytest.raises(WordsightError) as caught:
         read_labels(str(tmp_path / name))
-    assert str(refused.value).startswith(str(tmp_path / name))
-    assert "\n" not in str(refused.value)
+    assert str(caught.value).startswith(str(tmp_path / name))
+    assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_of_labels_and_empty_lists_are_refused(tmp_path):
+def test_missing_files_and_empty_labels_are_rejected(tmp_path):
     with pytest.raises(DataError, match=r"missing.txt: cannot be read as labels: No such file"):
         read_labels("missing.txt")
     for value in ("", " ", "a,,b", "a,b,a"):
@@ -196,7 +223,7 @@ def test_a_missing_file_of_labels_and_empty_lists_are_refused(tmp_path):
             read_labels(value)
 
 
-def test_the_published_templates_are_open_clips() -> None:
+def test_the_imagenet_templates_equal_open_clips() -> None:
     from tests.parity.peers import has_open_clip, open_clip
 
     if not has_open_clip():
@@ -204,7 +231,7 @@ def test_the_published_templates_are_open_clips() -> None:
     assert TEMPLATES["imagenet"] == tuple(template("{}") for template in open_clip().OPENAI_IMAGENET_TEMPLATES)
 
 
-def test_the_published_templates_of_data_sets_are_as_many_as_were_published() -> None:
+def test_every_dataset_has_as_many_templates_as_were_published() -> None:
     singles = [
         "birdsnap",
         "clevr",
@@ -221,9 +248,8 @@ def test_the_published_templates_of_data_sets_are_as_many_as_were_published() ->
     counts = dict.fromkeys(singles, 1) | {"aircraft": 2, "stl10": 2, "sun397": 2, "eurosat": 3, "gtsrb": 3}
     counts |= {"country211": 5, "emotions": 6, "textures": 8, "cars": 8, "cifar": 18, "resisc45": 18}
     counts |= {"kinetics700": 28, "caltech101": 34, "ucf101": 48}
-    found = {name: len(texts) for name, texts in TEMPLATES.items() if name in counts}
-    assert found == counts
-    assert all(len(set(TEMPLATES[name])) == count for name, count in found.items())
+    assert {name: len(texts) for name, texts in TEMPLATES.items() if name in counts} == counts
+    assert all(len(set(TEMPLATES[name])) == count for name, count in counts.items())
     assert TEMPLATES["flowers102"] == ("a photo of a {}, a type of flower.",)
     assert TEMPLATES["mnist"] == ('a photo of the number: "{}".',)
     assert TEMPLATES["gtsrb"][0] == 'a zoomed in photo of a "{}" traffic sign.'

@@ -1,13 +1,13 @@
-"""The command line: one file a command, thin; here are the list of commands and what becomes of errors.
+"""The command line: the list of commands, and how errors become messages and exit codes.
 
-A command is the function of its name in the module of its name. The modules import typer and the standard library at their
-top and everything else within, so that `--help` is quick.
+The command `NAME` is the function `NAME` in the module `wordsight.cli.NAME`. These modules import only typer, the
+standard library and light modules at the top, and everything else inside the function, so that `--help` starts fast.
 """
 
+import inspect
 import io
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Annotated, Any
@@ -17,72 +17,92 @@ from typer.core import TyperGroup
 
 from wordsight.errors import ConfigError, WordsightError, nearest
 
-COMMANDS = ("demo", "train", "classify", "embed", "shards", "models", "convert", "recipes")
-"""In the order of `--help`; `classify` is `wordsight.cli.classify.classify`."""
+COMMANDS = ("demo", "train", "classify", "embed", "shards", "models", "convert", "recipes", "info", "cache")
+"""The commands in the order of `--help`."""
 
-_DONE, _OURS, _THEIRS, _INTERRUPTED, _PIPE_CLOSED = 0, 1, 2, 130, 141
-_UsageError: Any = typer.BadParameter.__base__  # what typer raises for bad usage, under a name that it exports
+PROGRAM = "wordsight"
+
+_COMPLETION_VARIABLE = "_WORDSIGHT_COMPLETE"  # set by the completion scripts; typer derives the name from the program's
+_EXIT_OK, _EXIT_DEFECT, _EXIT_USER_ERROR, _EXIT_INTERRUPTED, _EXIT_PIPE_CLOSED = 0, 1, 2, 130, 141
+_UsageError: Any = typer.BadParameter.__base__  # the base of typer's usage errors, which typer does not export
 
 
-class _Commands(TyperGroup):
-    """The group of commands, which answers a misspelt one with the nearest."""
+class _CommandGroup(TyperGroup):
+    """The group of commands; an unknown command is an error that names the nearest one."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args[0] not in self.commands and not args[0].startswith("-"):
-            raise ConfigError(f"no command {args[0]!r}{nearest(args[0], self.commands)}; see wordsight --help")
+        is_option = args[0].startswith("-")
+        if args[0] not in self.commands and not is_option and not ctx.resilient_parsing:  # resilient: completing
+            suggestion = nearest(args[0], self.commands) or f"; '{PROGRAM} --help' lists them"
+            raise ConfigError(f"unknown command {args[0]!r}{suggestion}")
         return super().resolve_command(ctx, args)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
         from wordsight import __version__
 
-        typer.echo(f"wordsight {__version__}")
+        typer.echo(f"{PROGRAM} {__version__}")
         raise typer.Exit
 
 
 def _start(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and end.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Learn images from words: train a CLIP, label images with it, turn images into embeddings."""
+    """Train, load, evaluate and use CLIP models, which embed images and texts in one space.
+
+    \b
+    Example:
+      wordsight demo
+    """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
 def build_app() -> typer.Typer:
-    """The application with all its commands."""
+    """Build the application with all its commands."""
     app = typer.Typer(
-        cls=_Commands,
-        add_completion=False,
+        cls=_CommandGroup,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback(invoke_without_command=True)(_start)
+    app.callback(invoke_without_command=True, **_help_texts(_start))(_start)
     for command in COMMANDS:
-        app.command(command)(getattr(import_module(f"wordsight.cli.{command}"), command))
+        function = getattr(import_module(f"wordsight.cli.{command}"), command)
+        app.command(command, **_help_texts(function))(function)
     return app
 
 
+def _help_texts(function: Any) -> dict[str, Any]:
+    """The text above the options in `--help`, and the example below them, from a docstring."""
+    text, marker, example = (inspect.getdoc(function) or "").partition("\b\nExample:\n")
+    return {"help": text, "epilog": marker + example}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 2 for the user's mistake, 1 for ours, 130 when interrupted.
+    """Run the command line.
 
     Args:
-        arguments: without the program's name; those of the process where None.
+        arguments: without the name of the program; by default those of the process.
+
+    Returns:
+        The exit code: 0 for success, 2 for an error of the user, 1 for a defect of wordsight, 130 if interrupted, 141
+        if the reader of the output closed it.
     """
-    # threads that spin while they wait make training ten times slower where others use the cores; torch reads this when
-    # it loads
+    # Threads that spin while they wait slow training down tenfold when other processes use the CPUs. torch reads this
+    # variable when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to fail
+        if isinstance(stream, io.TextIOWrapper):  # print characters that the terminal cannot encode as escapes
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = build_app()(args=arguments, prog_name="wordsight", standalone_mode=False)
+        code = build_app()(args=arguments, prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
-        if code == _INTERRUPTED:  # what typer makes of it
+        if code == _EXIT_INTERRUPTED:  # typer's code for a KeyboardInterrupt
             raise KeyboardInterrupt
     except WordsightError as error:
         return _fail(str(error))
@@ -90,19 +110,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error.format_message())
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
-        return _INTERRUPTED
-    except SystemExit:  # how typer ends when the reader, such as head, has seen enough
-        return _PIPE_CLOSED
-    except BrokenPipeError:  # the same, seen at the last line
+        return _EXIT_INTERRUPTED
+    except SystemExit as exit_request:
+        return _code_of(exit_request)
+    except BrokenPipeError:  # raised by the last flush
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _PIPE_CLOSED
-    except Exception:
+        return _EXIT_PIPE_CLOSED
+    except Exception as error:
+        if isinstance(error, OSError) and "--install-completion" in (sys.argv if arguments is None else arguments):
+            return _fail(f"shell completion cannot be installed: {error}; --show-completion prints the script")
+        import traceback
+
         traceback.print_exc()
-        print("error: this is a defect of wordsight; please report it with the lines above", file=sys.stderr)
-        return _OURS
-    return code if isinstance(code, int) else _DONE
+        print("error: this is a bug in wordsight; please report it with the lines above", file=sys.stderr)
+        return _EXIT_DEFECT
+    return code if isinstance(code, int) else _EXIT_OK
+
+
+def _code_of(exit_request: SystemExit) -> int:
+    """The exit code when typer exits by itself: after shell completion, or because the output was closed."""
+    code = exit_request.code
+    if _COMPLETION_VARIABLE in os.environ or not code:
+        return code if isinstance(code, int) else _EXIT_OK
+    return _EXIT_PIPE_CLOSED
 
 
 def _fail(message: str) -> int:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return _THEIRS
+    return _EXIT_USER_ERROR

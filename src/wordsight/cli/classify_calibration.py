@@ -1,52 +1,57 @@
-"""How sure `wordsight classify` is: as the model, by what it knows of the labels, or by labelled images."""
+"""The temperature and the calibration of `wordsight classify`."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
+from wordsight.cli.terminal import print_note, printable
 
 if TYPE_CHECKING:
     from wordsight.zeroshot import ZeroShotClassifier
 
 
-def calibrated(classifier: "ZeroShotClassifier", source: Path | None) -> "ZeroShotClassifier":
-    """The classifier, calibrated where there is a source to; a temperature that the labels gave is told."""
-    found = classifier.calibration.temperature
-    if found != 1:
-        typer.echo(f"temperature {found:.2f}: {1 / found:.0%} of what tells the labels apart is not spelling", err=True)
-    return classifier if source is None else _by_images(classifier, source)
+def apply_calibration(
+    classifier: "ZeroShotClassifier", source: Path | None, quiet: bool = False
+) -> "ZeroShotClassifier":
+    """Return the classifier, calibrated on labelled images if a source of them is given.
+
+    Prints the temperature if it was estimated from the labels (`--temperature labels`).
+    """
+    temperature = classifier.calibration.temperature
+    if temperature != 1:
+        share = f"{1 / temperature:.0%} of the differences between the labels is not explained by their spelling"
+        print_note(f"temperature {temperature:.2f}: {share}", quiet)
+    return classifier if source is None else _calibrate(classifier, source)
 
 
-def _by_images(classifier: "ZeroShotClassifier", source: Path) -> "ZeroShotClassifier":
-    """A classifier calibrated on labelled images of any form that `wordsight shards` reads; broken ones are told."""
-    from wordsight.cli.terminal import printable
+def _calibrate(classifier: "ZeroShotClassifier", source: Path) -> "ZeroShotClassifier":
+    """Calibrate on labelled images in any layout that `wordsight shards` reads; report those that cannot be used."""
     from wordsight.data import open_source
     from wordsight.errors import DataError
 
-    def tell(file: str, reason: str) -> None:
-        typer.echo(f"calibrating without {printable(file)}: {printable(reason)}", err=True)
+    def report_unusable(file: str, reason: str) -> None:
+        print_note(f"not used for calibration: {printable(file)}: {printable(reason)}")
 
     records = []
     for record in open_source(source).records:
         if record.problem or not record.texts.names:
-            tell(record.file, record.problem or "no label")
+            report_unusable(record.file, record.problem or "no label")
         else:
             records.append(record)
     if not records:
-        raise DataError(f"{source}: no labelled images; expected a directory for each class, or labels.jsonl")
-    unread: dict[int, str] = {}
+        raise DataError(f"{source}: no labelled images; expected one directory per label, or labels.jsonl")
+    read_errors: dict[int, str] = {}
 
-    def contents() -> Iterator[bytes]:
+    def read_images() -> Iterator[bytes]:
         for number, record in enumerate(records):
             try:
                 yield record.read()
             except DataError as error:
-                unread[number] = str(error)
+                read_errors[number] = str(error)
                 yield b""
 
     return classifier.calibrate(
-        contents(),
+        read_images(),
         [record.texts.names[0] for record in records],
-        on_broken=lambda number, reason: tell(records[number].file, unread.get(number, reason)),
+        on_unreadable=lambda number, reason: report_unusable(records[number].file, read_errors.get(number, reason)),
     )

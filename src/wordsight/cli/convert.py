@@ -1,31 +1,49 @@
-"""`wordsight convert`: a model from one format to another, with a certificate."""
+"""`wordsight convert`: write a model in another format, with a certificate of equality."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from wordsight.cli.options import (
+    AsOption,
+    AveragedOption,
+    JsonOption,
+    MirrorOption,
+    QuietOption,
+    choice,
+    published_names,
+)
+
+if TYPE_CHECKING:
+    from wordsight.weights.certificate import Certificate
+
+TARGETS = ("openai", "open_clip", "hf", "onnx", "wordsight")
 
 
 def convert(
     model: Annotated[
-        str, typer.Argument(help="A name of 'wordsight models', a file, or a directory.", metavar="MODEL")
-    ],
-    out: Annotated[Path, typer.Argument(help="A directory that is not there yet.", metavar="OUT")],
-    target: Annotated[
         str,
-        typer.Option("--to", help="openai, open_clip, hf, onnx or wordsight.", metavar="FORMAT", show_default=False),
+        typer.Argument(
+            metavar="MODEL",
+            help="A name listed by 'wordsight models', a weights file, a directory of a model or a training run, or "
+            "hf-hub:ORG/NAME.",
+            autocompletion=published_names,
+            show_default=False,
+        ),
     ],
-    architecture: Annotated[
-        str | None,
-        typer.Option("--as", help="Architecture of weights that do not say theirs, such as ViT-B-32-quickgelu."),
-    ] = None,
-    averaged: Annotated[
-        bool | None, typer.Option("--averaged/--plain", help="Which weights of a checkpoint that has both.")
-    ] = None,
-    mirror: Annotated[str | None, typer.Option(help="A server in place of the one that published the weights.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the certificate as one line of JSON.")] = False,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The directory to create.", show_default=False)],
+    target: Annotated[str, typer.Option("--to", help="The format to write.", **choice("--to", TARGETS))],
+    architecture: AsOption = None,
+    averaged: AveragedOption = None,
+    mirror: MirrorOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
-    """Write a model in another format and prove that it is the same.
+    """Convert a model to another format and verify the result.
+
+    The written files are read again and compared with the source on fixed images and texts. The result is printed and
+    saved as OUT/certificate.json. If the two differ, nothing is written.
 
     \b
     Example:
@@ -33,19 +51,23 @@ def convert(
     """
     import msgspec
 
-    from wordsight.cli.terminal import progress_of_bytes
-    from wordsight.encoder.loading import find
-    from wordsight.weights.convert import convert as write
+    from wordsight.cli.terminal import show_byte_progress
+    from wordsight.encoder.loading import find_checkpoint
+    from wordsight.weights.convert import convert as convert_checkpoint
 
-    with progress_of_bytes() as progress:
-        found = find(model, architecture, averaged, mirror, progress)
-    certificate = write(found, out, target)
+    with show_byte_progress(quiet) as progress:
+        checkpoint = find_checkpoint(model, architecture, averaged, mirror, progress)
+    certificate = convert_checkpoint(checkpoint, out, target)
     if as_json:
         typer.echo(msgspec.json.encode(certificate).decode())
-        return
-    typer.echo(f"{out}: {target}; greatest differences on fixed inputs, of at most {certificate.tolerance:g}:")
-    for name in ("images", "texts", "scale", "pixels"):
-        typer.echo(f"  {name:7} {getattr(certificate, name):.3g}")
+    else:
+        typer.echo(_describe(certificate, out, target))
+
+
+def _describe(certificate: "Certificate", out: Path, target: str) -> str:
+    lines = [f"{out}: {target}; maximum differences on fixed inputs (tolerance {certificate.tolerance:g}):"]
+    lines += [f"  {name:7} {getattr(certificate, name):.3g}" for name in ("images", "texts", "scale", "pixels")]
     if certificate.crop:
-        typer.echo(f"  crop    {certificate.crop}: one pixel, where the margin of a image is odd")
-    typer.echo(f"  {certificate.ids} token ids differ; all of it stands in {out / 'certificate.json'}")
+        lines.append(f"  crop    {certificate.crop}: shifted by one pixel if an image's margin is odd")
+    lines.append(f"  {certificate.ids} token ids differ; details in {out / 'certificate.json'}")
+    return "\n".join(lines)

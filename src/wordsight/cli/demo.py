@@ -1,12 +1,5 @@
-"""`wordsight demo`: the tour.
+"""`wordsight demo`: the tour; its stages, evaluation and report are in `wordsight.demo`."""
 
-demo_state.py    what the directory says about itself, so that a second call goes on
-demo_tour.py     the stages
-demo_exam.py     what the model is asked
-demo_report.py   the page and the summary
-"""
-
-import json
 import shlex
 import shutil
 import sys
@@ -15,53 +8,64 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wordsight.cli.options import JsonOption, QuietOption
+
 if TYPE_CHECKING:
     from wordsight.training import Recipe
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Directory for everything; new, empty, or of an earlier tour.")] = Path(
-        "demo"
-    ),
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of training; default: the recipe's.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one line of JSON.")] = False,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Directory for all output: new, empty, or that of an earlier demo.")
+    ] = Path("demo"),
+    steps: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Number of training steps.", show_default="that of the recipe"),
+    ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
-    """The tour: build, train, show, report. About three minutes on two CPU cores.
+    """Train a small model in minutes, evaluate it and write a report. About three minutes on two CPU cores.
 
-    Two thousand drawings with words become shards; a small CLIP learns from them; then it is asked about drawings of
-    things that it has never seen. Needs the extras samples and report. A second call goes on, or shows what is there.
+    Packs two thousand captioned drawings into shards, trains a small CLIP model on most of them, and evaluates it on
+    drawings of concepts that were not in the training data. Needs the extras samples and report. A second call
+    continues an interrupted demo, or prints the results of a finished one.
 
     \b
     Example:
       wordsight demo
     """
+    import json
+
     import msgspec
 
-    from wordsight.demo.report import commands_of, in_words
+    from wordsight.cli.terminal import silence_notes
+    from wordsight.demo.report import next_commands, summary_text
     from wordsight.demo.state import read_state, write_state
     from wordsight.files import lock, make_directory
 
     recipe = _recipe(steps)
     state = read_state(out, recipe)
-    commands = commands_of(_program(), out)
+    commands = next_commands(_program(), out)
     summary = state.summary
     with lock(make_directory(out) / ".lock"):
         if summary is None or not ((out / "report.html").exists() and (out / "run").exists()):
-            from wordsight.demo.tour import take_tour
+            from wordsight.demo.tour import run_tour
 
             write_state(out, state)
-            summary = take_tour(out, recipe, commands)
+            with silence_notes(quiet):
+                summary = run_tour(out, recipe, commands)
             write_state(out, msgspec.structs.replace(state, summary=summary))
     if as_json:
-        places = {"out": str(out), "report": str(out / "report.html"), "run": str(out / "run")}
-        commands_alone = [command for command, _ in commands]
-        typer.echo(json.dumps(places | msgspec.to_builtins(summary) | {"commands": commands_alone}))
+        paths = {"out": str(out), "report": str(out / "report.html"), "run": str(out / "run")}
+        command_lines = [command for command, _ in commands]
+        typer.echo(json.dumps(paths | msgspec.to_builtins(summary) | {"commands": command_lines}))
     else:
-        typer.echo(in_words(summary, out, commands))
+        typer.echo(summary_text(summary, out, commands))
 
 
 def _recipe(steps: int | None) -> "Recipe":
-    """The recipe `demo`, or the same with another number of steps."""
+    """Return the recipe `demo`, with warm-up and validation scaled to another number of steps."""
     from wordsight.training import load_recipe
 
     recipe = load_recipe("demo")
@@ -74,10 +78,10 @@ def _recipe(steps: int | None) -> "Recipe":
 
 
 def _program() -> str:
-    """How the user started wordsight, so that the commands of the summary run as they stand."""
+    """Return how the user started wordsight, so that the suggested commands can be run unchanged."""
     started = Path(sys.argv[0])
     if started.name != "wordsight":
         return f"{shlex.quote(sys.executable)} -m wordsight"
-    found = shutil.which("wordsight")
-    is_on_path = found is not None and Path(found).resolve() == started.resolve()
+    on_path = shutil.which("wordsight")
+    is_on_path = on_path is not None and Path(on_path).resolve() == started.resolve()
     return "wordsight" if is_on_path else shlex.quote(str(started))

@@ -1,97 +1,108 @@
-"""`wordsight embed`: images to a file of embeddings."""
+"""`wordsight embed`: embed images into a file."""
 
-import json
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wordsight.cli.options import (
+    AsOption,
+    AveragedOption,
+    BatchSizeOption,
+    DecodingOption,
+    DeviceOption,
+    FramesOption,
+    ImagesArgument,
+    JsonOption,
+    MirrorOption,
+    ModelOption,
+    PolicyOption,
+    QuietOption,
+    RuntimeOption,
+)
+
 if TYPE_CHECKING:
-    from wordsight.embed.job import Embedding
+    from wordsight.embed.job import EmbedSummary
     from wordsight.encoder import DualEncoder
-    from wordsight.image import Decoding
+
+OutOption = Annotated[
+    Path, typer.Option(metavar="FILE.parquet|FILE.npy", help="The file to write.", show_default=False)
+]
+RayOption = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Use the Ray cluster at this address; local: start one on this machine."),
+]
 
 
 def embed(
-    images: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Images, directories of them or of shards, tables of paths, videos.",
-            metavar="IMAGES...",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="The file to write.", metavar="FILE.parquet|FILE.npy", show_default=False)],
-    model: Annotated[
-        str,
-        typer.Option(
-            help="A name of 'wordsight models', a model, or a training run.", metavar="MODEL", show_default=False
-        ),
-    ],
-    runtime: Annotated[
-        str, typer.Option(help="torch, onnx, auto: the select_runtime of both here; half, int8.")
-    ] = "torch",
-    mirror: Annotated[str | None, typer.Option(help="A server in place of the one that published the weights.")] = None,
-    decoding: Annotated[
-        Literal["exact", "cropped", "scaled"] | None,
-        typer.Option(help="exact; or select_runtime, and nearly the same: cropped, scaled."),
-    ] = None,
-    frames_per_s: Annotated[float, typer.Option(help="How many frames of a video.", min=0.001)] = 1.0,
-    ray: Annotated[
-        str | None, typer.Option(help="Work on the cluster of Ray at this address, or on one of this machine: local.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="What was done, as one JSON object.")] = False,
+    images: ImagesArgument,
+    out: OutOption,
+    model: ModelOption,
+    architecture: AsOption = None,
+    averaged: AveragedOption = None,
+    device: DeviceOption = None,
+    runtime: RuntimeOption = "torch",
+    decoding: DecodingOption = None,
+    policy: PolicyOption = "viewer",
+    batch_size: BatchSizeOption = None,
+    frames_per_s: FramesOption = 1.0,
+    ray: RayOption = None,
+    mirror: MirrorOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
-    """Turn images into embeddings of unit length.
+    """Write embeddings of images to a Parquet or NumPy file.
 
-    The file carries the fingerprint of what made the embeddings; broken images are listed in it with their reasons. What
-    was embedded before is not embedded again: a second run does what is new or changed, and one that was
-    interrupted goes on.
+    Embeddings have unit length. The file contains the fingerprint of the model and its settings, and lists unreadable
+    images with the reasons. Images that were embedded before are not embedded again: run the same command to add new
+    images, to update changed ones, or to continue after an interruption.
 
     \b
     Example:
       wordsight embed photos/ --out photos.parquet --model runs/first
     """
-    from wordsight.cli.terminal import open_model, progress_of
+    from wordsight.cli.loading import ModelOptions, load_model
+    from wordsight.cli.terminal import show_progress
     from wordsight.data.inputs import count_images, iter_images
-    from wordsight.embed.embedding_files import check_out
+    from wordsight.embed.embedding_files import check_output_path
     from wordsight.embed.job import embed_files
-    from wordsight.embed.ray_cluster import OnRay
+    from wordsight.embed.ray_cluster import RayEmbedder
 
-    check_out(out)
+    check_output_path(out)
     total = count_images(images)
-    clip = open_model(model, mirror, runtime, decoding)
-    rows_of = None if ray is None else OnRay(ray, _loader(model, mirror, runtime, decoding))
-    with progress_of(total, "images") as progress:
-        done = embed_files(clip, iter_images(images, frames_per_s), out, progress, rows_of)
-    _tell(done, clip, out, as_json)
+    options = ModelOptions(model, architecture, averaged, device, runtime, decoding, policy, batch_size, mirror)
+    encoder = load_model(options, quiet)
+    embedder = None if ray is None else RayEmbedder(ray, options.with_absolute_path().load)
+    with show_progress(total, "images", quiet) as progress:
+        summary = embed_files(encoder, iter_images(images, frames_per_s), out, progress, embedder)
+    _print_summary(summary, encoder, out, as_json)
 
 
-def _tell(done: "Embedding", clip: "DualEncoder", out: Path, as_json: bool) -> None:
+def _print_summary(summary: "EmbedSummary", encoder: "DualEncoder", out: Path, as_json: bool) -> None:
+    import json
+
     from wordsight.cli.terminal import printable
 
     if as_json:
-        broken = [{"path": image.path, "reason": image.reason} for image in done.broken]
-        counts = {"embeddings": done.embeddings, "computed": done.computed, "num_broken": done.num_broken}
-        answer = {"out": str(out), **counts, "fingerprint": clip.fingerprint.digest, "broken": broken}
-        print(json.dumps(answer))
+        result = {
+            "out": str(out),
+            "embeddings": summary.num_embeddings,
+            "computed": summary.num_computed,
+            "num_unreadable": summary.num_unreadable,
+            "fingerprint": encoder.fingerprint.digest,
+            "unreadable": [{"image": image.path, "reason": image.reason} for image in summary.unreadable],
+        }
+        print(json.dumps(result))
         return
-    for image in done.broken:
-        print(f"left out: {printable(image.reason)}", file=sys.stderr)
-    if done.num_broken > len(done.broken):
-        print(f"left out: {done.num_broken - len(done.broken):,} more, listed in the file", file=sys.stderr)
+    for image in summary.unreadable:
+        print(f"unreadable: {printable(image.reason)}", file=sys.stderr)
+    if summary.num_unreadable > len(summary.unreadable):
+        print(
+            f"unreadable: {summary.num_unreadable - len(summary.unreadable):,} more, listed in the file",
+            file=sys.stderr,
+        )
     print(
-        f"{printable(out)}: {done.embeddings:,} embeddings, {done.computed:,} of them new, "
-        f"{done.num_broken:,} broken images; {clip.fingerprint}"
+        f"{printable(out)}: {summary.num_embeddings:,} embeddings ({summary.num_computed:,} new), "
+        f"{summary.num_unreadable:,} unreadable images; {encoder.fingerprint}"
     )
-
-
-def _loader(model: str, mirror: str | None, runtime: str, decoding: "Decoding | None") -> "Callable[[], DualEncoder]":
-    """What gives the workers of a cluster the same model, a directory of this machine by its whole path."""
-    from wordsight.encoder import load
-
-    place = str(Path(model).resolve()) if Path(model).exists() else model
-    return partial(load, place, mirror=mirror, runtime=runtime, decoding=decoding)

@@ -1,64 +1,75 @@
-"""`wordsight models`: published weights, with what is known of them; `--fetch` brings them here."""
+"""`wordsight models`: list published weights, print a card, or download weights."""
 
-import json
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wordsight.cli.options import JsonOption, MirrorOption, QuietOption, published_names
+
 if TYPE_CHECKING:
     from wordsight.weights.hub.catalogue import PublishedCard
 
-_HEADS = ("name", "file", "px", "weights", "licence", "ImageNet", "source")
-_RIGHT = {"file", "px", "weights", "ImageNet"}
+_COLUMNS = ("name", "file", "px", "weights", "licence", "ImageNet", "source")
+_RIGHT_ALIGNED = {"file", "px", "weights", "ImageNet"}
 _IMAGENET = "ImageNet zero-shot top-1"
 _MB = 10**6
 
 
 def models(
-    name: Annotated[str, typer.Argument(help="Print this card whole.", metavar="[NAME]", show_default=False)] = "",
-    fetch: Annotated[bool, typer.Option("--fetch", help="Download NAME and print where it lies.")] = False,
-    mirror: Annotated[str, typer.Option(help="With --fetch: a server to ask in place of the usual one.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="Print the card of this model.", autocompletion=published_names, show_default=False
+        ),
+    ] = "",
+    fetch: Annotated[bool, typer.Option("--fetch", help="Download NAME and print its path.")] = False,
+    mirror: MirrorOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
-    """List published weights, print the card of one, or download it.
+    """List published weights, print a card, or download weights.
 
-    Beside a name stand the size of its file, the side of its images, the number of its weights, its licence and its
-    published zero-shot accuracy on ImageNet with the source; a dash where it was not seen in public. open_clip's
-    MODEL/TAG and OpenAI's names are understood too, and hf-hub:OWNER/NAME with --fetch.
+    The list shows each model's file size, image size, number of weights, licence and published zero-shot accuracy on
+    ImageNet, with the source; a dash means that no public figure was found. NAME may also be an open_clip name
+    (MODEL/TAG) or an OpenAI name (ViT-B/32). With --fetch it may be hf-hub:ORG/NAME.
 
     \b
     Example:
       wordsight models
       wordsight models openai/ViT-B-32
     """
+    import json
+
     from wordsight.config import plain
     from wordsight.errors import ConfigError
     from wordsight.weights.hub.catalogue import CARDS_DIRECTORY, published_card, published_cards
 
     if fetch and not name:
-        raise ConfigError("--fetch needs the NAME of what is to be downloaded; `wordsight models` lists them")
+        raise ConfigError("--fetch requires the NAME of the model to download; 'wordsight models' lists them")
     if mirror and not fetch:
-        raise ConfigError("--mirror goes with --fetch, which downloads; add it, or leave both out")
+        raise ConfigError("--mirror has no effect without --fetch; add --fetch or leave out --mirror")
     if fetch:
-        _fetch(name, mirror, as_json)
+        _fetch(name, mirror, as_json, quiet)
     elif name and as_json:
         print(json.dumps(plain(published_card(name))))
     elif name:
         print((CARDS_DIRECTORY / f"{published_card(name).name.replace('/', '-')}.toml").read_text("utf-8"), end="")
     elif as_json:
-        print(json.dumps({known: plain(card) for known, card in published_cards().items()}))
+        print(json.dumps({name: plain(card) for name, card in published_cards().items()}))
     else:
-        _show([_row(card) for card in published_cards().values()])
+        _print_table([_row(card) for card in published_cards().values()])
 
 
-def _fetch(name: str, mirror: str, as_json: bool) -> None:
-    from wordsight.cli.terminal import progress_of_bytes
+def _fetch(name: str, mirror: str | None, as_json: bool, quiet: bool) -> None:
+    import json
+
+    from wordsight.cli.terminal import show_byte_progress
     from wordsight.weights.hub.download import resolve
 
-    with progress_of_bytes() as progress:
-        place = resolve(name, mirror or None, progress)
-    print(json.dumps({"name": name, "path": str(place)}) if as_json else place)
+    with show_byte_progress(quiet) as progress:
+        path = resolve(name, mirror, progress)
+    print(json.dumps({"name": name, "path": str(path)}) if as_json else path)
 
 
 def _row(card: "PublishedCard") -> tuple[str, ...]:
@@ -74,23 +85,26 @@ def _row(card: "PublishedCard") -> tuple[str, ...]:
     )
 
 
-def _show(rows: list[tuple[str, ...]]) -> None:
-    """A table on a terminal, its sources below; elsewhere lines whose fields a tab divides."""
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    """Print a table with numbered sources below it on a terminal, and tab-separated lines elsewhere."""
     if not sys.stdout.isatty():
-        print("\n".join("\t".join(row) for row in [_HEADS, *rows]))
+        print("\n".join("\t".join(row) for row in [_COLUMNS, *rows]))
         return
     from rich.console import Console
     from rich.table import Table
 
     sources = list(dict.fromkeys(source for *_, source in rows if source != "-"))
     table = Table(box=None, pad_edge=False)
-    for head in _HEADS[:-1]:
+    for column in _COLUMNS[:-1]:
         table.add_column(
-            head, justify="right" if head in _RIGHT else "left", no_wrap=head != "licence", overflow="fold"
+            column,
+            justify="right" if column in _RIGHT_ALIGNED else "left",
+            no_wrap=column != "licence",
+            overflow="fold",
         )
     for *row, source in rows:
-        note = f" ({sources.index(source) + 1})" if source in sources else "    "
-        table.add_row(*row[:-1], row[-1] + note)
+        reference = f" ({sources.index(source) + 1})" if source in sources else "    "
+        table.add_row(*row[:-1], row[-1] + reference)
     console = Console(highlight=False)
     console.print(table)
     for number, source in enumerate(sources, 1):

@@ -1,48 +1,57 @@
-"""`wordsight recipes`: the training runs that the package can repeat, with what they gave."""
+"""`wordsight recipes`: the package's recipes with their measured results."""
 
-import json
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-DIRECTORY = Path(__file__).parents[1] / "recipes"
+from wordsight.cli.options import JsonOption, recipe_names
+
+if TYPE_CHECKING:
+    from wordsight.training.recipe import About
 
 
 def recipes(
-    name: Annotated[str, typer.Argument(help="Print this recipe whole.", metavar="[NAME]", show_default=False)] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="Print this recipe.", autocompletion=recipe_names, show_default=False),
+    ] = "",
+    as_json: JsonOption = False,
 ) -> None:
-    """List the recipes with their measured results, or print one.
+    """List the available training recipes with their measured results, or print one of them.
+
+    With --json, a recipe is printed with all its keys, including those that have their default values.
 
     \b
     Example:
       wordsight recipes
     """
-    from wordsight.config import read_toml
-    from wordsight.errors import ConfigError, nearest
+    import json
 
-    paths = {path.stem: path for path in sorted(DIRECTORY.glob("*.toml"))}
+    from wordsight.config import plain
+    from wordsight.errors import ConfigError, nearest
+    from wordsight.training.recipe import load_recipe, recipe_paths
+
+    paths = recipe_paths()
     if name and name not in paths:
-        raise ConfigError(f"no recipe {name!r}{nearest(name, paths)}; known: {', '.join(paths) or 'none'}")
+        raise ConfigError(f"{name}: no such recipe{nearest(name, paths)}; known: {', '.join(paths) or 'none'}")
     if name and not as_json:
         print(paths[name].read_text("utf-8"), end="")
     elif name:
-        print(json.dumps(read_toml(paths[name])))
+        print(json.dumps(plain(load_recipe(paths[name]))))
     elif as_json:
-        print(json.dumps({stem: read_toml(path).get("about", {}) for stem, path in paths.items()}))
+        print(json.dumps({stem: plain(load_recipe(path).about) for stem, path in paths.items()}))
     else:
-        print("\n\n".join(_entry(stem, read_toml(path).get("about", {})) for stem, path in paths.items()))
+        print("\n\n".join(_entry(stem, load_recipe(path).about) for stem, path in paths.items()))
 
 
-def _entry(name: str, about: dict[str, Any]) -> str:
-    """A few lines on one recipe."""
-    lines = [f"{name}: {about.get('title', '')}".rstrip(": ")]
-    lines += [f"  {line}" for line in str(about.get("description", "")).strip().splitlines()]
-    if command := about.get("command"):
-        lines.append(f"  $ {command}")
-    took = [f"{about['minutes']:g} minutes"] if about.get("minutes") else []
-    if measured := ", ".join([*took, *filter(None, [about.get("hardware")])]):
+def _entry(name: str, about: "About") -> str:
+    """Return the lines that describe one recipe."""
+    lines = [f"{name}: {about.title}".rstrip(": ")]
+    lines += [f"  {line}" for line in about.description.strip().splitlines()]
+    if about.command:
+        lines.append(f"  $ {about.command}")
+    duration = f"{about.minutes:g} minutes" if about.minutes else ""
+    if measured := ", ".join(filter(None, [duration, about.hardware])):
         lines.append(f"  measured: {measured}")
-    lines += [f"  {score}: {value}" for score, value in about.get("scores", {}).items()]
+    lines += [f"  {score}: {value}" for score, value in about.scores.items()]
     return "\n".join(lines)

@@ -1,40 +1,76 @@
-"""`wordsight shards`: a directory, a tar file or a table of images and texts becomes shards."""
+"""`wordsight shards`: pack images with texts or labels into shards."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wordsight.cli.options import JsonOption, QuietOption
+
 if TYPE_CHECKING:
     from wordsight.data import PackSummary
 
 
+SourceArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SOURCE", help="A directory, a .tar file of a directory, or a table (.csv, .tsv, .parquet, .jsonl)."
+    ),
+]
+OutArgument = Annotated[
+    Path, typer.Argument(metavar="OUT", help="Directory for the shards: new, empty, or written by this command.")
+]
+ImageColumnOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Column of image paths or image bytes in a table.")
+]
+TextColumnOption = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="Column of texts in a table; may be repeated.")
+]
+LabelColumnOption = Annotated[str | None, typer.Option(metavar="NAME", help="Column of labels in a table.")]
+NamesOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.json", help="Class names: an object from label to names, or a list of names."),
+]
+SizeOption = Annotated[
+    int | None, typer.Option(metavar="N", help="Shrink larger images until their shorter side has this length.")
+]
+ExcludeOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Skip these keys or file names, one per line.")
+]
+OnlyOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Pack only these keys or file names, one per line.")
+]
+MaxSamplesOption = Annotated[int, typer.Option(metavar="N", help="Maximum number of samples per shard.")]
+MaxMegabytesOption = Annotated[int, typer.Option(metavar="N", help="Maximum size of a shard in megabytes.")]
+
+
 def shards(
-    source: Annotated[
-        Path, typer.Argument(help="Directory, .tar of a directory, or .csv, .tsv, .parquet, .jsonl table.")
-    ],
-    out: Annotated[Path, typer.Argument(help="Directory for the shards; new, empty, or made by this command before.")],
-    image_column: Annotated[str | None, typer.Option(help="Table: column of the image's path or bytes.")] = None,
-    text_column: Annotated[list[str] | None, typer.Option(help="Table: column of texts; may be repeated.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Table: column of the label.")] = None,
-    names: Annotated[Path | None, typer.Option(help="JSON: label -> its names, or the list of class names.")] = None,
-    size_px: Annotated[int | None, typer.Option(help="Make larger images smaller: length of the shorter side.")] = None,
-    exclude: Annotated[Path | None, typer.Option(help="List of keys or file names to leave out, one a line.")] = None,
-    only: Annotated[Path | None, typer.Option(help="List of keys or file names to pack, and no others.")] = None,
-    max_samples: Annotated[int, typer.Option(help="Samples in a shard, at most.")] = 10_000,
-    max_mb: Annotated[int, typer.Option(help="Megabytes in a shard, at most.")] = 256,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    source: SourceArgument,
+    out: OutArgument,
+    image_column: ImageColumnOption = None,
+    text_column: TextColumnOption = None,
+    label_column: LabelColumnOption = None,
+    names: NamesOption = None,
+    size_px: SizeOption = None,
+    exclude: ExcludeOption = None,
+    only: OnlyOption = None,
+    max_samples: MaxSamplesOption = 10_000,
+    max_mb: MaxMegabytesOption = 256,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Pack images with their texts or labels into WebDataset shards.
 
-    The form of SOURCE is recognised: captions.jsonl, pairs.jsonl or labels.jsonl in it; a .txt or .json beside each
-    image; a directory for each class; or a table. What cannot be packed is listed in OUT/skipped.jsonl.
+    The layout of SOURCE is detected: captions.jsonl, pairs.jsonl or labels.jsonl; a .txt or .json file next to each
+    image; one directory per class; or a table. Images that cannot be packed are listed in OUT/skipped.jsonl.
 
-    Example: wordsight shards photos/ shards/ --size-px 256
+    \b
+    Example:
+      wordsight shards photos/ shards/ --size-px 256
     """
     import msgspec
 
-    from wordsight.cli.terminal import progress_of
+    from wordsight.cli.terminal import show_progress
     from wordsight.data import PackOptions, SourceOptions, open_source, pack, read_keys
 
     options = PackOptions(
@@ -44,25 +80,25 @@ def shards(
         exclude=read_keys(exclude) if exclude else frozenset(),
         only=read_keys(only) if only else None,
     )
-    found = open_source(
+    records = open_source(
         source,
         SourceOptions(
             image_column=image_column, text_columns=tuple(text_column or ()), label_column=label_column, names=names
         ),
     )
-    with progress_of(found.count, "images") as progress:
-        summary = pack(found, out, options, progress)
-    typer.echo(msgspec.json.encode(summary).decode() if as_json else _in_words(summary, out))
+    with show_progress(records.count, "images", quiet) as progress:
+        summary = pack(records, out, options, progress)
+    typer.echo(msgspec.json.encode(summary).decode() if as_json else _describe(summary, out))
 
 
-def _in_words(summary: "PackSummary", out: Path) -> str:
+def _describe(summary: "PackSummary", out: Path) -> str:
     size = f"{summary.samples:,} samples in {summary.shards} shards, {summary.bytes / 1e6:,.1f} MB"
     lines = [f"{summary.form}: {size}, in {out}"]
     if summary.left_out:
-        lines.append(f"{summary.left_out:,} left out as asked")
+        lines.append(f"{summary.left_out:,} left out by --exclude or --only")
     if summary.not_found:
         lines.append(f"{summary.not_found:,} of the listed keys are not in the source")
     if summary.skipped:
-        lines.append(f"{summary.skipped:,} skipped, with reasons in {out / 'skipped.jsonl'}:")
-        lines += [f"  {broken.key} ({broken.shard}): {broken.reason}" for broken in summary.first_skipped]
+        lines.append(f"{summary.skipped:,} skipped; reasons in {out / 'skipped.jsonl'}:")
+        lines += [f"  {sample.key} ({sample.shard}): {sample.reason}" for sample in summary.first_skipped]
     return "\n".join(lines)

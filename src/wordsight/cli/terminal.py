@@ -1,85 +1,109 @@
-"""What the commands show: names made safe to print, and how far the work is."""
+"""What the commands write to the terminal: progress and notes on standard error, and text that is safe to print."""
 
+import io
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Protocol
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, redirect_stderr
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from wordsight.encoder import DualEncoder
-    from wordsight.image import Decoding
-
-_ON_TERMINAL_S = 0.2
-_ELSEWHERE_S = 10.0
+_TERMINAL_INTERVAL_S = 0.2
+_PLAIN_INTERVAL_S = 10.0
 _MB = 1_000_000
 
 
 class Progress(Protocol):
-    """Is told how many items are done."""
+    """Called with the number of items that are done."""
 
     def __call__(self, done: int) -> None:
-        """At any rate; what is shown is bounded in time."""
+        """May be called at any rate; the display is updated at a bounded one."""
 
 
 def printable(text: object) -> str:
-    """A name on one line, with what would steer the terminal, or cannot be written, as escapes."""
+    """Return text on one line, with control characters and characters that cannot be encoded written as escapes."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in str(text)
     )
 
 
+def human_bytes(size: int) -> str:
+    """Format a number of bytes in decimal units, such as `354 MB`."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= factor:
+            return f"{size / factor:,.1f} {unit}"
+    return f"{size} B"
+
+
+def print_note(message: str, quiet: bool = False) -> None:
+    """Print an informational line to standard error unless `--quiet` was given."""
+    if not quiet:
+        print(message, file=sys.stderr, flush=True)
+
+
+def silence_notes(quiet: bool) -> AbstractContextManager[object]:
+    """Discard everything written to standard error within the context, if `--quiet` was given.
+
+    For work that writes its own progress. Errors are exceptions, which are reported outside of the context.
+    """
+    return redirect_stderr(io.StringIO()) if quiet else nullcontext()
+
+
 @contextmanager
-def progress_of(total: int | None, what: str) -> Iterator[Progress]:
-    """Show progress on the standard error with rate and time left: a line that is rewritten on a terminal, else lines.
+def show_progress(total: int | None, unit: str, quiet: bool = False) -> Iterator[Progress]:
+    """Show progress with its rate and the remaining time on standard error.
+
+    On a terminal one line is rewritten five times a second; elsewhere a line is printed every ten seconds.
 
     Args:
-        total: of the items; None where it is not known, and then no time left is shown.
-        what: their name in the plural, such as `images`.
+        total: number of items; None if it is unknown, and then no remaining time is shown.
+        unit: what the items are, in the plural, such as `images`.
+        quiet: show nothing.
     """
-    on_terminal = sys.stderr.isatty()
-    begin = shown = time.monotonic()
+    is_terminal = sys.stderr.isatty()
+    start_s = shown_s = time.monotonic()
 
     def show(done: int) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if now - shown < (_ON_TERMINAL_S if on_terminal else _ELSEWHERE_S):
+        nonlocal shown_s
+        now_s = time.monotonic()
+        if now_s - shown_s < (_TERMINAL_INTERVAL_S if is_terminal else _PLAIN_INTERVAL_S):
             return
-        shown = now
-        rate = done / (now - begin)
-        line = f"{done:,} {what}, {rate:.1f} {what}/s"
+        shown_s = now_s
+        rate = done / (now_s - start_s)
+        line = f"{done:,} {unit}, {rate:.1f} {unit}/s"
         if total is not None and rate:
-            line = f"{done:,} of {total:,} {what}, {rate:.1f} {what}/s, {(total - done) / rate:.0f} s left"
-        print(f"\r{line}\033[K" if on_terminal else line, end="" if on_terminal else "\n", file=sys.stderr, flush=True)
+            line = f"{done:,} of {total:,} {unit}, {rate:.1f} {unit}/s, {(total - done) / rate:.0f} s left"
+        print(f"\r{line}\033[K" if is_terminal else line, end="" if is_terminal else "\n", file=sys.stderr, flush=True)
 
+    if quiet:
+        yield lambda done: None
+        return
     try:
         yield show
     finally:
-        if on_terminal:
+        if is_terminal:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 @contextmanager
-def progress_of_bytes() -> Iterator[Callable[[int, int | None], None]]:
-    """Progress in megabytes of what is still to come when the first bytes arrive: `progress(done, total)`."""
+def show_byte_progress(quiet: bool = False) -> Iterator[Callable[[int, int | None], None]]:
+    """Show the progress of a download in megabytes, counted from the first call, so that a resumed one has a true rate.
+
+    Yields:
+        A function of the number of bytes that are done and of the total, None if it is unknown.
+    """
+    if quiet:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when huggingface_hub is imported
     show: Progress | None = None
-    before = 0
+    done_before = 0
     with ExitStack() as stack:
 
         def progress(done: int, total: int | None) -> None:
-            nonlocal show, before
+            nonlocal show, done_before
             if show is None:
-                before = done
-                to_come = None if total is None else (total - done) // _MB
-                show = stack.enter_context(progress_of(to_come, "MB"))
-            show((done - before) // _MB)
+                done_before = done
+                remaining_mb = None if total is None else (total - done) // _MB
+                show = stack.enter_context(show_progress(remaining_mb, "MB", quiet))
+            show((done - done_before) // _MB)
 
         yield progress
-
-
-def open_model(name: str, mirror: str | None, runtime: str, decoding: "Decoding | None" = None) -> "DualEncoder":
-    """Load a model for a command, with progress where it is downloaded; errors as `wordsight.load`."""
-    from wordsight.encoder import load
-
-    with progress_of_bytes() as progress:
-        return load(name, mirror=mirror, progress=progress, runtime=runtime, decoding=decoding)

@@ -1,58 +1,130 @@
-"""`wordsight train`: a recipe and shards in, a run out."""
+"""`wordsight train`: train a model as a recipe describes."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wordsight.cli.options import (
+    AsOption,
+    AveragedOption,
+    DeviceOption,
+    JsonOption,
+    MirrorOption,
+    QuietOption,
+    WorkersOption,
+    published_names,
+    recipe_names,
+)
+
+if TYPE_CHECKING:
+    from wordsight.training import Run
+
+
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A TOML file, or a name listed by 'wordsight recipes'.",
+        autocompletion=recipe_names,
+        show_default=False,
+    ),
+]
+DataOption = Annotated[
+    list[str],
+    typer.Option(
+        metavar="DIR",
+        help="A directory of shards, or one that contains the recipe's shards; may be repeated.",
+        show_default=False,
+    ),
+]
+OutOption = Annotated[Path, typer.Option(metavar="DIR", help="Directory of the run.", show_default=False)]
+FromOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="MODEL",
+        help="Start from this model's weights; its architecture and preprocessing replace the recipe's.",
+        autocompletion=published_names,
+    ),
+]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run in OUT.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key of the recipe, such as optimizer.learning_rate=1e-3; may be repeated.",
+    ),
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Threads for computation.", show_default="one per CPU")
+]
+TensorBoardOption = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard event files.")]
+
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A TOML file, or a name of 'wordsight recipes'.")],
-    data: Annotated[list[str], typer.Option(help="Shards, or a directory that holds the recipe's shards; repeatable.")],
-    out: Annotated[Path, typer.Option(help="The run's directory.")],
-    start: Annotated[
-        str | None, typer.Option("--from", help="A model to start from; brings its architecture and preprocessing.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on exactly where the run in OUT stopped.")] = False,
-    change: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a key, as optimizer.learning_rate=1e-3; repeatable.")
-    ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Threads that prepare batches.")] = 1,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute; default: all cores.")] = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard's files.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one line of JSON.")] = False,
+    recipe: RecipeArgument,
+    data: DataOption,
+    out: OutOption,
+    start: FromOption = None,
+    architecture: AsOption = None,
+    averaged: AveragedOption = None,
+    mirror: MirrorOption = None,
+    device: DeviceOption = None,
+    resume: ResumeOption = False,
+    changes: SetOption = None,
+    workers: WorkersOption = 1,
+    threads: ThreadsOption = None,
+    tensorboard: TensorBoardOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
-    """Train a model from shards of images and texts.
+    """Train a model on shards of images and texts.
 
-    Ctrl-C saves and ends; --resume goes on, bit for bit.
+    Ctrl-C saves the state and stops; --resume continues with results that are identical to those of an uninterrupted
+    run. --as, --averaged and --mirror say how the model of --from is read.
 
-    Example: wordsight train flickr8k --data shards --out runs/first
+    \b
+    Example:
+      wordsight train flickr8k --data shards --out runs/first
     """
     import msgspec
     import torch
 
+    from wordsight.cli.loading import ModelOptions, load_model
+    from wordsight.cli.terminal import silence_notes
     from wordsight.training import load_recipe
-    from wordsight.training import train as run_recipe
+    from wordsight.training import train as run_training
 
     if threads is not None:
         torch.set_num_threads(threads)
-    run = run_recipe(
-        load_recipe(recipe, tuple(change or ())),
-        [*data],
-        out,
-        start=start,
-        resume=resume,
-        workers=workers,
-        tensorboard=tensorboard,
-    )
+    loaded = None
+    if start is not None:
+        loaded = load_model(ModelOptions(start, architecture, averaged, device="cpu", mirror=mirror), quiet)
+    with silence_notes(quiet):
+        run = run_training(
+            load_recipe(recipe, tuple(changes or ())),
+            [*data],
+            out,
+            start=loaded,
+            resume=resume,
+            workers=workers,
+            tensorboard=tensorboard,
+            device=device,
+        )
     if as_json:
-        outcome = {
-            "directory": str(run.directory),
-            "steps": run.steps,
-            "best_step": run.best_step,
-            "scores": run.best_scores,
-        }
-        typer.echo(msgspec.json.encode(outcome).decode())
-    else:
-        typer.echo(f"{run.directory}: {run.steps} steps; best after {run.best_step}")
+        typer.echo(msgspec.json.encode(_as_dict(run)).decode())
+        return
+    typer.echo(f"{run.directory}: {run.steps} steps; best model after step {run.best_step}")
+    if not quiet:
         typer.echo(f"try: wordsight classify IMAGES --labels cat,dog --model {run.directory}")
+
+
+def _as_dict(run: "Run") -> dict[str, object]:
+    return {
+        "directory": str(run.directory),
+        "steps": run.steps,
+        "best_step": run.best_step,
+        "scores": run.best_scores,
+    }

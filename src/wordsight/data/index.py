@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordsight.cache import cache_directory
-from wordsight.data.sample import IMAGE_SUFFIXES
 from wordsight.data.tar import Member, read_at, walk
 from wordsight.errors import DataError, OutputError
 from wordsight.files import write_atomic
+from wordsight.image import is_image_file
 
 _VERSION = 1
 _PARTS = ("image", "json", "txt")
-_MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
+_MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^./]+)", re.DOTALL)
 
 
 class ShardIndex(msgspec.Struct, frozen=True):
@@ -122,7 +122,7 @@ def _walk_shard(file: RawIOBase, status: os.stat_result, path: Path) -> ShardInd
 
     for member in walk(partial(read_at, file), status.st_size, str(path)):
         match = _MEMBER.fullmatch(member.name.removeprefix("./"))
-        part = _part(match[2]) if match else None
+        part = _part(member.name) if match else None
         if match is None or part is None:
             continue
         row = rows.setdefault(match[1], len(rows))
@@ -137,12 +137,12 @@ def _walk_shard(file: RawIOBase, status: os.stat_result, path: Path) -> ShardInd
     return ShardIndex(status.st_size, status.st_mtime_ns, list(rows), table, problems)
 
 
-def _part(suffix: str) -> int | None:
-    """Which part of a sample a member with this suffix is; upper case counts as lower."""
-    lower = suffix.lower()
-    if lower in IMAGE_SUFFIXES:
+def _part(name: str) -> int | None:
+    """The part of a sample that a member is, by its suffix in upper or lower case; None for other files."""
+    if is_image_file(name):
         return 0
-    return _PARTS.index(lower) if lower in _PARTS[1:] else None
+    suffix = name.rpartition(".")[2].lower()
+    return _PARTS.index(suffix) if suffix in _PARTS[1:] else None
 
 
 def _problem(member: Member, is_repeated: bool) -> str:

@@ -5,37 +5,16 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from wordsight.data import BrokenSampleError, ShardSet, open_shards
 from wordsight.data.manifest import MANIFEST_NAME
-from wordsight.data.sample import IMAGE_SUFFIXES
 from wordsight.data.tables import IMAGE_NAMES, TABLE_SUFFIXES, Columns, Row, Table, guess_column
 from wordsight.data.video import FRAME_MARK, VIDEO_SUFFIXES, frames_of
 from wordsight.errors import DataError, ImageError
 from wordsight.files import sha256_file
-from wordsight.image import read_image
+from wordsight.image import IMAGE_SUFFIXES, ImageRef, is_image_file, read_image
 
 _NAMES_AT_ONCE = 1 << 17
-
-
-class ImageRef(NamedTuple):
-    """A image that could be read.
-
-    Attributes:
-        name: its path, the value of a table's cell, or shard and key; of a frame `film.mp4#t=12.500`, the path of the
-            video and seconds (W3C Media Fragments, section 4.2.1).
-        read: gives the bytes of its file or its pixels, or raises ImageError with a reason; but for a frame it can be
-            pickled.
-        sha256: of a frame that of the video's file; else empty, as it is that of the bytes.
-    """
-
-    name: str
-    read: Callable[[], bytes | NDArray[np.uint8]]
-    sha256: str = ""
 
 
 def iter_images(places: Sequence[str | Path], frames_per_s: float = 1.0) -> Iterator[ImageRef]:
@@ -215,9 +194,7 @@ def _in_order(directory: Path) -> Iterator[str]:
 def _names(directory: Path, after: str = "") -> Iterator[str]:
     with os.scandir(directory) as entries:
         for entry in entries:
-            begin, _, suffix = entry.name.rpartition(".")
-            is_image = begin and begin[0] != "." and suffix.lower() in IMAGE_SUFFIXES
-            if is_image and entry.name > after and not _is_directory(entry):
+            if is_image_file(entry.name) and entry.name > after and not _is_directory(entry):
                 yield entry.name
 
 

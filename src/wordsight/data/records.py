@@ -19,7 +19,6 @@ import msgspec
 from wordsight.data.class_names import MAX_NAMES_BYTES, LabelNames, parse_label_names, read_label_names
 from wordsight.data.file_listing import FileListing, open_listing, read_file
 from wordsight.data.sample import (
-    IMAGE_SUFFIXES,
     MAX_IMAGE_BYTES,
     MAX_TEXT_BYTES,
     BrokenSampleError,
@@ -31,6 +30,7 @@ from wordsight.data.sample import (
 from wordsight.data.shard_reader import ShardSet, open_shards
 from wordsight.data.tables import TABLE_SUFFIXES, Columns, Row, Table, choose_columns, jsonl_rows
 from wordsight.errors import DataError, nearest
+from wordsight.image import IMAGE_SUFFIXES, is_image_file
 
 _LISTINGS = {
     "captions.jsonl": Columns(image="file", texts=("captions",)),
@@ -104,13 +104,13 @@ def open_source(path: Path, options: SourceOptions | None = None) -> Source:
     if path.is_file() and path.suffix.lower() != ".tar":
         raise DataError(f"{path}: expected a directory, a .tar, or a table (.csv, .tsv, .parquet, .jsonl)")
     root = open_listing(path)
-    if not any(map(_is_image, root.files)) and any(file.endswith(".tar") for file in root.files):
+    if not any(map(is_image_file, root.files)) and any(file.endswith(".tar") for file in root.files):
         return _shards_source(open_shards(path))
     return _files_source(root, labels)
 
 
 def _files_source(root: FileListing, labels: LabelNames | None) -> Source:
-    images = [file for file in root.files if _is_image(file)]
+    images = [file for file in root.files if is_image_file(file)]
     listing = _find_listing(root)
     if listing is not None:
         return _listing_source(root, listing, images, labels)
@@ -321,10 +321,6 @@ def _path_of(value: Any) -> str | None:
 def _chain(first: Row, rest: Iterator[Row]) -> Iterator[Row]:
     yield first
     yield from rest
-
-
-def _is_image(file: str) -> bool:
-    return file.rpartition(".")[2].lower() in IMAGE_SUFFIXES
 
 
 def _sidecars(file: str) -> Sequence[str]:

@@ -6,9 +6,6 @@ import msgspec
 
 from wordsight.errors import DataError
 
-IMAGE_SUFFIXES = frozenset(
-    {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "hif"}
-)
 MAX_IMAGE_BYTES = 1 << 28
 MAX_TEXT_BYTES = 1 << 20
 

@@ -1,1 +1,1 @@
-"""The tour: train a small model in minutes, evaluate it, and write a report."""
+"""The demo: train a small model in minutes, evaluate it, and write a report."""

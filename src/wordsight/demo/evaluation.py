@@ -1,7 +1,7 @@
-"""What the tour's model is asked: images of things that it has never seen, by their names and by their kinds.
+"""The demo's evaluation on held-out images: retrieval by name, and zero-shot classification into kinds.
 
-The names of 296 images are hard to tell apart and half of them are words that no caption had; the kinds are few and
-their words are known. Both classifiers are made of texts alone.
+The names of the 296 held-out images are hard to tell apart, and half of them are words that occur in no training
+caption. The kinds are few, and their words do occur. Both classifiers are made from text alone.
 """
 
 import hashlib
@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from wordsight.data.openmoji import EmojiPair
 from wordsight.encoder import DualEncoder
-from wordsight.evaluate.tasks import as_scores, retrieval_scores
-from wordsight.metrics import Score, accuracy_hits, first_positions, share
-from wordsight.training import Evaluator
+from wordsight.evaluate import Evaluator, retrieval_scores
+from wordsight.metrics import Score, accuracy_hits, first_positions, score_hits
 from wordsight.zeroshot import ZeroShotClassifier
 
 KINDS: dict[tuple[str, ...], frozenset[str]] = {
@@ -49,40 +48,41 @@ KINDS: dict[tuple[str, ...], frozenset[str]] = {
     ("arrow",): frozenset({"arrow"}),
     ("coloured shape", "circle", "square", "triangle"): frozenset({"geometric"}),
 }
-"""Kinds of things, each with its names, the shown one first, and the subgroups of Unicode that belong to it."""
+"""The classes: the names of each kind, of which the first is displayed -> the Unicode subgroups that belong to it."""
 
+DATASET = "held-out"
 TEMPLATES = "drawings"
-_SHOWN = 5
+_NUM_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class KindEvaluation:
-    """Which kind of thing does a image show?
+    """Zero-shot classification of the held-out images into kinds.
 
     Attributes:
-        accuracy: over all images of the kinds, against always answering the commonest kind.
-        by_kind: share of right answers for each kind, most images first, against one answer in K by lot.
-        commonest: the kind with the most images.
-        found: for each kind the numbers of the images, of all that there are, that fit its words best.
+        accuracy: over all images that belong to a kind; its chance level is always predicting the most common kind.
+        by_kind: accuracy for each kind, most images first; the `dataset` is the kind, chance is 1 / K.
+        most_common: the kind with the most images.
+        best_images: for each kind the indices of the images, among all of them, that are most similar to it.
     """
 
     accuracy: Score
     by_kind: tuple[Score, ...]
-    commonest: str
-    found: Mapping[str, tuple[int, ...]]
+    most_common: str
+    best_images: Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came out.
+    """The results of a model on the held-out images.
 
     Attributes:
-        pairs: the N held-out images.
-        retrieval: recall at 1, 5 and 10, first from a image to its name, then from a name to its image.
-        kinds: the second exam.
-        similarity: (N, N) cosine of image n and name m.
-        probability: (N, N) of name m for image n.
-        rank: (N,) at which place, counted from 1, each image's name came.
+        pairs: the N held-out images with their names.
+        retrieval: recall@1, @5 and @10, first from images to names, then from names to images.
+        kinds: zero-shot classification into kinds.
+        similarity: (N, N) cosine similarity of image n and name m.
+        probability: (N, N) probability of name m for image n.
+        position: (N,) position of each image's own name among all names, where 1 is the most similar.
     """
 
     pairs: tuple[EmojiPair, ...]
@@ -90,90 +90,90 @@ class Evaluation:
     kinds: KindEvaluation
     similarity: NDArray[np.float32]
     probability: NDArray[np.float64]
-    rank: NDArray[np.float64]
+    position: NDArray[np.float64]
 
     @property
     def best(self) -> list[int]:
-        """Numbers of the images that were named best: by rank, then by probability."""
+        """Indices of the images whose name ranks highest; equal positions are ordered by probability."""
         own_N = np.diagonal(self.probability)
-        return np.lexsort((-own_N, self.rank))[:_SHOWN].tolist()
+        return np.lexsort((-own_N, self.position))[:_NUM_SHOWN].tolist()
 
     @property
     def worst(self) -> list[int]:
-        """Numbers of the images whose name came last."""
+        """Indices of the images whose name ranks lowest."""
         own_N = np.diagonal(self.probability)
-        return np.lexsort((own_N, -self.rank))[:_SHOWN].tolist()
+        return np.lexsort((own_N, -self.position))[:_NUM_SHOWN].tolist()
 
-    def names_of(self, number: int) -> list[int]:
-        """Numbers of the names that fit a image best."""
-        return np.argsort(-self.probability[number], kind="stable")[:_SHOWN].tolist()
+    def top_names(self, image: int) -> list[int]:
+        """Return the indices of the most probable names of an image."""
+        return np.argsort(-self.probability[image], kind="stable")[:_NUM_SHOWN].tolist()
 
     def one_of_each_kind(self, count: int) -> list[int]:
-        """Numbers of images of different kinds, drawn by lot."""
+        """Return the indices of `count` pseudorandom images of different kinds."""
         chosen: dict[str, int] = {}
-        lots = sorted(
+        shuffled = sorted(
             range(len(self.pairs)), key=lambda n: hashlib.sha256(f"lot:{self.pairs[n].key}".encode()).digest()
         )
-        for number in lots:
-            if (kind := kind_of(self.pairs[number])) is not None:
-                chosen.setdefault(kind, number)
+        for index in shuffled:
+            if (kind := kind_of(self.pairs[index])) is not None:
+                chosen.setdefault(kind, index)
         return [chosen[names[0]] for names in KINDS if names[0] in chosen][:count]
 
 
 def kind_of(pair: EmojiPair) -> str | None:
-    """The kind of `KINDS` that a image belongs to, or None."""
+    """Return the kind of `KINDS` that an image belongs to, or None."""
     return next((names[0] for names, subgroups in KINDS.items() if pair.subgroup in subgroups), None)
 
 
-def evaluate(clip: DualEncoder, pairs: Sequence[EmojiPair]) -> Evaluation:
-    """Ask a model about images; at least one of them belongs to a kind."""
-    image_NE = clip.embed_images([pair.image for pair in pairs])
-    text_NE = clip.embed_texts([pair.name for pair in pairs])
-    similarity_NN = clip.similarity(image_NE, text_NE)
-    logits_NN = clip.logits(image_NE, text_NE).astype(np.float64)
-    powers_NN = np.exp(logits_NN - logits_NN.max(axis=1, keepdims=True))
+def evaluate(encoder: DualEncoder, pairs: Sequence[EmojiPair]) -> Evaluation:
+    """Evaluate a model on images, at least one of which belongs to a kind."""
+    image_NE = encoder.embed_images([pair.image for pair in pairs])
+    text_NE = encoder.embed_texts([pair.name for pair in pairs])
+    similarity_NN = encoder.similarity(image_NE, text_NE)
+    logits_NN = encoder.logits(image_NE, text_NE).astype(np.float64)
+    exponentials_NN = np.exp(logits_NN - logits_NN.max(axis=1, keepdims=True))
     return Evaluation(
         pairs=tuple(pairs),
-        retrieval=tuple(retrieval_scores(image_NE, text_NE, range(len(pairs)))),
-        kinds=_examine_kinds(clip, image_NE, pairs),
+        retrieval=tuple(retrieval_scores(image_NE, text_NE, range(len(pairs)), DATASET)),
+        kinds=_evaluate_kinds(encoder, image_NE, pairs),
         similarity=similarity_NN,
-        probability=powers_NN / powers_NN.sum(axis=1, keepdims=True),
-        rank=first_positions(similarity_NN, [[number] for number in range(len(pairs))]),
+        probability=exponentials_NN / exponentials_NN.sum(axis=1, keepdims=True),
+        position=first_positions(similarity_NN, [[index] for index in range(len(pairs))]),
     )
 
 
-def _examine_kinds(clip: DualEncoder, image_NE: NDArray[np.float32], pairs: Sequence[EmojiPair]) -> KindEvaluation:
+def _evaluate_kinds(encoder: DualEncoder, image_NE: NDArray[np.float32], pairs: Sequence[EmojiPair]) -> KindEvaluation:
     names = [kind[0] for kind in KINDS]
-    found = [(number, names.index(kind)) for number, pair in enumerate(pairs) if (kind := kind_of(pair))]
-    number_N, label_N = np.array(found).T
-    fit_NK = image_NE @ ZeroShotClassifier(clip, KINDS, templates=TEMPLATES).weights.T
-    hits_N = accuracy_hits(fit_NK[number_N], label_N)
-    best_KN = np.argsort(-fit_NK, axis=0, kind="stable").T[:, :_SHOWN]
-    counts_K = np.bincount(label_N, minlength=len(names))
+    with_kind = [(index, names.index(kind)) for index, pair in enumerate(pairs) if (kind := kind_of(pair))]
+    index_N, target_N = np.array(with_kind).T
+    scores_NK = image_NE @ ZeroShotClassifier(encoder, KINDS, templates=TEMPLATES).weights.T
+    hits_N = accuracy_hits(scores_NK[index_N], target_N)
+    best_KN = np.argsort(-scores_NK, axis=0, kind="stable").T[:, :_NUM_SHOWN]
+    counts_K = np.bincount(target_N, minlength=len(names))
+    chance = float(counts_K.max() / len(target_N))
     return KindEvaluation(
-        accuracy=share("kind of thing", hits_N, float(counts_K.max() / len(label_N))),
+        accuracy=score_hits(hits_N, dataset=DATASET, metric="accuracy", chance=chance),
         by_kind=tuple(
-            share(names[kind], hits_N[label_N == kind], 1 / len(names))
+            score_hits(hits_N[target_N == kind], dataset=names[kind], metric="accuracy", chance=1 / len(names))
             for kind in np.argsort(-counts_K, kind="stable")
             if counts_K[kind]
         ),
-        commonest=names[int(counts_K.argmax())],
-        found={name: tuple(row.tolist()) for name, row in zip(names, best_KN, strict=True)},
+        most_common=names[int(counts_K.argmax())],
+        best_images={name: tuple(row.tolist()) for name, row in zip(names, best_KN, strict=True)},
     )
 
 
-def watcher(pairs: Sequence[EmojiPair]) -> Evaluator:
-    """An evaluator that watches recall at 10 while a run goes on.
+def held_out_evaluator(pairs: Sequence[EmojiPair]) -> Evaluator:
+    """Return an evaluator that reports recall@10 on the held-out images during training.
 
-    Its scores have names of their own, so that they do not choose the best model: held-out images would not be held
-    out any more.
+    The demo's recipe has no selection metric, so these scores do not select the best model. If they did, the held-out
+    images would no longer be held out.
     """
 
-    def watch(encoder: DualEncoder, steps: int) -> Mapping[str, float]:
+    def evaluate_recall(encoder: DualEncoder, steps: int) -> list[Score]:
         image_NE = encoder.embed_images([pair.image for pair in pairs])
         text_NE = encoder.embed_texts([pair.name for pair in pairs])
-        figures = retrieval_scores(image_NE, text_NE, range(len(pairs)))
-        named = as_scores("held-out", [figures[2], figures[5]])
-        return {name.replace("_recall_at_10", "_best_10"): value for name, value in named.items()}
+        scores = retrieval_scores(image_NE, text_NE, range(len(pairs)), DATASET)
+        return [score for score in scores if score.metric.endswith("recall@10")]
 
-    return watch
+    return evaluate_recall

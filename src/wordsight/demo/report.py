@@ -1,4 +1,4 @@
-"""The tour's page and its summary: what was learned, in words for a reader who sees such figures for the first time."""
+"""The demo's report and its summary on the terminal, for readers who are new to such metrics."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from wordsight.data.openmoji import ATTRIBUTION
-from wordsight.demo.evaluation import KINDS, TEMPLATES, Evaluation, kind_of
-from wordsight.demo.state import Side, Summary
+from wordsight.demo.evaluation import DATASET, KINDS, TEMPLATES, Evaluation, kind_of
+from wordsight.demo.state import SplitSize, Summary
 from wordsight.metrics import Score
 from wordsight.report import (
-    Card,
     Commands,
     Curve,
     Gallery,
+    ImageCard,
     Matrix,
     Page,
     Plot,
@@ -31,21 +31,23 @@ EXAMPLE = "guide-dog_1F9AE.png"
 
 EXAMPLE_LABELS = "dog,guitar,house,flag"
 _MATRIX_SIZE = 10
-_WAYS = ("image to its name", "name to its image")
-_RANKS = (1, 5, 10)
+_RECALL_AT_10 = ("image_to_text_recall@10", "text_to_image_recall@10")
 
 
 @dataclass(frozen=True)
-class Tour:
-    """What was done.
+class DemoRun:
+    """What the report says about the training.
 
     Attributes:
-        commands: what to try next, with what each is for.
-        steps, batch_size, seconds: of the training; validation and pauses do not count.
-        images, concepts: to learn from.
-        parameters: numbers in the model.
+        commands: what to try next, from `next_commands`.
+        steps: number of training steps.
+        batch_size: number of pairs per step.
+        seconds: duration of the training, without validation and interruptions.
+        images: number of training images.
+        concepts: number of concepts that they show.
+        parameters: number of parameters of the model.
         weights: fingerprint of the model.
-        rows: of the run's `metrics.jsonl`.
+        rows: the run's `metrics.jsonl`.
     """
 
     commands: Sequence[tuple[str, str]]
@@ -59,257 +61,273 @@ class Tour:
     rows: Sequence[Mapping[str, Any]]
 
 
-def commands_of(program: str, out: Path) -> list[tuple[str, str]]:
-    """What to try next: command lines that run as they stand, each with what it is for.
+def next_commands(program: str, out: Path) -> list[tuple[str, str]]:
+    """Return what to try next: command lines that can be run unchanged, each with its purpose.
 
     Args:
         program: how the user started wordsight.
-        out: the tour's directory.
+        out: the demo directory.
     """
     images, model, labels = (shlex.quote(str(out / name)) for name in ("images", "run", "kinds.json"))
-    one, embeddings = (shlex.quote(str(out / name)) for name in (f"images/{EXAMPLE}", "images.parquet"))
-    look = f"--templates {TEMPLATES} --model {model}"
+    example, embeddings = (shlex.quote(str(out / name)) for name in (f"images/{EXAMPLE}", "images.parquet"))
+    options = f"--templates {TEMPLATES} --model {model}"
     return [
-        (f"{program} classify {one} --labels {EXAMPLE_LABELS} {look} --top 4", "labels of your own for a image"),
-        (f"{program} classify {images} --labels {labels} {look}", "the kind of every held-out image"),
-        (f"{program} embed {images} --out {embeddings} --model {model}", "images as embeddings"),
+        (
+            f"{program} classify {example} --labels {EXAMPLE_LABELS} {options} --top 4",
+            "classify an image by your labels",
+        ),
+        (f"{program} classify {images} --labels {labels} {options}", "classify all held-out images by kind"),
+        (f"{program} embed {images} --out {embeddings} --model {model}", "embed the held-out images"),
         (
             f"{program} demo --steps 100 --out {shlex.quote(f'{out}-short')}",
-            "a shorter training: how much less does it know?",
+            "train for fewer steps and compare the scores",
         ),
-        (f"{program} recipes", "what else there is to train"),
+        (f"{program} recipes", "list the other recipes"),
     ]
 
 
-def summary_of(tour: Tour, exam: Evaluation) -> Summary:
-    """The tour in figures, for `--json` and for the second call."""
+def summarise(run: DemoRun, evaluation: Evaluation) -> Summary:
+    """Return the results of the demo, as written to `demo.json` and printed by `--json`."""
     return Summary(
-        steps=tour.steps,
-        training_seconds=round(tour.seconds, 1),
-        training=Side(images=tour.images, concepts=tour.concepts),
-        held_out=Side(images=len(exam.pairs), concepts=len({pair.concept for pair in exam.pairs})),
-        figures=(*exam.retrieval, exam.kinds.accuracy),
-        weights=tour.weights,
+        steps=run.steps,
+        training_seconds=round(run.seconds, 1),
+        training=SplitSize(images=run.images, concepts=run.concepts),
+        held_out=SplitSize(images=len(evaluation.pairs), concepts=len({pair.concept for pair in evaluation.pairs})),
+        scores=(*evaluation.retrieval, evaluation.kinds.accuracy),
+        weights=run.weights,
     )
 
 
-def in_words(summary: Summary, out: Path, commands: Sequence[tuple[str, str]]) -> str:
-    """The summary for a terminal.
+def summary_text(summary: Summary, out: Path, commands: Sequence[tuple[str, str]]) -> str:
+    """Return the summary for a terminal.
 
     Args:
-        summary: from `summary_of`.
-        out: the tour's directory.
-        commands: from `commands_of`.
+        summary: from `summarise`.
+        out: the demo directory.
+        commands: from `next_commands`.
     """
-    titles = [f"{way}, {_among(rank)}" for way in _WAYS for rank in _RANKS]
-    titles.append(f"kind of thing, of {len(KINDS)}")
     lines = [
-        f"Learned in {_time(summary.training_seconds)}, {summary.steps:,} steps. "
-        f"On {summary.held_out.images} images of {summary.held_out.concepts} things that it has never seen:",
+        f"Trained for {summary.steps:,} steps in {_duration(summary.training_seconds)}. "
+        f"Zero-shot scores on {summary.held_out.images} held-out images "
+        f"({summary.held_out.concepts} concepts, none seen in training):",
         "",
-        f"  {'':39} right    95 % interval   guessing",
+        f"  {'metric':26}  {'value':>7}   {'95 % interval':>16}   {'chance':>7}",
     ]
     lines += [
-        f"  {title:39}{100 * f.value:4.1f} %   {100 * f.low:4.1f} to {100 * f.high:4.1f} %   {100 * f.chance:4.1f} %"
-        for title, f in zip(titles, summary.figures, strict=True)
+        f"  {_label(score):26}  {100 * score.value:5.1f} %   {100 * score.low:5.1f} to {100 * score.high:5.1f} %   "
+        f"{100 * score.chance:5.1f} %"
+        for score in summary.scores
     ]
-    lines += ["", f"The report, for a browser:  {out / 'report.html'}", f"The model:                  {out / 'run'}"]
-    lines.append(f"The held-out images:      {out / 'images'}")
-    lines += ["", "Try next:"]
+    lines += ["", f"Report:           {out / 'report.html'}", f"Model:            {out / 'run'}"]
+    lines += [f"Held-out images:  {out / 'images'}", "", "Try next:"]
     for command, purpose in commands:
         lines += [f"  # {purpose}", f"  {command}"]
     return "\n".join(lines)
 
 
-def page(tour: Tour, exam: Evaluation) -> Page:
-    """The whole report."""
-    held_out = f"{len(exam.pairs)} drawings of {len({pair.concept for pair in exam.pairs})} things"
+def build_page(run: DemoRun, evaluation: Evaluation) -> Page:
+    """Build the whole report."""
+    num_concepts = len({pair.concept for pair in evaluation.pairs})
     return Page(
-        title=f"What a small CLIP learned in {_time(tour.seconds)}",
-        lead=f"It saw {tour.images:,} drawings with their words, and nothing else, ever. Everything below is about "
-        f"{held_out} that it has not seen, not even as a variant.",
+        title=f"A small CLIP model, trained in {_duration(run.seconds)}",
+        lead=f"The model was trained from scratch on {run.images:,} drawings with captions. All results below are on "
+        f"{len(evaluation.pairs)} drawings of {num_concepts} concepts that were not in the training data, not even as "
+        "variants.",
         sections=[
-            _in_short(tour, exam),
-            _cards(exam, "Five best", "The images whose right name came first with most certainty.", exam.best),
-            _cards(
-                exam,
-                "Five worst",
-                "The images whose right name came last of all. Such a name is often a word that no caption had, so "
-                "there was nothing to learn it from.",
-                exam.worst,
+            _summary_section(run, evaluation),
+            _gallery_section(
+                evaluation,
+                "Five best",
+                "The images whose own name was ranked highest, by position and then by probability.",
+                evaluation.best,
             ),
-            _found(exam),
-            _matrix(exam),
-            _learning(tour, exam),
-            _all_figures(exam),
+            _gallery_section(
+                evaluation,
+                "Five worst",
+                "The images whose own name was ranked lowest. Often it is a word that occurs in no training caption, "
+                "so the model could not learn it.",
+                evaluation.worst,
+            ),
+            _kinds_section(evaluation),
+            _matrix_section(evaluation),
+            _training_section(run, evaluation),
+            _scores_section(evaluation),
             Section(
                 "Try next",
-                "Lines to type where you started the tour.",
-                [Commands([line for command, purpose in tour.commands for line in (f"# {purpose}", command)])],
+                "Commands to run in the directory where you started the demo.",
+                [Commands([line for command, purpose in run.commands for line in (f"# {purpose}", command)])],
             ),
         ],
         notes=[
             ATTRIBUTION,
-            "Held out by concept: variants that differ in skin, hair, gender or direction, and flags of one country, "
-            "are one concept, and each concept is on one side alone. No held-out image chose a step, a setting or a "
-            "model.",
-            f"Model: {tour.weights}",
+            "The data is split by concept: variants that differ in skin tone, hair, gender or direction, and flags of "
+            "one country, are one concept, and each concept is in one part only. No held-out image was used to choose "
+            "a step, a setting or a model.",
+            f"Model: {run.weights}",
         ],
     )
 
 
-def _in_short(tour: Tour, exam: Evaluation) -> Section:
-    names, images = exam.retrieval[2], exam.retrieval[5]
-    n = len(exam.pairs)
+def _summary_section(run: DemoRun, evaluation: Evaluation) -> Section:
+    to_names, to_images = evaluation.retrieval[2], evaluation.retrieval[5]
+    n = len(evaluation.pairs)
     return Section(
-        "In short",
-        f"Given a image, the model puts {n} names in order; given a name, {n} images. It can also tell kinds "
-        "apart, such as animals from clocks, by words alone: this is zero-shot classification.\n\n"
-        "Below each figure, the dot is the share that came out right, the bar around it how sure that is (an interval "
-        "of 95 %), and the tick what guessing gives; of kinds, always answering the commonest.",
+        "Summary",
+        f"Given an image, the model ranks {n} names; given a name, it ranks {n} images. Recall@10 is the proportion of "
+        "cases in which the correct one is among the first 10. The model also assigns images to kinds, such as animals "
+        "or clocks, from the names of the kinds alone: this is zero-shot classification.\n\n"
+        "The dot below each score is its value, the bar is its 95 % confidence interval, and the tick is the chance "
+        "level: a random guess, or for kinds, always predicting the most common one.",
         [
             Tiles(
                 [
-                    tile(names, "The right name is among the best 10"),
-                    tile(images, "The right image is among the best 10"),
-                    tile(exam.retrieval[0], "The right name is the very first"),
-                    tile(exam.kinds.accuracy, f"The right kind of {len(KINDS)}"),
+                    tile(to_names, "Image to name, recall@10"),
+                    tile(to_images, "Name to image, recall@10"),
+                    tile(evaluation.retrieval[0], "Image to name, recall@1"),
+                    tile(evaluation.kinds.accuracy, f"Zero-shot accuracy, {len(KINDS)} kinds"),
                 ]
             ),
             Tiles(
                 [
-                    Tile("Learned from", f"{tour.images:,}", f"drawings of {tour.concepts:,} things"),
+                    Tile("Training data", f"{run.images:,}", f"drawings of {run.concepts:,} concepts"),
                     Tile(
-                        "Training",
-                        _time(tour.seconds).replace("minutes", "min"),
-                        f"{tour.steps:,} steps of {tour.batch_size} pairs",
+                        "Training time",
+                        _duration(run.seconds).replace("minutes", "min"),
+                        f"{run.steps:,} steps of {run.batch_size} pairs",
                     ),
-                    Tile("Speed", f"{_pairs_per_s(tour):,.0f} pairs/s", "images with one of their captions"),
-                    Tile("Size", f"{tour.parameters / 1e6:.1f} million", "numbers in both encoders"),
+                    Tile(
+                        "Throughput", f"{_pairs_per_s(run):,.0f} pairs/s", "a pair is an image and one of its captions"
+                    ),
+                    Tile("Model size", f"{run.parameters / 1e6:.1f} million", "parameters of both encoders"),
                 ]
             ),
         ],
     )
 
 
-def _pairs_per_s(tour: Tour) -> float:
-    return tour.steps * tour.batch_size / tour.seconds if tour.seconds else 0.0
+def _pairs_per_s(run: DemoRun) -> float:
+    return run.steps * run.batch_size / run.seconds if run.seconds else 0.0
 
 
-def _learning(tour: Tour, exam: Evaluation) -> Section:
-    steps = [row for row in tour.rows if "loss" in row]
-    scores = [row for row in tour.rows if "scores" in row]
-    chance = exam.retrieval[2].chance
+def _training_section(run: DemoRun, evaluation: Evaluation) -> Section:
+    steps = [row for row in run.rows if "loss" in row]
+    validations = [row for row in run.rows if "scores" in row]
+    chance = evaluation.retrieval[2].chance
     recall = [
-        Curve(way, [0, *(row["step"] for row in scores)], [chance, *(_score(row, name) for row in scores)])
-        for way, name in zip(_WAYS, ("image_to_text", "text_to_image"), strict=True)
+        Curve(
+            direction,
+            [0, *(row["step"] for row in validations)],
+            [chance, *(_logged_value(row, metric) for row in validations)],
+        )
+        for direction, metric in zip(("image to name", "name to image"), _RECALL_AT_10, strict=True)
     ]
     return Section(
-        "How it learned",
-        "The loss says how badly the pairs of a batch are told apart while it learns from them; the shares beside it "
-        "what this is worth on images that it has not seen. Where the shares stay level while the loss still falls, "
-        "it learns its drawings by heart: more images would help then, more steps would not.",
+        "Training curves",
+        "The loss measures how well the model matches the images and captions of a training batch; recall@10 measures "
+        "how well this generalises to the held-out images. If recall stays level while the loss still falls, the model "
+        "is overfitting: more images would help, more steps would not.",
         [
             Plot([Curve("training", [row["step"] for row in steps], [row["loss"] for row in steps])], "step", "loss"),
-            Plot(recall, "step", "among the best 10", level=chance, is_share=True),
+            Plot(recall, "step", "recall@10", level=chance, is_share=True),
         ],
     )
 
 
-def _score(row: Mapping[str, Any], name: str) -> float:
-    return float(row["scores"].get(f"held-out/{name}_best_10", float("nan")))
+def _logged_value(row: Mapping[str, Any], metric: str) -> float:
+    values = (score["value"] for score in row["scores"] if (score["dataset"], score["metric"]) == (DATASET, metric))
+    return float(next(values, float("nan")))
 
 
-def _all_figures(exam: Evaluation) -> Section:
-    kinds = exam.kinds
-    rows: list[list[str | int | float]] = [
-        [way, _among(rank), *_cells(figure)]
-        for (way, rank), figure in zip(((w, r) for w in _WAYS for r in _RANKS), exam.retrieval, strict=True)
-    ]
-    of_kinds: list[list[str | int | float]] = [[figure.name, figure.n, *_cells(figure)[:2]] for figure in kinds.by_kind]
+def _scores_section(evaluation: Evaluation) -> Section:
+    kinds = evaluation.kinds
+    retrieval_rows: list[list[str | int | float]] = [[_label(score), *_cells(score)] for score in evaluation.retrieval]
+    kind_rows: list[list[str | int | float]] = [[one.dataset, one.n, *_cells(one)[:2]] for one in kinds.by_kind]
     return Section(
-        "All figures",
+        "All scores",
         "",
         [
             Table(
-                ["question", "right is", "share", "95 % interval", "guessing"],
-                rows,
-                f"Recall at 1, 5 and 10 among {len(exam.pairs)} images and their names. Wilson's intervals.",
+                ["metric", "value", "95 % interval", "chance"],
+                retrieval_rows,
+                f"Retrieval among {len(evaluation.pairs)} images and their names, with Wilson's intervals.",
             ),
             Table(
-                ["kind", "images", "told right", "95 % interval"],
-                [*of_kinds, ["all kinds", kinds.accuracy.n, *_cells(kinds.accuracy)[:2]]],
-                f"Zero-shot: {len(KINDS)} kinds, told by their words. Guessing by lot gives "
-                f"{_percent(1 / len(KINDS))}, always answering “{kinds.commonest}” {_percent(kinds.accuracy.chance)}. "
-                "Images that belong to no kind are left out. Few images, wide intervals.",
+                ["kind", "images", "accuracy", "95 % interval"],
+                [*kind_rows, ["all kinds", kinds.accuracy.n, *_cells(kinds.accuracy)[:2]]],
+                f"Zero-shot classification into {len(KINDS)} kinds. A random guess is correct with probability "
+                f"{_percent(1 / len(KINDS))}; always predicting “{kinds.most_common}” has an accuracy of "
+                f"{_percent(kinds.accuracy.chance)}. Images that belong to none of the kinds are left out. With few "
+                "images per kind, the intervals are wide.",
             ),
         ],
     )
 
 
-def _cells(figure: Score) -> list[str]:
-    return [_percent(figure.value), f"{100 * figure.low:.1f} to {_percent(figure.high)}", _percent(figure.chance)]
+def _label(score: Score) -> str:
+    """Return the metric as it is printed in tables."""
+    return f"accuracy, {len(KINDS)} kinds" if score.metric == "accuracy" else score.metric.replace("_", " ")
 
 
-def _matrix(exam: Evaluation) -> Section:
-    chosen = exam.one_of_each_kind(_MATRIX_SIZE)
+def _cells(score: Score) -> list[str]:
+    return [_percent(score.value), f"{100 * score.low:.1f} to {_percent(score.high)}", _percent(score.chance)]
+
+
+def _matrix_section(evaluation: Evaluation) -> Section:
+    chosen = evaluation.one_of_each_kind(_MATRIX_SIZE)
     return Section(
-        "Images against names",
-        f"How close {len(chosen)} images and their names lie for the model. One image a kind, drawn by lot.",
+        "Similarity of images and names",
+        f"Cosine similarity of {len(chosen)} images and their names: one random image of each kind.",
         [
             Matrix(
-                [[float(exam.similarity[image, name]) for image in chosen] for name in chosen],
-                [exam.pairs[number].image for number in chosen],
-                [exam.pairs[number].name for number in chosen],
+                [[float(evaluation.similarity[image, name]) for image in chosen] for name in chosen],
+                [evaluation.pairs[index].image for index in chosen],
+                [evaluation.pairs[index].name for index in chosen],
                 range(len(chosen)),
-                "Cosine similarity. In a perfect model the frames would be the fullest of their row and column.",
+                "In a perfect model, each framed cell would have the highest similarity of its row and column.",
             )
         ],
     )
 
 
-def _cards(exam: Evaluation, title: str, text: str, numbers: Sequence[int]) -> Section:
+def _gallery_section(evaluation: Evaluation, title: str, text: str, images: Sequence[int]) -> Section:
     cards = [
-        Card(
-            exam.pairs[number].name,
-            exam.pairs[number].image,
+        ImageCard(
+            evaluation.pairs[image].name,
+            evaluation.pairs[image].image,
             [
-                RankedText(exam.pairs[name].name, float(exam.probability[number, name]), name == number)
-                for name in exam.names_of(number)
+                RankedText(evaluation.pairs[name].name, float(evaluation.probability[image, name]), name == image)
+                for name in evaluation.top_names(image)
             ],
-            is_right=bool(exam.rank[number] == 1),
-            note=f"place {exam.rank[number]:.0f} of {len(exam.pairs)}",
+            is_right=bool(evaluation.position[image] == 1),
+            note=f"position {evaluation.position[image]:.0f} of {len(evaluation.pairs)}",
         )
-        for number in numbers
+        for image in images
     ]
-    return Section(title, f"{text} Below each, its five likeliest names of {len(exam.pairs)}.", [Gallery(cards)])
+    description = f"{text} Each card lists the five most probable of {len(evaluation.pairs)} names."
+    return Section(title, description, [Gallery(cards)])
 
 
-def _found(exam: Evaluation) -> Section:
+def _kinds_section(evaluation: Evaluation) -> Section:
     cards = []
-    for kind, numbers in exam.kinds.found.items():
-        pairs = [exam.pairs[number] for number in numbers]
+    for kind, images in evaluation.kinds.best_images.items():
+        pairs = [evaluation.pairs[image] for image in images]
         answers = [RankedText(pair.name, 1.0, kind_of(pair) == kind, pair.image) for pair in pairs]
-        cards.append(Card(kind, answers=answers))
+        cards.append(ImageCard(kind, answers=answers))
     return Section(
-        "Checkpoint by words",
-        f"For each of {len(KINDS)} kinds, the five of all {len(exam.pairs)} images that fit its words best. "
-        "A tick marks those that Unicode counts to the kind.\n\n"
-        "These words are some that captions had. A model this small makes little of phrases that no caption resembles, "
-        "such as “something to eat”.",
+        "Search by text",
+        f"For each of {len(KINDS)} kinds, the five images of all {len(evaluation.pairs)} that are most similar to its "
+        "name. A tick marks the images that Unicode assigns to the kind.\n\n"
+        "These words occur in training captions. A model this small understands little of phrases that resemble no "
+        "caption, such as “something to eat”.",
         [Gallery(cards)],
     )
-
-
-def _among(rank: int) -> str:
-    return "first" if rank == 1 else f"among the best {rank}"
 
 
 def _percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def _time(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     if seconds < 99.5:
         return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.1f} minutes".replace(".0 ", " ")

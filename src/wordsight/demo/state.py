@@ -1,7 +1,7 @@
-"""What a tour's directory says about itself, in `demo.json`: with which recipe it was begun, and how it ended."""
+"""`demo.json`, the state of a demo directory: the recipe it was started with, and its results once it is finished."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -15,83 +15,100 @@ _NAME = "demo.json"
 _LOCK_NAME = ".lock"
 
 
-class Side(Config, frozen=True):
-    """One side of the split: images, and the different things that they show."""
+class SplitSize(Config, frozen=True):
+    """The size of one part of the data.
+
+    Attributes:
+        images: number of images.
+        concepts: number of different concepts that they show.
+    """
 
     images: int
     concepts: int
 
 
 class Summary(Config, frozen=True):
-    """How a tour ended.
+    """The results of a demo.
 
     Attributes:
-        steps: of the training.
-        training_seconds: without validation and pauses.
-        training, held_out: what it learned from, and what it was asked about.
-        figures: recall at 1, 5 and 10 from image to name and from name to image; then the kinds.
+        steps: number of training steps.
+        training_seconds: duration of the training, without validation and interruptions.
+        training: size of the training data.
+        held_out: size of the held-out data.
+        scores: recall@1, @5 and @10 from images to names, the same from names to images, and the accuracy of
+            classification into kinds; all on the held-out images.
         weights: fingerprint of the model.
     """
 
     steps: int
     training_seconds: float
-    training: Side
-    held_out: Side
-    figures: tuple[Score, ...]
+    training: SplitSize
+    held_out: SplitSize
+    scores: tuple[Score, ...]
     weights: str
 
 
-class State(Config, frozen=True):
-    """A tour: its recipe as plain data, and its summary once it is finished."""
+class DemoState(Config, frozen=True):
+    """The content of `demo.json`.
 
-    recipe: dict[str, Any]
+    Attributes:
+        recipe: of the training, without `about`.
+        summary: the results; None until the demo is finished.
+        format: identifies the file.
+    """
+
+    recipe: Recipe
     summary: Summary | None = None
     format: Literal["wordsight-demo-1"] = "wordsight-demo-1"
 
 
-def read_state(out: Path, recipe: Recipe) -> State:
-    """What an earlier call left in the directory, or a new state.
+def read_state(out: Path, recipe: Recipe) -> DemoState:
+    """Return the state that an earlier call left in the directory, or a new state.
 
     Raises:
-        OutputError: the directory holds something that is no tour.
-        ConfigError: it holds a tour with another recipe.
+        OutputError: the directory contains something that is not a demo.
+        ConfigError: it contains a demo with another recipe.
     """
-    identity = plain(recipe)
-    identity.pop("about")
     path = out / _NAME
     try:
-        state = decode(msgspec.json.decode(path.read_bytes()), State, str(path))
+        state = decode(msgspec.json.decode(path.read_bytes()), DemoState, str(path))
     except (FileNotFoundError, NotADirectoryError):
-        _refuse_foreign(out)
-        return State(recipe=identity)
+        _check_no_other_files(out)
+        return DemoState(recipe=recipe.without_about())
     except OSError as error:
-        raise OutputError(f"{path}: cannot be read: {error.strerror}; choose another directory with --out") from error
+        raise OutputError(f"{path}: not readable: {error.strerror}; choose another directory with --out") from error
     except (msgspec.DecodeError, UnicodeDecodeError, ConfigError) as error:
-        raise OutputError(f"{path}: not of a tour; choose an empty directory with --out") from error
-    if not (fields := differing_keys(state.recipe, identity)):
+        raise OutputError(
+            f"{path}: not the state of a demo of this version; choose an empty directory with --out"
+        ) from error
+    keys = differing_keys(plain(state.recipe), plain(recipe.without_about()))
+    if not keys:
         return state
-    schedule = state.recipe.get("schedule")
-    steps = schedule.get("steps") if isinstance(schedule, dict) else None
-    if isinstance(steps, int) and steps != recipe.schedule.steps:
-        raise ConfigError(f"{out}: holds a tour of {steps} steps; go on with --steps {steps}, or choose another --out")
-    raise ConfigError(f"{out}: holds a tour with other settings ({', '.join(fields)}); choose another --out")
+    steps = state.recipe.schedule.steps
+    if steps != recipe.schedule.steps:
+        raise ConfigError(
+            f"{out}: contains a demo of {steps} steps; continue it with --steps {steps}, or choose another --out"
+        )
+    raise ConfigError(f"{out}: contains a demo with other settings ({', '.join(keys)}); choose another --out")
 
 
-def write_state(out: Path, state: State) -> None:
-    """Write the state whole.
+def write_state(out: Path, state: DemoState) -> None:
+    """Write `demo.json` atomically.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the file is not writable.
     """
     write_atomic(out / _NAME, msgspec.json.encode(state))
 
 
-def _refuse_foreign(out: Path) -> None:
+def _check_no_other_files(out: Path) -> None:
     try:
         others = sorted({path.name for path in out.iterdir()} - {_LOCK_NAME})
     except FileNotFoundError:
         return
     except OSError as error:
-        raise OutputError(f"{out}: cannot be used: {error.strerror}; choose another directory with --out") from error
+        raise OutputError(f"{out}: not usable: {error.strerror}; choose another directory with --out") from error
     if others:
-        raise OutputError(f"{out}: holds {others[0]!r}, which is not of a tour; choose an empty directory with --out")
+        raise OutputError(
+            f"{out}: contains {others[0]!r}, which is not part of a demo; choose an empty directory with --out"
+        )

@@ -1,9 +1,9 @@
-"""What the tour does, stage by stage; each leaves something whole in the tour's directory and is not done again.
+"""The stages of the demo; each one leaves complete output in the demo directory and is not repeated by a later call.
 
 shards/train, shards/held-out    the pairs
-images/, kinds.json            the held-out images as files and the kinds as labels, for the reader's own trials
+images/, kinds.json              the held-out images as files, and the kinds as labels, for the user's own experiments
 run/                             the training run
-report.html                      the page
+report.html                      the report
 """
 
 import json
@@ -16,8 +16,8 @@ import typer
 
 from wordsight.data import Sample, writing_shards
 from wordsight.data.openmoji import EmojiPair, collect, split
-from wordsight.demo.evaluation import KINDS, evaluate, watcher
-from wordsight.demo.report import Tour, page, summary_of
+from wordsight.demo.evaluation import KINDS, evaluate, held_out_evaluator
+from wordsight.demo.report import DemoRun, build_page, summarise
 from wordsight.demo.state import Summary
 from wordsight.encoder import load
 from wordsight.errors import MissingExtraError
@@ -26,57 +26,59 @@ from wordsight.training import Recipe, train
 from wordsight.training.log import read_rows
 
 
-def take_tour(out: Path, recipe: Recipe, commands: Sequence[tuple[str, str]]) -> Summary:
-    """Do what is left to do, write the page and return the summary.
+def run_tour(out: Path, recipe: Recipe, commands: Sequence[tuple[str, str]]) -> Summary:
+    """Run the remaining stages, write the report and return the summary.
 
     Args:
-        out: the tour's directory, which the caller has locked.
+        out: the demo directory, which the caller has locked.
         recipe: of the training.
-        commands: what the page says to try next.
+        commands: what the report suggests to try next, from `next_commands`.
 
     Raises:
-        MissingExtraError: packages of the extras samples or report are not installed.
-        WordsightError: as `collect`, `writing_shards` and `train`.
-        KeyboardInterrupt: interrupted; what is done is kept.
+        MissingExtraError: packages of the extras `samples` or `report` are not installed.
+        WordsightError: raised by `collect`, `writing_shards` and `train`.
+        KeyboardInterrupt: interrupted; finished stages and the checkpoint are kept.
     """
-    _need_report()
-    _say("1 of 4  drawing two thousand images and gathering their words")
-    seen, held_out = split(collect())
-    _say(f"2 of 4  packing: {len(seen):,} images to learn from, {len(held_out)} of other things held out")
-    _pack(seen, out / "shards" / "train")
+    _check_report_packages()
+    _print("1 of 4  rendering about two thousand images and collecting their captions")
+    training, held_out = split(collect())
+    _print(
+        f"2 of 4  packing {len(training):,} images for training and {len(held_out)} held-out images of other concepts"
+    )
+    _pack(training, out / "shards" / "train")
     _pack(held_out, out / "shards" / "held-out")
-    _write_trials(out, held_out)
-    _say(f"3 of 4  training, {recipe.schedule.steps:,} steps; Ctrl-C saves, and the same command goes on")
-    run = train(recipe, out / "shards", out / "run", resume=True, evaluators=[watcher(held_out)])
-    _say(f"4 of 4  asking about the {len(held_out)} images, writing the report")
-    clip = load(run.directory)
+    _write_images_and_labels(out, held_out)
+    _print(f"3 of 4  training for {recipe.schedule.steps:,} steps; Ctrl-C saves, and the same command continues")
+    run = train(recipe, out / "shards", out / "run", resume=True, evaluators=[held_out_evaluator(held_out)])
+    _print(f"4 of 4  evaluating on the {len(held_out)} held-out images and writing the report")
+    encoder = load(run.directory)
     rows = read_rows(run.directory / "metrics.jsonl")
-    tour = Tour(
+    demo_run = DemoRun(
         commands=commands,
         steps=run.steps,
         batch_size=recipe.batch_size,
         seconds=_training_seconds(rows, recipe.batch_size),
-        images=len(seen),
-        concepts=len({pair.concept for pair in seen}),
-        parameters=sum(parameter.numel() for parameter in clip.model.parameters()),
-        weights=str(clip.fingerprint),
+        images=len(training),
+        concepts=len({pair.concept for pair in training}),
+        parameters=sum(parameter.numel() for parameter in encoder.model.parameters()),
+        weights=str(encoder.fingerprint),
         rows=rows,
     )
-    exam = evaluate(clip, held_out)
-    page(tour, exam).write(out / "report.html")
-    return summary_of(tour, exam)
+    evaluation = evaluate(encoder, held_out)
+    build_page(demo_run, evaluation).write(out / "report.html")
+    return summarise(demo_run, evaluation)
 
 
 def file_name(pair: EmojiPair) -> str:
-    """A image's file: the letters and digits of its name, and its code points, which no other has."""
+    """Return the file name of an image: the letters and digits of its name, and its code points, which are unique."""
     words = "".join(letter if letter.isascii() and letter.isalnum() else " " for letter in pair.name.lower()).split()
     return f"{'-'.join(words)[:60]}_{pair.key}.png"
 
 
-def _need_report() -> None:
-    """Find out before the training, not after it, that the report could not be written."""
+def _check_report_packages() -> None:
+    """Fail before the training, not after it, if the report cannot be written."""
     if not (find_spec("jinja2") and find_spec("matplotlib")):
-        raise MissingExtraError("the tour's report", "report")
+        raise MissingExtraError("the demo's report", "report")
 
 
 def _pack(pairs: Sequence[EmojiPair], directory: Path) -> None:
@@ -89,7 +91,7 @@ def _pack(pairs: Sequence[EmojiPair], directory: Path) -> None:
         writer.finish()
 
 
-def _write_trials(out: Path, held_out: Sequence[EmojiPair]) -> None:
+def _write_images_and_labels(out: Path, held_out: Sequence[EmojiPair]) -> None:
     recover_directory(out / "images")
     if not (out / "images").exists():
         with atomic_directory(out / "images") as directory:
@@ -99,14 +101,14 @@ def _write_trials(out: Path, held_out: Sequence[EmojiPair]) -> None:
 
 
 def _training_seconds(rows: Sequence[dict[str, Any]], batch_size: int) -> float:
-    """Time spent in steps, from the rates that were logged; interruptions and validation do not count."""
-    seconds, before = 0.0, 0
+    """Return the time spent in steps, from the logged throughput; interruptions and validation do not count."""
+    seconds, previous_step = 0.0, 0
     for row in rows:
         if "pairs_per_s" in row:
-            seconds += (row["step"] - before) * batch_size / row["pairs_per_s"]
-            before = row["step"]
+            seconds += (row["step"] - previous_step) * batch_size / row["pairs_per_s"]
+            previous_step = row["step"]
     return seconds
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     typer.echo(line, err=True)

@@ -1,9 +1,9 @@
-"""The same rows by the processors of many machines: Daft's Ray runner (extra `scale`).
+"""Embed on the machines of a Ray cluster, with Daft's Ray runner (extra `scale`).
 
-This process finds the items, looks up what is known, and writes the rows in their order. Groups of items, by name, go
-to workers, which read, decode and encode them as `rows_here` does; so files have to be where every machine finds them,
-and wordsight installed there. Frames of videos are decoded here. A worker that dies is started again, and what it had
-in hand is done again.
+This process lists the images, looks up embeddings of earlier runs, and writes the rows in order. Batches of image names
+are sent to workers, which read, decode and encode them as `embed_locally` does. Files must therefore have the same path
+on every machine, and wordsight must be installed there. Video frames are decoded here. A worker that dies is restarted,
+and its unfinished batches are done again.
 """
 
 import contextlib
@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wordsight.data.inputs import ImageRef
-from wordsight.embed.embedding_files import Known, Row
-from wordsight.embed.job import AT_ONCE, look_up, prepare, rows_here
+from wordsight.embed.embedding_files import EmbeddingRow, PreviousEmbeddings
+from wordsight.embed.job import embed_locally
 from wordsight.encoder.fingerprint import Fingerprint
+from wordsight.encoder.pipeline import ImagePipeline, PreparedImage, read_ref
 from wordsight.errors import ConfigError, MissingExtraError, WeightsError, WordsightError
+from wordsight.image import ImageRef
 from wordsight.parallel import ordered_map
 
 if TYPE_CHECKING:
@@ -32,88 +33,101 @@ if TYPE_CHECKING:
 
 LOCAL = "local"
 
-_GROUPS_AT_ONCE = 2048  # one query of Daft's, at whose begin each worker loads the model
-_BYTES_AT_ONCE = 1 << 28
-_ANSWER_S = 10.0
-_QUIET = {"DAFT_PROGRESS_BAR": "0", "DAFT_ANALYTICS_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+_BATCHES_PER_QUERY = 2048  # each worker loads the model when a Daft query starts, so a query should be long
+_MAX_QUERY_BYTES = 1 << 28
+_CONNECT_TIMEOUT_S = 10.0
+_QUIET_SETTINGS = {"DAFT_PROGRESS_BAR": "0", "DAFT_ANALYTICS_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+_MAX_REASON_CHARACTERS = 300
+
+Batch = list[EmbeddingRow | ImageRef]
+"""Consecutive images: finished rows, and images that a worker has to embed."""
 
 
 @dataclass(frozen=True)
-class OnRay:
-    """Computes rows on a Ray cluster; a `RowsOf`.
+class RayEmbedder:
+    """Embeds images on a Ray cluster; an `Embedder`.
 
     Attributes:
-        address: of the cluster, as Ray takes it (`host:6379`, `ray://host:10001`, `auto`); or `local`: one is started
-            on this machine's processors and ends with the work.
-        load: gives a worker the model; can be pickled.
+        address: of the cluster, as Ray takes it (`host:6379`, `ray://host:10001`, `auto`); or `local`, which starts a
+            cluster on the CPUs of this machine and stops it after the work.
+        load: returns the model, in a worker; must be picklable.
 
     Raises:
         MissingExtraError: Daft or Ray is not installed.
-        ConfigError: there is no cluster at the address, the work failed there, or a worker has no such model.
+        ConfigError: no cluster answers at the address, the work failed there, or a worker has no such model.
     """
 
     address: str
     load: Callable[[], "DualEncoder"]
 
-    def __call__(self, clip: "DualEncoder", items: Iterable[ImageRef], known: Known) -> Iterator[Row]:
-        """Each item's row, in order."""
-        entries = ordered_map(partial(_entry, clip, known), items, ahead=AT_ONCE)
-        groups = iter(lambda: list(islice(entries, AT_ONCE)), [])
-        with _cluster(self.address) as daft:
-            encoder = _encoder(daft, self.load, clip.fingerprint)
-            for chunk in _chunks(groups):
-                yield from _rows(daft, encoder, chunk)
-
-
-Group = list[Row | ImageRef]
+    def __call__(
+        self, encoder: "DualEncoder", images: Iterable[ImageRef], previous: PreviousEmbeddings
+    ) -> Iterator[EmbeddingRow]:
+        """Yield the row of each image, in order."""
+        pipeline = ImagePipeline.of(encoder)
+        entries = ordered_map(partial(_row_or_image, pipeline, previous), images, ahead=pipeline.batch_size)
+        batches = iter(lambda: list(islice(entries, pipeline.batch_size)), [])
+        with _connect(self.address) as daft:
+            workers = _start_workers(daft, self.load, encoder.fingerprint)
+            for query in _queries(batches):
+                yield from _run_query(daft, workers, query)
 
 
 class Worker:
-    """What a worker keeps: the model."""
+    """Runs in a process of the cluster and keeps the model loaded."""
 
     def __init__(self, load: Callable[[], "DualEncoder"], fingerprint: Fingerprint, directory: str) -> None:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is a worker for each processor
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is one worker per CPU
         with contextlib.suppress(OSError):
             os.chdir(directory)  # paths may be relative to it
         self._load = load
         self._fingerprint = fingerprint
-        self._clip: DualEncoder | None = None
+        self._encoder: DualEncoder | None = None
 
-    def rows(self, items: bytes) -> bytes:
-        """Pickled items to their rows, or to the error that makes all work vain."""
+    def embed(self, images: bytes) -> bytes:
+        """Embed pickled images; return their pickled rows, or the pickled error that ends the whole job."""
         try:
-            return pickle.dumps(list(rows_here(self._loaded(), pickle.loads(items), Known({}))))
+            return pickle.dumps(list(embed_locally(self._loaded(), pickle.loads(images), PreviousEmbeddings())))
         except WordsightError as error:
             return pickle.dumps(ConfigError(f"on a worker: {error}"))
 
     def _loaded(self) -> "DualEncoder":
-        if self._clip is None:
-            clip = self._load()
-            if clip.fingerprint != self._fingerprint:
-                raise WeightsError(f"the model is {clip.fingerprint}, not {self._fingerprint}; give all machines one")
-            self._clip = clip
-        return self._clip
+        if self._encoder is None:
+            encoder = self._load()
+            if encoder.fingerprint != self._fingerprint:
+                raise WeightsError(
+                    f"the model is {encoder.fingerprint}, expected {self._fingerprint}; "
+                    "install the same model on all machines"
+                )
+            self._encoder = encoder
+        return self._encoder
 
 
-def _entry(clip: "DualEncoder", known: Known, item: ImageRef) -> Row | ImageRef:
-    """What is known or cannot be read as its row; else an item that can be sent."""
-    if item.sha256:  # a frame, whose pixels are here alone
-        row, square = prepare(clip, item, known)
-        return row if square is None else item._replace(read=partial(_given, square))
-    if not known.places:
-        return item
-    row, image = look_up(item, known)
-    return row if image is None else item
+def _row_or_image(pipeline: ImagePipeline, previous: PreviousEmbeddings, image: ImageRef) -> EmbeddingRow | ImageRef:
+    """Return the row of an image that is finished or unreadable; otherwise an image that can be pickled."""
+    if image.sha256:  # a video frame, whose pixels exist only in this process
+        prepared = pipeline.prepare(image, find_embedding=previous.find)
+        if prepared.pixels is None:
+            return _finished_row(image, prepared)
+        return image._replace(read=partial(_constant, prepared.pixels))
+    if not previous:
+        return image
+    prepared, content = read_ref(image, previous.find)
+    return _finished_row(image, prepared) if content is None else image
 
 
-def _given(square: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return square
+def _finished_row(image: ImageRef, prepared: PreparedImage) -> EmbeddingRow:
+    return EmbeddingRow(image.name, prepared.sha256, prepared.embedding, prepared.error)
+
+
+def _constant(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return pixels
 
 
 @contextlib.contextmanager
-def _cluster(address: str) -> Iterator[Any]:
-    """Daft, with a cluster to run on."""
-    for name, value in _QUIET.items():
+def _connect(address: str) -> Iterator[Any]:
+    """Yield the module `daft`, connected to a cluster."""
+    for name, value in _QUIET_SETTINGS.items():
         os.environ.setdefault(name, value)
     try:
         import daft
@@ -128,8 +142,10 @@ def _cluster(address: str) -> Iterator[Any]:
             _check_reachable(address)
             ray.init(address=address, **quiet)
     except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or _first_line(error)
-        raise ConfigError(f"--ray {address}: no cluster of Ray there ({reason})") from error
+        reason = getattr(error, "strerror", None) or _one_line(error)
+        raise ConfigError(
+            f"--ray {address}: no Ray cluster there ({reason}); start one with 'ray start --head', or use 'local'"
+        ) from error
     try:
         daft.set_runner_ray(noop_if_initialized=True)
         yield daft
@@ -138,64 +154,67 @@ def _cluster(address: str) -> Iterator[Any]:
 
 
 def _check_reachable(address: str) -> None:
-    """Ray itself waits for minutes where nobody answers."""
+    """Fail early; Ray itself waits for minutes if nothing answers."""
     if address == "auto":
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         raise ConfigError(f"--ray {address}: expected host:port, ray://host:port, auto or local")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
 
 
-def _encoder(daft: Any, load: Callable[[], "DualEncoder"], fingerprint: Fingerprint) -> Any:
-    """A worker for each GPU of the cluster, or where there is none for each processor."""
+def _start_workers(daft: Any, load: Callable[[], "DualEncoder"], fingerprint: Fingerprint) -> Any:
+    """Start one worker per GPU of the cluster, or one per CPU if there is no GPU."""
     import ray
 
     resources = ray.cluster_resources()
-    gpus = int(resources.get("GPU", 0))
-    kind = daft.cls(Worker, cpus=1, gpus=1 if gpus else 0, max_concurrency=gpus or max(1, int(resources.get("CPU", 1))))
-    return kind(load, fingerprint, str(Path.cwd()))
+    num_gpus = int(resources.get("GPU", 0))
+    num_workers = num_gpus or max(1, int(resources.get("CPU", 1)))
+    worker_class = daft.cls(Worker, cpus=1, gpus=1 if num_gpus else 0, max_concurrency=num_workers)
+    return worker_class(load, fingerprint, str(Path.cwd()))
 
 
-def _chunks(groups: Iterator[Group]) -> Iterator[list[tuple[Group, bytes]]]:
-    """Groups with their items pickled, as many as one query takes."""
-    chunk: list[tuple[Group, bytes]] = []
+def _queries(batches: Iterator[Batch]) -> Iterator[list[tuple[Batch, bytes]]]:
+    """Group batches into queries of bounded size; each batch comes with the pickled images that need a worker."""
+    query: list[tuple[Batch, bytes]] = []
     num_bytes = 0
-    for group in groups:
-        items = [entry for entry in group if isinstance(entry, ImageRef)]
-        chunk.append((group, pickle.dumps(items) if items else b""))
-        num_bytes += len(chunk[-1][1])
-        if len(chunk) == _GROUPS_AT_ONCE or num_bytes > _BYTES_AT_ONCE:
-            yield chunk
-            chunk, num_bytes = [], 0
-    if chunk:
-        yield chunk
+    for batch in batches:
+        images = [entry for entry in batch if isinstance(entry, ImageRef)]
+        query.append((batch, pickle.dumps(images) if images else b""))
+        num_bytes += len(query[-1][1])
+        if len(query) == _BATCHES_PER_QUERY or num_bytes > _MAX_QUERY_BYTES:
+            yield query
+            query, num_bytes = [], 0
+    if query:
+        yield query
 
 
-def _rows(daft: Any, encoder: Any, chunk: Sequence[tuple[Group, bytes]]) -> Iterator[Row]:
-    to_do = {number: items for number, (_, items) in enumerate(chunk) if items}
-    results = _results(daft, encoder, to_do) if to_do else iter(())
-    done: dict[int, list[Row]] = {}
-    for number, (group, _) in enumerate(chunk):
-        while number in to_do and number not in done:
-            found, rows = next(results)
-            done[found] = rows
-        new = iter(done.pop(number, ()))
-        for entry in group:
-            yield next(new) if isinstance(entry, ImageRef) else entry
+def _run_query(daft: Any, workers: Any, query: Sequence[tuple[Batch, bytes]]) -> Iterator[EmbeddingRow]:
+    """Yield all rows of a query in order, although workers finish in any order."""
+    pending = {number: images for number, (_, images) in enumerate(query) if images}
+    results = _results(daft, workers, pending) if pending else iter(())
+    finished: dict[int, list[EmbeddingRow]] = {}
+    for number, (batch, _) in enumerate(query):
+        while number in pending and number not in finished:
+            finished_number, rows = next(results)
+            finished[finished_number] = rows
+        new_rows = iter(finished.pop(number, ()))
+        for entry in batch:
+            yield next(new_rows) if isinstance(entry, ImageRef) else entry
 
 
-def _results(daft: Any, encoder: Any, to_do: dict[int, bytes]) -> Iterator[tuple[int, list[Row]]]:
-    """The rows of each group, some of them while others are worked at."""
+def _results(daft: Any, workers: Any, pending: dict[int, bytes]) -> Iterator[tuple[int, list[EmbeddingRow]]]:
+    """Yield the number and the rows of each batch as it is finished."""
     import ray
 
-    frame = daft.from_pydict({"number": list(to_do), "items": list(to_do.values())}).into_partitions(len(to_do))
-    results = frame.select("number", encoder.rows(daft.col("items")).alias("rows")).iter_rows()
+    columns = {"number": list(pending), "images": list(pending.values())}
+    frame = daft.from_pydict(columns).into_partitions(len(pending))
+    results = frame.select("number", workers.embed(daft.col("images")).alias("rows")).iter_rows()
     while True:
         try:
             result = next(results, None)
         except (ValueError, RuntimeError, ray.exceptions.RayError) as error:
-            raise ConfigError(f"--ray: the work failed on the cluster ({_first_line(error)})") from error
+            raise ConfigError(f"--ray: the work failed on the cluster ({_one_line(error)})") from error
         if result is None:
             return
         rows = pickle.loads(result["rows"])
@@ -204,5 +223,5 @@ def _results(daft: Any, encoder: Any, to_do: dict[int, bytes]) -> Iterator[tuple
         yield result["number"], rows
 
 
-def _first_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:_MAX_REASON_CHARACTERS]

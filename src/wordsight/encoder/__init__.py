@@ -1,16 +1,16 @@
-"""Models to embeddings.
+"""From a model to embeddings.
 
-dual_encoder.py   a model with its tokenizer and preprocessing: the waist on which everything above stands
-loading.py        a name or a place to a dual encoder
-runtime.py        what computes embeddings: on_torch.py (texts as a tree of their beginnings: prefix_tree.py), on_onnx.py
-choose.py         which runtime computes, and which of them is select_runtime here
-fingerprint.py    what decides the value of a embedding
-images.py       finding images, and embedding many of which some may be broken
-items.py          what can be embedded: directories, tables, shards, videos (video.py)
-on_ray.py         the same work by many machines
-embed_files.py    items to a file of embeddings (embedding_files.py), and what was done is not done again
+dual_encoder.py       DualEncoder: a model with its tokenizer and preprocessing, the interface for all higher layers
+loading.py            load: from the name or the path of a model to a DualEncoder
+pipeline.py           the one image pipeline: read, decode, preprocess, batch, encode
+runtime.py            Runtime: the protocol of whatever computes embeddings from pixels and token ids
+torch_runtime.py      its implementation on torch; prefix_tree.py and prepacked.py make it fast
+onnx_runtime.py       its implementation on ONNX Runtime, in float32 or with 8-bit products
+runtime_selection.py  conversion of a checkpoint for ONNX Runtime, and the choice between the two
+batch_sizes.py        how many images and texts are encoded together on each type of device
+fingerprint.py        Fingerprint: everything that determines the value of an embedding
 
-torch comes with the first name that is asked for: those who stand above import this room at no cost.
+The names below are imported on first use, so that importing this package does not load torch.
 """
 
 from importlib import import_module

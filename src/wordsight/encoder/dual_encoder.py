@@ -1,20 +1,21 @@
-"""A model with its tokenizer and preprocessing: the waist on which everything above stands.
+"""`DualEncoder`: a model with its tokenizer and preprocessing, the interface for all higher layers.
 
-Its public methods are frozen by a test. What makes inference select_runtime lies behind them.
+A test freezes its public methods. Everything that makes inference fast is hidden behind them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, get_args
+from typing import TYPE_CHECKING, TypeVar, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wordsight.encoder.batch_sizes import batch_sizes
 from wordsight.encoder.fingerprint import Fingerprint
-from wordsight.encoder.pipeline import as_images, embed_each
-from wordsight.encoder.runtime import Embeddings, Runtime
+from wordsight.encoder.pipeline import AnyImage, as_images, embed_each
+from wordsight.encoder.runtime import Embeddings, Runtime, is_runtime
 from wordsight.errors import ConfigError, DataError, ImageError, nearest
 from wordsight.image import ImageSource, Policy, Preprocessing, preprocess
 from wordsight.text import TextTokenizer, build_tokenizer
@@ -25,76 +26,100 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_TEXTS_AT_ONCE = 8192  # tokenised together; texts that begin alike share work among these
-
 
 class DualEncoder:
-    """Images and texts to unit embeddings in one space.
+    """Embeds images and texts in one space, where cosine similarity measures how well they match.
+
+    `wordsight.load` returns one; constructing it directly is for models built in Python. Embeddings are NumPy arrays of
+    unit length, and an embedding does not depend on the rest of its batch (to within 1e-5 in float32).
+
+    ```python
+    clip = wordsight.load("mini")
+    images = clip.embed_images(["cat.jpg", "dog.jpg"])        # (2, E) float32
+    texts = clip.embed_texts(["a photo of a cat"])            # (1, E) float32
+    clip.similarity(images, texts)                            # (2, 1), cosine similarity
+    ```
 
     Args:
-        model: used where it is (device, precision), not copied; its mode of training or evaluation is left alone. Or
-            another runtime.
-        card: of the model.
-        policy: how files are looked at: `viewer`, as a person sees them, or `published`.
-        files: the tokenizer's, by name, where it is not the published one.
+        model: a `wordsight.model.CLIP`, used on its device and in its precision. It is not copied, and its training or
+            evaluation mode is preserved. Or a `Runtime`.
+        card: describes the model: architecture, preprocessing, tokenizer, name, licence.
+        policy: how image files are decoded: `viewer`, as a person sees them (EXIF rotation applied, alpha over white),
+            or `published`, as the published pipelines do.
+        files: contents of the tokenizer's files by name, if it is not the published CLIP tokenizer.
+        batch_size: number of images encoded together; by default the one for the device in `encoder/batch_sizes.py`.
+
+    Attributes:
+        runtime: computes the embeddings.
+        card: as above.
+        policy: as above.
+        files: as above.
+        batch_size: as above; the device's default if none was given.
 
     Raises:
-        ConfigError: no such policy, or the tokenizer's file is missing or broken.
+        ConfigError: unknown policy, a batch size below 1, or a tokenizer file that is missing or broken.
     """
 
     def __init__(
-        self, model: "CLIP | Runtime", card: Card, policy: Policy = "viewer", files: Mapping[str, bytes] | None = None
+        self,
+        model: "CLIP | Runtime",
+        card: Card,
+        policy: Policy = "viewer",
+        files: Mapping[str, bytes] | None = None,
+        batch_size: int | None = None,
     ) -> None:
-        if policy not in get_args(Policy):
-            known = get_args(Policy)
-            raise ConfigError(f"image policy {policy!r}: expected {' or '.join(known)}{nearest(policy, known)}")
-        self.runtime = model if isinstance(model, Runtime) else _on_torch(model, card.preprocessing)
+        check_options(policy, batch_size)
+        self.runtime: Runtime = model if is_runtime(model) else _torch_runtime(cast("CLIP", model), card.preprocessing)
         self.card = card
         self.policy = policy
         self.files = dict(files or {})
+        self.batch_size = batch_size or batch_sizes(self.runtime.device_type).images
         if card.tokenizer.file:
-            _ = self.tokenizer  # a broken file is told now; the published one takes 40 ms, when it is needed
+            _ = self.tokenizer  # report a broken file now; building the published tokenizer (40 ms) can wait
 
-    def embed_images(self, sources: ImageSource | Iterable[ImageSource]) -> Embeddings:
+    def embed_images(self, sources: AnyImage | Iterable[AnyImage]) -> Embeddings:
         """Embed images.
 
         Args:
-            sources: N paths, bytes of files, Pillow images or uint8 arrays, mixed as you like, or one of these.
+            sources: N images, or a single one: paths, bytes of image files, Pillow images, uint8 arrays ((H, W, 3) RGB,
+                (H, W) gray or (H, W, 4) RGBA) and `ImageRef`s, in any mixture.
 
         Returns:
-            (N, E) float32, unit length; a row does not depend on the others.
+            (N, E) float32, unit length.
 
         Raises:
-            ImageError: a image cannot be read.
-            WeightsError: the model's answer is not finite.
+            ImageError: an image is unreadable. To skip such images, use `ZeroShotClassifier.classify` with
+                `on_unreadable` or `wordsight embed`.
+            WeightsError: the model returns numbers that are not finite.
         """
         rows = []
         for embedded in embed_each(self, as_images(sources)):
             if embedded.embedding is None:
                 raise ImageError(embedded.error)
             rows.append(embedded.embedding[None])
-        return self._joined(rows)
+        return self._concatenate(rows)
 
     def embed_texts(self, texts: str | Sequence[str]) -> Embeddings:
-        """Embed texts; one that is longer than the context is cut, as published.
+        """Embed texts. A text longer than the model's context is truncated, as published.
 
         Args:
-            texts: M strings, or one.
+            texts: M strings, or a single one.
 
         Returns:
-            (M, E) float32, unit length; a row does not depend on the others.
+            (M, E) float32, unit length.
 
         Raises:
-            TextError: not strings.
-            WeightsError: the model's answer is not finite.
+            TextError: something is not a string.
+            WeightsError: the model returns numbers that are not finite.
         """
-        given = [texts] if isinstance(texts, str) else texts
-        # of what is no sequence the tokenizer says what was expected
-        groups = _groups(given, _TEXTS_AT_ONCE) if isinstance(given, Sequence) else [given]
-        return self._joined([self.runtime.encode_ids(self.tokenize(group)) for group in groups])
+        sequence = [texts] if isinstance(texts, str) else texts
+        # the tokenizer raises the error for anything that is not a sequence
+        size = batch_sizes(self.runtime.device_type).tokenised_texts
+        groups = _batches(sequence, size) if isinstance(sequence, Sequence) else [sequence]
+        return self._concatenate([self.runtime.encode_ids(self.tokenize(group)) for group in groups])
 
     def similarity(self, images: Embeddings, texts: Embeddings) -> Embeddings:
-        """Cosines of embeddings, which need not have unit length.
+        """Cosine similarity of embeddings, which need not have unit length.
 
         Args:
             images: (N, E).
@@ -104,39 +129,48 @@ class DualEncoder:
             (N, M) float32 in [-1, 1] up to rounding.
 
         Raises:
-            DataError: shapes do not fit.
+            DataError: the shapes do not match.
         """
         images, texts = np.asarray(images, np.float32), np.asarray(texts, np.float32)
         if images.ndim != 2 or texts.ndim != 2 or images.shape[1] != texts.shape[1]:
-            raise DataError(f"images {images.shape} and texts {texts.shape}: expected (N, E) and (M, E), equally wide")
+            raise DataError(
+                f"images {images.shape} and texts {texts.shape}: expected (N, E) and (M, E) with the same E; "
+                "pass embeddings of one model"
+            )
         return _unit(images) @ _unit(texts).T
 
     def logits(self, images: Embeddings, texts: Embeddings) -> Embeddings:
-        """Scaled cosines plus the bias, if any, as the model was trained; arguments and errors as `similarity`."""
+        """Logits as in training: logit scale times cosine similarity, plus the logit bias if the model has one.
+
+        Arguments, result and errors are those of `similarity`, except that the values are not bounded by 1.
+        """
         return np.asarray(np.float32(self.scale) * self.similarity(images, texts) + np.float32(self.bias), np.float32)
 
     def tokenize(self, texts: str | Sequence[str]) -> NDArray[np.int32]:
-        """The ids of texts, (M, L) int32 with L the model's context; one that is too long is cut.
+        """Tokenize texts for this model: (M, L) int32, where L is its context length. Longer texts are truncated.
 
         Raises:
-            TextError: not strings.
+            TextError: something is not a string.
         """
         return self.tokenizer(texts)
 
     def preprocess(self, source: ImageSource) -> NDArray[np.float32]:
-        """What the model sees of one image: (3, S, S) float32, mean and deviation applied.
+        """Decode and preprocess one image to the model's input: (3, S, S) float32, normalised by mean and deviation.
 
         Raises:
-            ImageError: it cannot be read.
+            ImageError: the image is unreadable.
         """
         name = None if isinstance(source, str | Path) else "image 0"
         return preprocess(source, self.card.preprocessing, self.policy, name=name)
 
     def save(self, directory: str | Path) -> None:
-        """Write weights and card as a directory that `wordsight.load` opens; it appears whole.
+        """Write weights, card and tokenizer to a directory that `wordsight.load` reads.
+
+        The directory appears complete or not at all. A model saved there earlier is replaced.
 
         Raises:
-            OutputError: the place cannot be written, or holds files that are not a model's.
+            OutputError: the path is not writable, or the directory holds files that do not belong to a model.
+            ConfigError: the model runs on ONNX Runtime, where its weights are not accessible.
         """
         from wordsight.weights.formats.wordsight import save_directory
 
@@ -144,37 +178,40 @@ class DualEncoder:
 
     @property
     def model(self) -> "CLIP":
-        """The model on torch.
+        """The torch module, with `encode_image`, `encode_text` and `forward`.
 
         Raises:
-            ConfigError: it runs on another runtime.
+            ConfigError: the model runs on another runtime.
         """
         model: CLIP | None = getattr(self.runtime, "model", None)
         if model is None:
             raise ConfigError(
-                f"{self.card.name}: runs on {self.runtime.name}, where its weights cannot be read; "
+                f"{self.card.name}: runs on {self.runtime.name}, where its weights are not accessible; "
                 "load the model from which it was exported"
             )
         return model
 
     @property
     def scale(self) -> float:
-        """What cosines are multiplied by: the inverse of the temperature."""
+        """The logit scale, the inverse of the softmax temperature."""
         return self.runtime.scale
-
-    @cached_property
-    def tokenizer(self) -> TextTokenizer:
-        """What turns texts into ids, built when it is first asked for."""
-        return build_tokenizer(self.card.tokenizer, self.files)
 
     @property
     def bias(self) -> float:
-        """What is added to scaled cosines: SigLIP learns it, the others have none (0)."""
+        """The logit bias that is added to scaled similarities. SigLIP learns one; it is 0 for other models."""
         return self.runtime.bias
 
     @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        """The tokenizer; built on first use."""
+        return build_tokenizer(self.card.tokenizer, self.files)
+
+    @cached_property
     def fingerprint(self) -> Fingerprint:
-        """What decides the value of this encoder's embeddings, taken when it is first asked for."""
+        """Everything that determines the value of this encoder's embeddings; computed on first use.
+
+        If you modify the weights afterwards, create a new encoder: the fingerprint is not computed again.
+        """
         return Fingerprint(
             weights=self.runtime.weights_hash,
             model=self.card.model,
@@ -184,20 +221,33 @@ class DualEncoder:
             precision=self.runtime.precision,
         )
 
-    def _joined(self, rows: list[Embeddings]) -> Embeddings:
+    def _concatenate(self, rows: list[Embeddings]) -> Embeddings:
         return np.concatenate(rows) if rows else np.empty((0, self.card.model.embed_dim), np.float32)
 
 
-def _on_torch(model: "CLIP", preprocessing: Preprocessing) -> Runtime:
-    from wordsight.encoder.torch_runtime import TorchRuntime  # torch comes late (design rule 9)
+def check_options(policy: str, batch_size: int | None) -> None:
+    """Refuse an unknown policy and an impossible batch size.
+
+    Raises:
+        ConfigError: the message says what was expected.
+    """
+    policies = get_args(Policy)
+    if policy not in policies:
+        raise ConfigError(f"image policy {policy!r}: expected {' or '.join(policies)}{nearest(policy, policies)}")
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"batch size {batch_size}: expected at least 1")
+
+
+def _torch_runtime(model: "CLIP", preprocessing: Preprocessing) -> Runtime:
+    from wordsight.encoder.torch_runtime import TorchRuntime  # imports torch, which an exported model does not need
 
     return TorchRuntime(model, preprocessing)
 
 
-def _groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     remaining = iter(items)
-    while group := list(islice(remaining, size)):
-        yield group
+    while batch := list(islice(remaining, size)):
+        yield batch
 
 
 def _unit(embeddings: Embeddings) -> Embeddings:

@@ -1,16 +1,18 @@
-"""A name or a place becomes a dual encoder."""
+"""`load`: from the name or the path of a model to a `DualEncoder`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from wordsight.encoder.dual_encoder import DualEncoder
-from wordsight.encoder.runtime import check_runtime
+from wordsight.encoder.devices import parse_device
+from wordsight.encoder.dual_encoder import DualEncoder, check_options
+from wordsight.encoder.runtime import Runtime, check_runtime
 from wordsight.errors import ConfigError, WeightsError, nearest
 from wordsight.files import newest_complete
-from wordsight.image import Decoding
+from wordsight.image import Decoding, Policy
 from wordsight.web import Progress
+from wordsight.weights.card import Card
 from wordsight.weights.formats.onnx_directory import is_exported
 from wordsight.weights.hub.catalogue import is_published, published_card, published_cards
 from wordsight.weights.hub.download import HUB_PREFIX, resolve
@@ -18,6 +20,8 @@ from wordsight.weights.hub.download import HUB_PREFIX, resolve
 if TYPE_CHECKING:
     import torch
 
+    from wordsight.encoder.onnx_runtime import OnnxRuntime
+    from wordsight.model import CLIP
     from wordsight.weights.checkpoint import Checkpoint
 
 _BEST_NAME = "best"
@@ -33,104 +37,132 @@ def load(
     progress: Progress | None = None,
     runtime: str = "torch",
     decoding: Decoding | None = None,
+    policy: Policy = "viewer",
+    batch_size: int | None = None,
 ) -> DualEncoder:
-    """Load a model.
+    """Load a model by name or path, in any published format, and download it if necessary.
+
+    ```python
+    clip = wordsight.load("openai/ViT-B-32")
+    clip = wordsight.load("runs/first", device="cuda", batch_size=512)
+    ```
 
     Args:
-        name_or_path: a name of `wordsight models`, `hf-hub:owner/name`, a file of weights, the directory of a model (ours,
-            open_clip's or Hugging Face's), or that of a training run, whose best is taken.
-        device: such as `cpu` or `cuda:1`; by default the first accelerator, or else the CPU.
-        architecture: of weights that do not say theirs: `ViT-B-32` (GELU), `ViT-B-32-quickgelu`, a preset.
-        averaged: of a training checkpoint with both, whether the averaged weights are meant.
-        mirror: a server that takes the place of the one from which published weights are fetched.
-        progress: is told, of a download, how many bytes are here and how many there are.
-        runtime: `torch`; `half`, the same in float16, for accelerators; `onnx`, for which the model is exported into
-            the cache once; `int8`, the same with 8-bit products, select_runtime and with embeddings a little apart
-            (docs/performance.md), for vision transformers; or `auto`, on a CPU the one of `torch` and `onnx` that took
-            less time for a image when it was tried. A directory of ONNX graphs runs on `onnx`, or as `int8`.
-        decoding: of images: `exact`, or select_runtime and a little apart `cropped` or `scaled`, see `Preprocessing`; by
-            default as the card says, which is `exact` but for a model that was saved otherwise.
+        name_or_path: a name listed by `wordsight models`; `hf-hub:owner/name`; a file of weights; the directory of a
+            model in the format of wordsight, open_clip or Hugging Face, or exported to ONNX; or the directory of a
+            training run, which loads its best model.
+        device: such as `cpu` or `cuda:1`; by default the first accelerator, or the CPU if there is none.
+        architecture: required only for weights that do not state their architecture: `ViT-B-32` (GELU),
+            `ViT-B-32-quickgelu`, or the name of a preset.
+        averaged: for a training checkpoint that holds both, whether to load the averaged (EMA) weights or the plain
+            ones.
+        mirror: address of a server that replaces the one from which published weights are downloaded.
+        progress: called during a download with the number of bytes received and the total, if known.
+        runtime: `torch`; `half`, which is torch in float16, for accelerators; `onnx`, which exports the model into the
+            cache on first use; `int8`, the same with 8-bit products, for vision transformers: faster, with slightly
+            different embeddings (docs/performance.md); or `auto`, the faster of `torch` and `onnx` for single images
+            on this CPU, measured once. The directory of an exported model runs on `onnx` unless `int8` is given.
+        decoding: of image files: `exact`; `cropped` or `scaled`, which are faster, with slightly different embeddings
+            (see `Preprocessing`). By default as the model's card says: `exact`, unless it was saved otherwise.
+        policy: how image files are decoded: `viewer`, as a person sees them (EXIF rotation applied, alpha over white),
+            or `published`, as the published pipelines do.
+        batch_size: number of images encoded together; by default a value for the device.
+
+    Returns:
+        The model with its tokenizer and preprocessing, in evaluation mode.
 
     Raises:
-        WeightsError: there is no such model, or its files are broken.
-        DownloadError: it is published, and cannot be had.
-        ConfigError: there is no such device or runtime, `int8` is not for this model or processor, or `half` for ONNX.
-        MissingExtraError: `onnx` or `int8` without their packages.
+        WeightsError: no such model, or its files are broken.
+        DownloadError: a published model cannot be downloaded.
+        ConfigError: an option has an unknown value, the device is not available, or the runtime does not support the
+            model or this CPU.
+        MissingExtraError: `onnx` or `int8` without the packages of the extra `onnx`.
     """
     check_runtime(runtime)
-    place = newest_complete(Path(name_or_path))
-    if is_exported(place):
-        clip = _load_exported(place, device, runtime)
-    else:
-        where = _device(device)
-        clip = _on_runtime(find(name_or_path, architecture, averaged, mirror, progress), where, runtime, name_or_path)
-    if decoding is not None:
-        preprocessing = msgspec.structs.replace(clip.card.preprocessing, decoding=decoding)
-        clip.card = msgspec.structs.replace(clip.card, preprocessing=preprocessing)
-    return clip
+    check_options(policy, batch_size)
+    path = newest_complete(Path(name_or_path))
+    if is_exported(path):
+        exported = _open_exported(path, device, runtime)
+        return DualEncoder(exported, _with_decoding(exported.card, decoding), policy, exported.files, batch_size)
+    torch_device = parse_device(device)
+    checkpoint = find_checkpoint(name_or_path, architecture, averaged, mirror, progress)
+    model = _build(checkpoint, torch_device, runtime, str(name_or_path))
+    return DualEncoder(model, _with_decoding(checkpoint.card, decoding), policy, checkpoint.files, batch_size)
 
 
-def _on_runtime(found: "Checkpoint", where: "torch.device", runtime: str, name: str | Path) -> DualEncoder:
-    """A model that was read, on a device or another runtime."""
-    if runtime not in ("torch", "half"):
-        from wordsight.encoder.runtime_selection import on_int8, on_onnx, select_runtime
-
-        if runtime == "onnx":
-            return on_onnx(found)
-        if runtime == "int8":
-            return on_int8(found)
-        if where.type == "cpu":
-            return select_runtime(DualEncoder(found.build(str(name)), found.card, files=found.files), found)
-    model = found.build(str(name)).to(where)
-    if runtime == "half":
-        scalars = [parameter for parameter in model.parameters() if not parameter.ndim]
-        in_single = [scalar.detach().clone() for scalar in scalars]
-        model.half()
-        for scalar, value in zip(scalars, in_single, strict=True):
-            scalar.data = value  # scale and bias cost nothing, and 100 would be 100.03
-    return DualEncoder(model, found.card, files=found.files)
-
-
-def _load_exported(directory: Path, device: "str | torch.device | None", runtime: str) -> DualEncoder:
-    """A directory of ONNX graphs; torch is not imported."""
-    from wordsight.encoder.onnx_runtime import load_onnx_directory
-    from wordsight.weights.formats.int8 import int8_directory
-
-    if runtime == "half":
-        raise ConfigError(f"runtime half: {directory} was exported to ONNX, in float32; leave it out, or take int8")
-    if device is not None and str(device) != "cpu":
-        raise ConfigError(f"device {str(device)!r}: {directory} was exported to ONNX, which runs here on 'cpu' alone")
-    return load_onnx_directory(int8_directory(directory) if runtime == "int8" else directory)
-
-
-def find(
+def find_checkpoint(
     name_or_path: str | Path,
     architecture: str | None = None,
     averaged: bool | None = None,
     mirror: str | None = None,
     progress: Progress | None = None,
 ) -> "Checkpoint":
-    """The parts of a model, not built; arguments and errors as `load`."""
+    """Read the weights and the card of a model without building it; arguments and errors are those of `load`."""
     from wordsight.weights.read import described, read, stated_architecture
 
     name = str(name_or_path)
     path = newest_complete(Path(name_or_path))
     if path.exists():
-        return read(_place_of_model(path), architecture, averaged)
+        return read(_model_path(path), architecture, averaged)
     if name.startswith(HUB_PREFIX):
         return read(resolve(name, mirror, progress), architecture, averaged)
     if is_published(name):
-        known = published_card(name)
+        card = published_card(name)
         file = resolve(name, mirror, progress)
-        return described(read(file, architecture or stated_architecture(known), averaged), known)
+        return described(read(file, architecture or stated_architecture(card), averaged), card)
     raise WeightsError(
-        f"{name}: no such model{_nearest(path)}; give a name that 'wordsight models' lists, a file of weights, or the "
-        "directory of a model or of a training run"
+        f"{name}: no such model{_nearest_name(path)}; give a name listed by 'wordsight models', a file of weights, or "
+        "the directory of a model or of a training run"
     )
 
 
-def _place_of_model(path: Path) -> Path:
-    """A path itself, or the best model of a training run, whose checkpoint is no model."""
+def _with_decoding(card: Card, decoding: Decoding | None) -> Card:
+    if decoding is None:
+        return card
+    return msgspec.structs.replace(card, preprocessing=msgspec.structs.replace(card.preprocessing, decoding=decoding))
+
+
+def _open_exported(directory: Path, device: "str | torch.device | None", runtime: str) -> "OnnxRuntime":
+    """Open a directory of ONNX graphs without importing torch."""
+    from wordsight.encoder.onnx_runtime import OnnxRuntime
+    from wordsight.weights.formats.int8 import int8_directory
+
+    if runtime == "half":
+        raise ConfigError(f"runtime half: {directory} was exported to ONNX in float32; omit the option, or use int8")
+    if device is not None and str(device) != "cpu":
+        raise ConfigError(f"device {str(device)!r}: {directory} was exported to ONNX, which runs only on 'cpu' here")
+    return OnnxRuntime(int8_directory(directory) if runtime == "int8" else directory)
+
+
+def _build(checkpoint: "Checkpoint", device: "torch.device", runtime: str, name: str) -> "CLIP | Runtime":
+    """Build the model on a device, or open it on another runtime."""
+    if runtime not in ("torch", "half"):
+        from wordsight.encoder.runtime_selection import load_int8, load_onnx, select_runtime
+        from wordsight.encoder.torch_runtime import TorchRuntime
+
+        if runtime == "onnx":
+            return load_onnx(checkpoint)
+        if runtime == "int8":
+            return load_int8(checkpoint)
+        if device.type == "cpu":
+            return select_runtime(TorchRuntime(checkpoint.build(name), checkpoint.card.preprocessing), checkpoint)
+    model = checkpoint.build(name).to(device)
+    if runtime == "half":
+        _convert_to_half(model)
+    return model
+
+
+def _convert_to_half(model: "CLIP") -> None:
+    """Convert all weights but the logit scale and bias to float16; as float16, a scale of 100 would become 100.03."""
+    scalars = [parameter for parameter in model.parameters() if not parameter.ndim]
+    exact = [scalar.detach().clone() for scalar in scalars]
+    model.half()
+    for scalar, value in zip(scalars, exact, strict=True):
+        scalar.data = value
+
+
+def _model_path(path: Path) -> Path:
+    """Return the path itself, or the best model in the directory of a training run."""
     from wordsight.weights.read import describes_model
 
     if path.is_file() or describes_model(path):
@@ -139,26 +171,11 @@ def _place_of_model(path: Path) -> Path:
     if best.is_dir():
         return best
     if any((path / file).exists() for file in _RUN_FILES):
-        raise WeightsError(f"{path}: the run has no model yet; it is there after the first validation")
+        raise WeightsError(f"{path}: the run has no model yet; the first one is saved after the first validation")
     return path
 
 
-def _nearest(path: Path) -> str:
-    """The nearest name of published weights, or of a directory beside."""
-    beside = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
-    return nearest(str(path), published_cards()) or nearest(path.name, beside)
-
-
-def _device(device: "str | torch.device | None") -> "torch.device":
-    import torch
-
-    if device is None:
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return accelerator or torch.device("cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device {device!r} cannot be used: {reason}; leave it out, or take 'cpu'") from error
-    return chosen
+def _nearest_name(path: Path) -> str:
+    """Suggest the nearest name of published weights or of a directory next to the path."""
+    siblings = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
+    return nearest(str(path), published_cards()) or nearest(path.name, siblings)

@@ -1,7 +1,7 @@
-"""Which runtime computes: the one that was asked for, or with `auto` the one that was select_runtime on this machine.
+"""Conversion of a checkpoint for ONNX Runtime, and the choice between torch and ONNX Runtime.
 
-A model of any format is exported to ONNX once, into the cache, under the hash of all that decides its embeddings; and
-`auto` times one image on both runtimes once for each architecture, and remembers what it saw.
+A checkpoint of any format is exported to ONNX once, into the cache, under the hash of everything that determines its
+embeddings. `--runtime auto` times one image on both runtimes once per architecture and machine, and caches the timings.
 """
 
 import contextlib
@@ -18,8 +18,7 @@ import torch
 
 from wordsight.cache import cache_directory
 from wordsight.config import Config
-from wordsight.encoder.dual_encoder import DualEncoder
-from wordsight.encoder.onnx_runtime import load_onnx_directory
+from wordsight.encoder.onnx_runtime import OnnxRuntime
 from wordsight.encoder.runtime import Runtime
 from wordsight.errors import OutputError
 from wordsight.files import write_atomic
@@ -32,72 +31,78 @@ from wordsight.weights.formats.wordsight import hash_weights
 _ROUNDS = 7
 
 
-class Seen(Config, frozen=True):
-    """Median seconds for one image."""
+class Timings(Config, frozen=True):
+    """Median time for one image, in seconds, on each runtime."""
 
     torch: float
     onnx: float
 
 
-def on_onnx(found: Checkpoint) -> DualEncoder:
-    """A model on ONNX Runtime, exported into the cache where it is not there yet.
+def load_onnx(checkpoint: Checkpoint) -> OnnxRuntime:
+    """Open a checkpoint on ONNX Runtime; it is exported into the cache on first use.
 
     Raises:
         MissingExtraError: the packages of the extra `onnx` are not installed.
     """
-    return load_onnx_directory(_exported(found), torch.get_num_threads())
+    return OnnxRuntime(_export(checkpoint), torch.get_num_threads())
 
 
-def on_int8(found: Checkpoint) -> DualEncoder:
-    """A model on ONNX Runtime with products in 8 bits, made in the cache where it is not there yet; errors as above.
+def load_int8(checkpoint: Checkpoint) -> OnnxRuntime:
+    """Open a checkpoint on ONNX Runtime with 8-bit products; it is converted into the cache on first use.
 
     Raises:
-        ConfigError: the model or this processor is not one for it.
+        MissingExtraError: the packages of the extra `onnx` are not installed.
+        ConfigError: the model is not a vision transformer, or this CPU's 8-bit products are not exact.
     """
-    return load_onnx_directory(int8_directory(_exported(found)), torch.get_num_threads())
+    return OnnxRuntime(int8_directory(_export(checkpoint)), torch.get_num_threads())
 
 
-def _exported(found: Checkpoint) -> Path:
-    directory = cache_directory("onnx") / cache_name(hash_weights(found.tensors), found.card)
-    if not is_exported(directory):
-        convert(found, directory, "onnx")
-    return directory
+def select_runtime(torch_runtime: Runtime, checkpoint: Checkpoint) -> Runtime:
+    """Return the faster runtime for single images on this machine; without ONNX Runtime installed, the one on torch.
 
-
-def select_runtime(on_torch: DualEncoder, found: Checkpoint) -> DualEncoder:
-    """The encoder that was given, or the same model on ONNX Runtime where one image takes it less time."""
+    Args:
+        torch_runtime: runs the checkpoint on torch, on the CPU.
+        checkpoint: is exported to ONNX, unless cached timings say that torch is faster.
+    """
     try:
         import onnxruntime
     except ModuleNotFoundError:
-        return on_torch
+        return torch_runtime
     versions = f"wordsight {version('wordsight')}, torch {torch.__version__}, onnxruntime {onnxruntime.__version__}"
-    architecture = hashlib.sha256(msgspec.json.encode(found.card.model)).hexdigest()
+    architecture = hashlib.sha256(msgspec.json.encode(checkpoint.card.model)).hexdigest()
     key = f"{platform.node()}, {torch.get_num_threads()} threads, {versions}, {architecture}"
-    place = cache_directory("timings") / "runtimes.json"
-    known = _read(place)
-    if key in known and known[key].torch <= known[key].onnx:
-        return on_torch
-    other = on_onnx(found)
-    if key not in known:
-        known[key] = _measure(on_torch.runtime, other.runtime, found.card.preprocessing.size_px)
-        with contextlib.suppress(OutputError):  # then it is measured again
-            write_atomic(place, msgspec.json.format(msgspec.json.encode(known), indent=2) + b"\n")
-    return on_torch if known[key].torch <= known[key].onnx else other
+    path = cache_directory("timings") / "runtimes.json"
+    cached = _read_timings(path)
+    if key in cached and cached[key].torch <= cached[key].onnx:
+        return torch_runtime
+    onnx_runtime = load_onnx(checkpoint)
+    if key not in cached:
+        cached[key] = _measure(torch_runtime, onnx_runtime, checkpoint.card.preprocessing.size_px)
+        with contextlib.suppress(OutputError):  # the next run measures again
+            write_atomic(path, msgspec.json.format(msgspec.json.encode(cached), indent=2) + b"\n")
+    return torch_runtime if cached[key].torch <= cached[key].onnx else onnx_runtime
 
 
-def _measure(on_torch: Runtime, on_onnx: Runtime, size_px: int) -> Seen:
+def _export(checkpoint: Checkpoint) -> Path:
+    directory = cache_directory("onnx") / cache_name(hash_weights(checkpoint.tensors), checkpoint.card)
+    if not is_exported(directory):
+        convert(checkpoint, directory, "onnx")
+    return directory
+
+
+def _measure(torch_runtime: Runtime, onnx_runtime: Runtime, size_px: int) -> Timings:
     image = np.zeros((1, size_px, size_px, 3), np.uint8)
-    seconds: dict[str, list[float]] = {"torch": [], "onnx": []}
+    times_s: dict[str, list[float]] = {"torch": [], "onnx": []}
     for _ in range(_ROUNDS + 1):
-        for name, runtime in (("torch", on_torch), ("onnx", on_onnx)):
-            begin = time.perf_counter()
+        for name, runtime in (("torch", torch_runtime), ("onnx", onnx_runtime)):
+            start_s = time.perf_counter()
             runtime.encode_pixels(image)
-            seconds[name].append(time.perf_counter() - begin)
-    return Seen(**{name: statistics.median(times[1:]) for name, times in seconds.items()})  # the first warms up
+            times_s[name].append(time.perf_counter() - start_s)
+    return Timings(**{name: statistics.median(times[1:]) for name, times in times_s.items()})  # the first warms up
 
 
-def _read(place: Path) -> dict[str, Seen]:
+def _read_timings(path: Path) -> dict[str, Timings]:
     try:
-        return msgspec.json.decode(place.read_bytes(), type=dict[str, Seen])
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Timings])
     except (OSError, msgspec.DecodeError):
         return {}

@@ -28,6 +28,7 @@ from PIL import Image
 
 from wordsight.errors import ConfigError, ImageError, MissingExtraError, nearest
 from wordsight.image.formats import claimed_size, kind_of, open_header, open_heif, without_warnings
+from wordsight.image.source import ImageSource
 
 try:
     import simplejpeg
@@ -35,8 +36,6 @@ except ImportError:  # the extra `fast`
     simplejpeg = None
 
 Policy: TypeAlias = Literal["published", "viewer"]
-ImageSource: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[Any]
-"""A path, the bytes of a file, a Pillow image, or an array: (H, W, 3), (H, W) or (H, W, 4) uint8."""
 
 MAX_PIXELS = 178_956_970
 """The number of pixels at which Pillow itself refuses a image: half a gigabyte as RGB."""

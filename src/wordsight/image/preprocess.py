@@ -17,7 +17,8 @@ from PIL import Image
 
 from wordsight.config import Config
 from wordsight.errors import ConfigError, ImageError
-from wordsight.image.decode import MAX_PIXELS, ImageSource, Policy, as_pillow, decode, name_of
+from wordsight.image.decode import MAX_PIXELS, Policy, as_pillow, decode, name_of
+from wordsight.image.source import ImageSource
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 """Mean of red, green, blue in OpenAI's CLIP (`clip/clip.py: _transform`), samples in 0 to 1."""

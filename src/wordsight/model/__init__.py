@@ -1,15 +1,15 @@
-"""Pixels and ids to embeddings.
+"""The model: pixels and token ids -> embeddings.
 
-config.py                       what a model is made of
-presets.py                      the published ones and small ones, by name
-clip.py                         both towers, and how to build them: read this first
-transformer.py                  the blocks of both towers
-vit.py, siglip.py, resnet.py, residual.py  the image towers
-text.py                         texts in groups of like length
-pixels.py                       bytes to normalised floats
-initialise.py                   first weights, from a generator
+config.py          model configurations
+presets.py         the published configurations and small ones, by name
+clip.py            the CLIP model with both towers, and functions that build it; read this first
+transformer.py     the transformer of both towers
+vit.py, siglip.py, resnet.py, residual.py    the image towers
+text.py            batches of texts in groups of similar length
+pixels.py          uint8 pixels -> normalised floats
+initialise.py      initial weights, drawn from a generator
 
-What a model is made of is known without torch: the rest comes when it is asked for (PEP 562).
+Configurations and presets do not load torch; the other names are imported on first use (PEP 562).
 """
 
 from importlib import import_module

@@ -1,7 +1,7 @@
-"""CLIP: a image and a text into one space. The whole forward pass is on this screen.
+"""CLIP: images and texts -> embeddings in one space. The whole forward pass is on this screen.
 
-Names of parameters are those of the published checkpoints, in which the text tower lies at the top, beside `visual`;
-open_clip's `CLIP` class has the same, so weights pass by `load_state_dict`.
+Parameters are named as in the published checkpoints, where the modules of the text tower are at the top level, next to
+`visual`. open_clip's `CLIP` class has the same names, so `load_state_dict` accepts its weights.
 """
 
 import math
@@ -16,25 +16,25 @@ from wordsight.model.initialise import fill_normal, initialise
 from wordsight.model.residual import ResidualNet
 from wordsight.model.resnet import ModifiedResNet
 from wordsight.model.siglip import SigLIPVisionTransformer
-from wordsight.model.text import class_token_mask, group_by_length, look_up, restore_order, text_position
+from wordsight.model.text import class_token_mask, embed_groups, group_by_length, restore_order, text_position
 from wordsight.model.transformer import Transformer
 from wordsight.model.vit import VisionTransformer
 
-FIRST_SCALE = 1 / 0.07  # Radford et al. 2021, 2.5
-LOG_MOST_SCALE = math.log(100)
-FIRST_BIASED_SCALE = 10.0  # Zhai et al. 2023, algorithm 1
-FIRST_BIAS = -10.0
+INITIAL_SCALE = 1 / 0.07  # Radford et al. 2021, 2.5
+LOG_MAX_SCALE = math.log(100)
+INITIAL_BIASED_SCALE = 10.0  # Zhai et al. 2023, algorithm 1
+INITIAL_BIAS = -10.0
 
 
 class CLIP(nn.Module):
-    """Two encoders and the scale of their cosine. Make one with `build` or `build_empty`."""
+    """Two encoders and their logit scale. Created by `build` and `build_empty`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         text = config.text
         self.visual = _image_tower(config)
-        # from a tensor: torch's own first weights, drawn on the meta device, would import its compiler (2 s)
+        # from a tensor, because nn.Embedding's own initialisation on the meta device imports torch's compiler (2 s)
         table = torch.empty(text.vocabulary_size, text.width)
         self.token_embedding = nn.Embedding.from_pretrained(table, freeze=False)
         num_positions = text.context_length + (text.pool == "class_token")
@@ -53,39 +53,39 @@ class CLIP(nn.Module):
             self.logit_bias = nn.Parameter(torch.empty(()))
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """Images to embeddings, not normalised: (N, 3, H, W) float, as `to_float` gives them -> (N, E)."""
+        """Return embeddings of images, not normalised: (N, 3, H, W) float, from `to_float` -> (N, E)."""
         return self.visual(pixels)
 
     def encode_text(self, ids_NL: Tensor) -> Tensor:
-        """Texts to embeddings, not normalised: (N, L) integers, L at most the context length -> (N, E).
+        """Return embeddings of texts, not normalised: (N, L) integers, L at most the context length -> (N, E).
 
-        Where every token of the context counts, padding too (a tower that is not causal or has a class token), L is the
-        context length.
+        L must be the context length if all tokens are attended to, padding included: in towers that are not causal or
+        have a class token.
         """
         text = self.config.text
-        return self.project_text(self._read_ends(ids_NL) if text.is_trimmed else self._read_whole(ids_NL))
+        return self.project_text(self._encode_trimmed(ids_NL) if text.is_trimmed else self._encode_full(ids_NL))
 
     def project_text(self, x_ND: Tensor) -> Tensor:
-        """What the text tower makes of the states that it reads, after all blocks: (N, D) -> (N, E)."""
+        """Apply the final normalisation and projection to the hidden states of the pooled tokens: (N, D) -> (N, E)."""
         x_ND = self.ln_final(x_ND)
         if self.config.text.projection == "none":
             return x_ND
         projection = self.text_projection
         return projection(x_ND) if isinstance(projection, nn.Linear) else x_ND @ projection
 
-    def _read_ends(self, ids_NL: Tensor) -> Tensor:
-        """A causal tower computes no position behind the one that is read: (N, L) -> (N, D)."""
+    def _encode_trimmed(self, ids_NL: Tensor) -> Tensor:
+        """Return the hidden states of the pooled tokens, without computing later positions: (N, L) -> (N, D)."""
         position_N = text_position(ids_NL, self.config.text)
         groups = group_by_length(position_N, ids_NL.shape[1])
-        tokens = look_up(self.token_embedding, ids_NL, groups)
-        ends = [
+        tokens = embed_groups(self.token_embedding, ids_NL, groups)
+        pooled = [
             self.transformer.read(x_NLD + self.positional_embedding[: group.length], position_N[group.rows], True)
             for x_NLD, group in zip(tokens, groups, strict=True)
         ]
-        return restore_order(ends, groups)
+        return restore_order(pooled, groups)
 
-    def _read_whole(self, ids_NL: Tensor) -> Tensor:
-        """All positions of the context, and the class token behind them if there is one: (N, L) -> (N, D)."""
+    def _encode_full(self, ids_NL: Tensor) -> Tensor:
+        """Return the hidden states of the pooled tokens, computing all positions: (N, L) -> (N, D)."""
         text = self.config.text
         x_NLD = self.token_embedding(ids_NL)
         if text.pool != "class_token":
@@ -96,24 +96,24 @@ class CLIP(nn.Module):
         return self.transformer.read(x_NLD, last_N, visible_NLL=class_token_mask(ids_NL, text))
 
     def forward(self, pixels: Tensor, ids_NL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit embeddings of images and of texts, (N, E) both, and the scale of their cosine, ()."""
+        """Return unit embeddings of images and of texts, both (N, E), and the logit scale, ()."""
         image_NE = F.normalize(self.encode_image(pixels), dim=1)
         text_NE = F.normalize(self.encode_text(ids_NL), dim=1)
         return image_NE, text_NE, self.scale
 
     @property
     def scale(self) -> Tensor:
-        """What multiplies the cosine: at most 100 (Radford et al. 2021, 2.5), but for models with a bias (SigLIP)."""
-        return self.logit_scale.exp() if self.config.logit_bias else self.logit_scale.clamp(max=LOG_MOST_SCALE).exp()
+        """The logit scale: at most 100 (Radford et al. 2021, 2.5), or unbounded in models with a bias (SigLIP)."""
+        return self.logit_scale.exp() if self.config.logit_bias else self.logit_scale.clamp(max=LOG_MAX_SCALE).exp()
 
     @torch.no_grad()
     def bound_scale_(self) -> None:
-        """Bring the learnt scale back to 100 where a step took it above: beyond, its gradient would stay zero."""
+        """Clamp the logit scale to 100 after a step: above, the clamp in `scale` would keep its gradient at zero."""
         if not self.config.logit_bias:
-            self.logit_scale.clamp_(max=LOG_MOST_SCALE)
+            self.logit_scale.clamp_(max=LOG_MAX_SCALE)
 
     def initialise(self, generator: Generator) -> None:
-        """The published deviations of the text tower."""
+        """Draw the text tower's weights with the published standard deviations, and set logit scale and bias."""
         fill_normal(self.token_embedding.weight, 0.02, generator)
         fill_normal(self.positional_embedding, 0.01, generator)
         self.transformer.initialise_scaled(generator)
@@ -121,9 +121,9 @@ class CLIP(nn.Module):
             fill_normal(self.cls_emb, 0.01, generator)
         if self.config.text.projection == "matrix":
             fill_normal(cast(Tensor, self.text_projection), self.transformer.width**-0.5, generator)
-        nn.init.constant_(self.logit_scale, math.log(FIRST_BIASED_SCALE if self.config.logit_bias else FIRST_SCALE))
+        nn.init.constant_(self.logit_scale, math.log(INITIAL_BIASED_SCALE if self.config.logit_bias else INITIAL_SCALE))
         if self.config.logit_bias:
-            nn.init.constant_(self.logit_bias, FIRST_BIAS)
+            nn.init.constant_(self.logit_bias, INITIAL_BIAS)
 
 
 def _image_tower(config: ModelConfig) -> nn.Module:
@@ -137,13 +137,13 @@ def _image_tower(config: ModelConfig) -> nn.Module:
 
 
 def build_empty(config: ModelConfig) -> CLIP:
-    """A model without memory (meta device), for `load_state_dict(weights, assign=True)`."""
+    """Build a model on the meta device, without memory, for `load_state_dict(weights, assign=True)`."""
     with torch.device("meta"):
         return CLIP(config)
 
 
 def build(config: ModelConfig, generator: Generator) -> CLIP:
-    """A model with first weights as published, drawn from `generator`, on its device, in training mode."""
+    """Build a model in training mode, with initial weights drawn from `generator` as published, on its device."""
     model = build_empty(config).to_empty(device=generator.device)
     initialise(model, generator)
     return model

@@ -1,8 +1,8 @@
-"""What a model is made of, as frozen structures that a recipe or a card writes down in TOML.
+"""Model configurations: frozen structs, which recipes and cards contain as TOML and JSON.
 
-An image tower is one of four kinds, told apart by the key `kind`: `vit` and `modified_resnet` (CLIP's), `siglip`, and
-`residual` (a small dense net that is quick on a CPU). What contradicts itself is refused when the structure is made, so
-that a model never fails later for it.
+The key `kind` selects one of four image towers: `vit` and `modified_resnet` (CLIP's), `siglip`, and `residual` (a small
+dense network that is fast on CPUs). Contradictory keys are an error when the struct is created, so that they cannot
+cause a failure later. This module does not load torch.
 """
 
 from typing import Annotated, Literal, Protocol
@@ -18,10 +18,16 @@ Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
 
 
 class TransformerShape(Protocol):
-    """What the blocks of a transformer are made of; every tower of transformers says it.
+    """The configuration of transformer blocks, shared by all towers that are transformers.
 
-    `mlp_width` is that between the two layers of a perceptron, four times the width where it is None. `epsilon` is
-    added to the variance in every normalisation. With `layer_scale` each branch is multiplied by learnt factors.
+    Attributes:
+        width: of the residual stream.
+        heads: number of attention heads.
+        layers: number of blocks.
+        activation: of the MLPs.
+        mlp_width: width of the hidden layer of the MLPs; None is four times `width`.
+        epsilon: added to the variance in every layer normalisation.
+        layer_scale: whether the output of each branch is multiplied by learnt factors.
     """
 
     @property
@@ -40,8 +46,8 @@ class TransformerShape(Protocol):
     def layer_scale(self) -> bool: ...  # noqa: D102
 
 
-def _require(claim: bool, message: str) -> None:
-    if not claim:
+def _require(condition: bool, message: str) -> None:
+    if not condition:
         raise ConfigError(message)
 
 
@@ -51,12 +57,26 @@ def _require_positive(owner: str, **values: int) -> None:
 
 
 class VisionTransformerConfig(Config, frozen=True, tag_field="kind", tag="vit"):
-    """A vision transformer with a class token and learnt positions (Radford et al. 2021, 2.4).
+    """A vision transformer with a class token and a learnt positional embedding (Radford et al. 2021, 2.4).
 
-    `stem` says how pixels become patches: `patch`, one convolution as published, or `conv`, strided 3x3
-    convolutions (Xiao et al. 2021, arXiv 2106.14881), for which the patch size is a power of two. `norm_before` is the
-    normalisation before the first block. `pool` says what stands for the image: the class token, or the mean of the
-    patches, which is normalised before or, with `norm_after_pool`, after it is taken.
+    Attributes:
+        image_size_px: side of the input image, a multiple of the patch size.
+        patch_size_px: side of a patch.
+        width: of the residual stream, a multiple of `heads`.
+        layers: number of blocks.
+        heads: number of attention heads.
+        stem: how pixels become patches: `patch`, one convolution as published; or `conv`, strided 3x3 convolutions
+            (Xiao et al. 2021, arXiv 2106.14881), for which the patch size must be a power of two.
+        activation: of the MLPs.
+        mlp_width: width of the hidden layer of the MLPs; by default four times `width`.
+        epsilon: added to the variance in every layer normalisation.
+        layer_scale: whether the output of each branch is multiplied by learnt factors.
+        norm_before: whether there is a layer normalisation before the first block.
+        pool: the output of the `class_token`, or the `mean` over the patches.
+        norm_after_pool: whether the mean is taken before the final normalisation instead of after it.
+
+    Raises:
+        ConfigError: sizes do not fit together.
     """
 
     image_size_px: Count
@@ -96,12 +116,27 @@ class VisionTransformerConfig(Config, frozen=True, tag_field="kind", tag="vit"):
 
     @property
     def grid(self) -> int:
-        """Patches along one side."""
+        """Number of patches along one side."""
         return self.image_size_px // self.patch_size_px
 
 
 class SigLIPConfig(Config, frozen=True, tag_field="kind", tag="siglip"):
-    """SigLIP's vision transformer: no class token, attention pooling by a learnt probe (arXiv 2303.15343)."""
+    """SigLIP's vision transformer: no class token, attention pooling with a learnt query (arXiv 2303.15343).
+
+    Attributes:
+        image_size_px: side of the input image.
+        patch_size_px: side of a patch.
+        width: of the residual stream and of the embedding, a multiple of `heads`.
+        layers: number of blocks.
+        heads: number of attention heads.
+        activation: of the MLPs.
+        mlp_width: width of the hidden layer of the MLPs; by default four times `width`.
+        epsilon: added to the variance in every layer normalisation.
+        layer_scale: whether the output of each branch is multiplied by learnt factors.
+
+    Raises:
+        ConfigError: sizes do not fit together.
+    """
 
     image_size_px: Count
     patch_size_px: Count
@@ -125,12 +160,21 @@ class SigLIPConfig(Config, frozen=True, tag_field="kind", tag="siglip"):
 
     @property
     def grid(self) -> int:
-        """Whole patches along one side; what is left over at the right and below is not seen (384 px in 14s: 6)."""
+        """Number of whole patches along one side; the rest is cut off at the right and bottom (384 px in 14s: 6 px)."""
         return self.image_size_px // self.patch_size_px
 
 
 class ModifiedResNetConfig(Config, frozen=True, tag_field="kind", tag="modified_resnet"):
-    """The published ResNet: a stem of three convolutions, anti-aliased strides, attention pooling (2.4)."""
+    """The published ResNet: a stem of three convolutions, anti-aliased strides, attention pooling (section 2.4).
+
+    Attributes:
+        image_size_px: side of the input image, a multiple of 32.
+        layers: number of bottleneck blocks in each of the four stages.
+        width: number of channels after the stem; even.
+
+    Raises:
+        ConfigError: sizes do not fit together.
+    """
 
     image_size_px: Count
     layers: tuple[Count, Count, Count, Count]
@@ -147,15 +191,21 @@ class ModifiedResNetConfig(Config, frozen=True, tag_field="kind", tag="modified_
 
     @property
     def heads(self) -> int:
-        """Heads of the attention pooling: each is 64 wide, as published."""
+        """Number of heads of the attention pooling; each is 64 wide, as published."""
         return self.width * 32 // 64
 
 
 class ResidualConfig(Config, frozen=True, tag_field="kind", tag="residual"):
-    """A dense 3x3 residual net with basic blocks and average pooling, for CPUs; it takes any resolution.
+    """A residual network of dense 3x3 convolutions with average pooling, for CPUs; it accepts any resolution.
 
-    `image_size_px` is what images are prepared to. The stem divides the resolution by `stem_stride` (4: patches that
-    do not overlap, a third of the work), each stage after the first halves it.
+    Attributes:
+        image_size_px: side to which images are preprocessed.
+        widths: number of channels of each stage; each stage after the first halves the resolution.
+        blocks: number of basic blocks of each stage.
+        stem_stride: stride of the stem; 4 uses patches that do not overlap and needs a third of the operations.
+
+    Raises:
+        ConfigError: `widths` and `blocks` differ in length.
     """
 
     image_size_px: Count
@@ -167,7 +217,7 @@ class ResidualConfig(Config, frozen=True, tag_field="kind", tag="residual"):
         owner = "image tower (residual)"
         _require(
             len(self.widths) == len(self.blocks) > 0,
-            f"{owner}: {len(self.widths)} widths and {len(self.blocks)} blocks; each stage has one of both",
+            f"{owner}: {len(self.widths)} widths and {len(self.blocks)} blocks; expected one of each for every stage",
         )
         _require_positive(owner, image_size_px=self.image_size_px, widths=min(self.widths), blocks=min(self.blocks))
 
@@ -176,12 +226,28 @@ ImageConfig = VisionTransformerConfig | SigLIPConfig | ModifiedResNetConfig | Re
 
 
 class TextConfig(Config, frozen=True):
-    """A transformer over token ids; as published it is causal and read at the end of text (Radford et al. 2021, 2.4).
+    """A transformer over token ids; as published, causal and pooled at the end of text (Radford et al. 2021, 2.4).
 
-    `pool` says which token stands for the text: the `end` (where `end_id` first stands, or the greatest id if that is
-    None), the `first`, the `last` of the whole context (SigLIP, whose padding counts), or a learnt `class_token` behind
-    the text (CoCa, arXiv 2205.01917; it does not see ids `pad_id`, but for the first of them, as in open_clip).
-    `projection` is the published `matrix`, a `linear` layer with a bias, or `none`.
+    Attributes:
+        width: of the residual stream, a multiple of `heads`.
+        heads: number of attention heads.
+        layers: number of blocks.
+        context_length: number of tokens of a text, padding included.
+        vocabulary_size: number of token ids.
+        activation: of the MLPs.
+        mlp_width: width of the hidden layer of the MLPs; by default four times `width`.
+        epsilon: added to the variance in every layer normalisation.
+        layer_scale: whether the output of each branch is multiplied by learnt factors.
+        is_causal: whether each token attends only to itself and earlier tokens.
+        pool: the token whose output represents the text: the `end` of text, the `first`, the `last` of the whole
+            context (SigLIP, where padding is attended to), or a learnt `class_token` after the text (CoCa, arXiv
+            2205.01917; it does not attend to padding, except for the first padding token, as in open_clip).
+        end_id: the token id of the end of text; by default the highest id of each text.
+        pad_id: the token id of padding, which a `class_token` does not attend to.
+        projection: the published `matrix`, a `linear` layer with a bias, or `none`.
+
+    Raises:
+        ConfigError: sizes do not fit together.
     """
 
     width: Count
@@ -207,12 +273,22 @@ class TextConfig(Config, frozen=True):
 
     @property
     def is_trimmed(self) -> bool:
-        """Whether ids behind the token that is read change nothing, so that a text may be cut there."""
+        """Whether tokens after the pooled one have no influence, so that a text may be trimmed there."""
         return self.is_causal and self.pool in ("end", "first")
 
 
 class ModelConfig(Config, frozen=True):
-    """Two towers and the space that they share; with `logit_bias` a learnt number is added to the logits (SigLIP)."""
+    """Two towers and their joint embedding space.
+
+    Attributes:
+        image: the image tower; its key `kind` is `vit`, `siglip`, `modified_resnet` or `residual`.
+        text: the text tower.
+        embed_dim: number of dimensions of the embeddings.
+        logit_bias: whether a learnt bias is added to the logits (SigLIP).
+
+    Raises:
+        ConfigError: a tower without projection is not as wide as the embedding.
+    """
 
     image: ImageConfig
     text: TextConfig
@@ -223,11 +299,12 @@ class ModelConfig(Config, frozen=True):
         _require_positive("model", embed_dim=self.embed_dim)
         _require(
             self.text.projection != "none" or self.text.width == self.embed_dim,
-            f"model: a text tower without projection is as wide as the embedding; {self.text.width} is not "
+            f"model: a text tower without projection must be as wide as the embedding; {self.text.width} is not "
             f"{self.embed_dim}",
         )
         if isinstance(self.image, SigLIPConfig):
             _require(
                 self.image.width == self.embed_dim,
-                f"model: SigLIP's image tower has no projection; {self.image.width} is not {self.embed_dim}",
+                f"model: SigLIP's image tower must be as wide as the embedding; {self.image.width} is not "
+                f"{self.embed_dim}",
             )

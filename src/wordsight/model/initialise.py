@@ -1,8 +1,8 @@
-"""First weights, from an explicit generator and no global random state.
+"""Initial weights, drawn from an explicit generator without global random state.
 
-A model is made on the meta device, where torch's own initialisation costs nothing, then given memory and filled here.
-A module of ours says in its method `initialise` how it differs from torch's defaults, which the published code keeps
-for everything that it does not name.
+A model is created on the meta device, where torch's own initialisation costs nothing, then allocated and filled here.
+The method `initialise` of a module implements where it differs from torch's defaults, which the published code uses for
+everything else.
 """
 
 import math
@@ -14,27 +14,27 @@ from torch import Generator, Tensor, nn
 
 @runtime_checkable
 class Initialised(Protocol):
-    """A module that fills its own parameters, after those of the modules inside it."""
+    """A module that initialises its own parameters, after those of its submodules."""
 
     def initialise(self, generator: Generator) -> None:
-        """Fill what torch's defaults do not."""
+        """Initialise the parameters that differ from torch's defaults."""
 
 
 def fill_normal(tensor: Tensor, deviation: float, generator: Generator) -> None:
-    """Fill in place from a normal distribution about zero."""
+    """Fill a tensor in place from a normal distribution with mean zero."""
     with torch.no_grad():
         tensor.normal_(0.0, deviation, generator=generator)
 
 
 def fill_uniform(tensor: Tensor, bound: float, generator: Generator) -> None:
-    """Fill in place evenly from -bound to bound."""
+    """Fill a tensor in place from a uniform distribution over [-bound, bound]."""
     with torch.no_grad():
         tensor.uniform_(-bound, bound, generator=generator)
 
 
 def initialise(model: nn.Module, generator: Generator) -> None:
-    """Fill every parameter and buffer of a model that has memory, on the generator's device."""
-    for module in reversed(list(model.modules())):  # inner before outer, so that the outer may overrule
+    """Initialise every parameter and buffer of an allocated model on the generator's device."""
+    for module in reversed(list(model.modules())):  # submodules first, so that the outer module can override them
         if isinstance(module, Initialised):
             module.initialise(generator)
         elif isinstance(module, nn.Linear | nn.Conv2d):
@@ -43,4 +43,4 @@ def initialise(model: nn.Module, generator: Generator) -> None:
             if module.bias is not None:
                 fill_uniform(module.bias, bound, generator)
         elif isinstance(module, nn.LayerNorm | nn.BatchNorm2d):
-            module.reset_parameters()  # gains 1, biases 0, running mean 0 and variance 1: nothing drawn
+            module.reset_parameters()  # gain 1, bias 0, running mean 0 and variance 1: nothing is drawn

@@ -1,4 +1,4 @@
-"""Configurations by name: the nine published ones (Radford et al. 2021, tables 19 and 20) and small ones for a CPU."""
+"""Named configurations: the nine published ones (Radford et al. 2021, tables 19 and 20) and small ones for CPUs."""
 
 from wordsight.errors import ConfigError, nearest
 from wordsight.model.config import (
@@ -11,7 +11,7 @@ from wordsight.model.config import (
 
 
 def _vit(embed_dim: int, image_size_px: int, patch_size_px: int, layers: int, width: int, text: int) -> ModelConfig:
-    """A published vision transformer: heads are 64 wide, the text tower has 12 layers."""
+    """Return a published vision transformer: heads are 64 wide, and the text tower has 12 layers."""
     image = VisionTransformerConfig(
         image_size_px=image_size_px, patch_size_px=patch_size_px, layers=layers, width=width, heads=width // 64
     )
@@ -21,7 +21,7 @@ def _vit(embed_dim: int, image_size_px: int, patch_size_px: int, layers: int, wi
 def _resnet(
     embed_dim: int, image_size_px: int, layers: tuple[int, int, int, int], width: int, text: int
 ) -> ModelConfig:
-    """A published ResNet: attention pooling and text tower have heads 64 wide, the text tower 12 layers."""
+    """Return a published ResNet: all attention heads are 64 wide, and the text tower has 12 layers."""
     image = ModifiedResNetConfig(image_size_px=image_size_px, layers=layers, width=width)
     return ModelConfig(image=image, text=TextConfig(width=text, heads=text // 64, layers=12), embed_dim=embed_dim)
 
@@ -60,10 +60,10 @@ PRESETS = PUBLISHED | SMALL
 
 
 def preset(name: str) -> ModelConfig:
-    """The configuration of that name.
+    """Return the configuration of a name.
 
     Raises:
-        ConfigError: no such name; the message has the nearest one.
+        ConfigError: no such preset; the message suggests the nearest one.
     """
     if name not in PRESETS:
         raise ConfigError(f"no model preset {name!r}{nearest(name, PRESETS)}; known: {', '.join(PRESETS)}")

@@ -1,8 +1,8 @@
-"""A small residual net for processors without a graphics card.
+"""A small residual network for CPUs.
 
-Dense 3x3 convolutions are what a CPU does quickest for each parameter; depthwise ones wait for memory. Basic blocks
-(He et al. 2016, arXiv 1512.03385, the shortcut with an average pool as in arXiv 1812.01187), average pooling and a
-projection; no positions, so that training may change the resolution as it goes.
+On CPUs dense 3x3 convolutions have the highest throughput per parameter; depthwise convolutions are bound by memory
+bandwidth. The network consists of basic blocks (He et al. 2016, arXiv 1512.03385; shortcuts with an average pool as in
+arXiv 1812.01187), average pooling and a projection. It has no positional embedding, so any resolution works.
 """
 
 import math
@@ -16,38 +16,38 @@ from wordsight.model.initialise import fill_normal
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut."""
+    """Two 3x3 convolutions with a shortcut."""
 
-    def __init__(self, before: int, after: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(after)
-        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(after)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
         self.shortcut = (
-            nn.Sequential(nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after))
-            if stride > 1 or before != after
+            nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
+            if stride > 1 or in_channels != out_channels
             else None
         )
 
     def initialise(self, generator: Generator) -> None:
-        """The block starts as its shortcut."""
+        """Make the block equal to its shortcut initially."""
         nn.init.zeros_(self.bn2.weight)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, after, H / stride, W / stride), rounded up."""
-        inner = F.relu(self.bn1(self.conv1(x_NCHW)), inplace=True)
-        inner = self.bn2(self.conv2(inner))
+        """(N, C, H, W) -> (N, D, ceil(H / stride), ceil(W / stride)), with D output channels."""
+        branch = F.relu(self.bn1(self.conv1(x_NCHW)), inplace=True)
+        branch = self.bn2(self.conv2(branch))
         if self.shortcut is None:
-            return F.relu(inner + x_NCHW, inplace=True)
+            return F.relu(branch + x_NCHW, inplace=True)
         if self.stride > 1:
             x_NCHW = F.avg_pool2d(x_NCHW, 2, ceil_mode=True)
-        return F.relu(inner + self.shortcut(x_NCHW), inplace=True)
+        return F.relu(branch + self.shortcut(x_NCHW), inplace=True)
 
 
 class ResidualNet(nn.Module):
-    """Stem, stages of basic blocks, the mean over places, a projection."""
+    """A stem, stages of basic blocks, global average pooling and a projection."""
 
     def __init__(self, config: ResidualConfig, embed_dim: int) -> None:
         super().__init__()
@@ -56,15 +56,15 @@ class ResidualNet(nn.Module):
         self.conv1 = nn.Conv2d(3, widths[0], kernel, config.stem_stride, padding, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.stages = nn.Sequential()
-        before = widths[0]
+        in_channels = widths[0]
         for stage, (width, blocks) in enumerate(zip(widths, config.blocks, strict=True)):
             for block in range(blocks):
-                self.stages.append(BasicBlock(before, width, stride=2 if stage > 0 and block == 0 else 1))
-                before = width
+                self.stages.append(BasicBlock(in_channels, width, stride=2 if stage > 0 and block == 0 else 1))
+                in_channels = width
         self.proj = nn.Parameter(torch.empty(widths[-1], embed_dim))
 
     def initialise(self, generator: Generator) -> None:
-        """Deviations that keep the variance through rectified convolutions (He et al. 2015, arXiv 1502.01852)."""
+        """Draw weights so that convolutions with ReLU preserve the variance (He et al. 2015, arXiv 1502.01852)."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 fill_normal(
@@ -73,6 +73,6 @@ class ResidualNet(nn.Module):
         fill_normal(self.proj, self.proj.shape[0] ** -0.5, generator)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(N, 3, H, W) -> (N, E), at any resolution."""
+        """(N, 3, H, W) -> (N, E), for any resolution."""
         x_NCHW = F.relu(self.bn1(self.conv1(pixels)), inplace=True)
         return self.stages(x_NCHW).mean(dim=(2, 3)) @ self.proj

@@ -1,8 +1,8 @@
-"""The published ResNet, with the names of the published weights.
+"""The published ResNet, with parameters named as in the published weights.
 
-It differs from the usual one in three places (Radford et al. 2021, 2.4; He et al. 2019, arXiv 1812.01187; Zhang 2019,
-arXiv 1904.11486): a stem of three convolutions, an average pool wherever the stride is more than one, and attention
-in place of the last pooling.
+It differs from a standard ResNet in three ways (Radford et al. 2021, 2.4; He et al. 2019, arXiv 1812.01187; Zhang 2019,
+arXiv 1904.11486): the stem has three convolutions, average pooling replaces every stride, and attention pooling
+replaces the final average pooling.
 """
 
 import torch
@@ -16,35 +16,35 @@ EXPANSION = 4
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions around a shortcut; a stride is an average pool before the last of them."""
+    """1x1, 3x3 and 1x1 convolutions with a shortcut; a stride is an average pool before the last convolution."""
 
-    def __init__(self, before: int, width: int, stride: int) -> None:
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
         super().__init__()
-        after = EXPANSION * width
+        out_channels = EXPANSION * width
         self.stride = stride
-        self.conv1 = nn.Conv2d(before, width, 1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, after, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(after)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
         self.downsample = (
-            nn.Sequential(nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after))
-            if stride > 1 or before != after
+            nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
+            if stride > 1 or in_channels != out_channels
             else None
         )
 
     def initialise(self, generator: Generator) -> None:
-        """The block starts as its shortcut, as published."""
+        """Make the block equal to its shortcut initially, as published."""
         nn.init.zeros_(self.bn3.weight)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, 4 width, H / stride, W / stride)."""
-        inner = F.relu(self.bn1(self.conv1(x_NCHW)), inplace=True)
-        inner = F.relu(self.bn2(self.conv2(inner)), inplace=True)
-        inner = self.bn3(self.conv3(_pool(inner, self.stride)))
+        branch = F.relu(self.bn1(self.conv1(x_NCHW)), inplace=True)
+        branch = F.relu(self.bn2(self.conv2(branch)), inplace=True)
+        branch = self.bn3(self.conv3(_pool(branch, self.stride)))
         shortcut = x_NCHW if self.downsample is None else self.downsample(_pool(x_NCHW, self.stride))
-        return F.relu(inner + shortcut, inplace=True)
+        return F.relu(branch + shortcut, inplace=True)
 
 
 def _pool(x_NCHW: Tensor, stride: int) -> Tensor:
@@ -52,7 +52,7 @@ def _pool(x_NCHW: Tensor, stride: int) -> Tensor:
 
 
 class AttentionPool2d(nn.Module):
-    """One query, the mean of all places, attends to itself and to every place."""
+    """Attention pooling: one query, the mean over all positions, attends to itself and to every position."""
 
     def __init__(self, grid: int, width: int, heads: int, embed_dim: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class AttentionPool2d(nn.Module):
         self.c_proj = nn.Linear(width, embed_dim)
 
     def initialise(self, generator: Generator) -> None:
-        """The published deviations."""
+        """Draw the weights with the published standard deviation."""
         deviation = self.c_proj.in_features**-0.5
         fill_normal(self.positional_embedding, deviation, generator)
         for projection in (self.q_proj, self.k_proj, self.v_proj, self.c_proj):
@@ -84,7 +84,7 @@ class AttentionPool2d(nn.Module):
 
 
 class ModifiedResNet(nn.Module):
-    """Stem, four stages of bottlenecks, attention pooling."""
+    """A stem, four stages of bottleneck blocks and attention pooling."""
 
     def __init__(self, config: ModifiedResNetConfig, embed_dim: int) -> None:
         super().__init__()
@@ -112,6 +112,6 @@ class ModifiedResNet(nn.Module):
         return self.attnpool(x_NCHW)
 
 
-def _stage(before: int, width: int, blocks: int, stride: int) -> nn.Sequential:
-    first = Bottleneck(before, width, stride)
+def _stage(in_channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:
+    first = Bottleneck(in_channels, width, stride)
     return nn.Sequential(first, *(Bottleneck(EXPANSION * width, width, 1) for _ in range(blocks - 1)))

@@ -1,6 +1,6 @@
-"""SigLIP's image tower (Zhai et al. 2023, arXiv 2303.15343): a learnt probe asks all patches what the image is.
+"""SigLIP's image tower (Zhai et al. 2023, arXiv 2303.15343): a vision transformer with attention pooling.
 
-The names inside the transformer are those of CLIP's; `weights` translates timm's and Hugging Face's.
+Parameters inside the transformer are named as in CLIP; `weights` translates timm's and Hugging Face's names.
 """
 
 import torch
@@ -12,7 +12,7 @@ from wordsight.model.transformer import MLP, Attention, Transformer
 
 
 class AttentionPool(nn.Module):
-    """One learnt query over all tokens, then a perceptron beside its shortcut (Lee et al. 2019, arXiv 1810.00825)."""
+    """Attention pooling with one learnt query, then a residual MLP (Lee et al. 2019, arXiv 1810.00825)."""
 
     def __init__(self, config: SigLIPConfig) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class AttentionPool(nn.Module):
         self.mlp = MLP(config.width, config.mlp_width, config.activation)
 
     def initialise(self, generator: Generator) -> None:
-        """The probe's published deviation."""
+        """Draw the query with the published standard deviation."""
         fill_normal(self.probe, self.probe.shape[0] ** -0.5, generator)
 
     def forward(self, x_NPD: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ class AttentionPool(nn.Module):
 
 
 class SigLIPVisionTransformer(nn.Module):
-    """Patches and positions through a transformer, pooled by a probe; there is no projection."""
+    """A vision transformer without class token and projection, pooled by attention."""
 
     def __init__(self, config: SigLIPConfig) -> None:
         super().__init__()
@@ -43,10 +43,10 @@ class SigLIPVisionTransformer(nn.Module):
         self.attn_pool = AttentionPool(config)
 
     def initialise(self, generator: Generator) -> None:
-        """The published deviation of positions."""
+        """Draw the positional embedding with the published standard deviation."""
         fill_normal(self.positional_embedding, self.positional_embedding.shape[1] ** -0.5, generator)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(N, 3, H, W) -> (N, E), E the tower's width."""
+        """(N, 3, H, W) -> (N, E), where E is the width of the tower."""
         x_NPD = self.conv1(pixels).flatten(2).transpose(1, 2) + self.positional_embedding
         return self.attn_pool(self.ln_post(self.transformer(x_NPD)))

@@ -1,8 +1,8 @@
-"""Texts in groups of like length: the text tower computes no more positions than a caption has.
+"""Batches of texts in groups of similar length, so that the text tower computes few padding positions.
 
-Attention is causal and the tower is read at the end of text, so what stands behind it changes nothing: dropping it
-is exact. 256 captions of flickr8k cut to the longest still compute 2.1 times the positions that they have; in four
-groups of like length, 1.3 times.
+Attention is causal and the pooled token is the end of text, so later positions have no influence and can be dropped
+exactly. For a batch of 256 captions of flickr8k, trimming to the longest caption computes 2.1 times as many positions
+as there are tokens; four groups of similar length compute 1.3 times as many.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from wordsight.model.config import TextConfig
 
-LEAST_TEXTS = 64  # in a group: below, the pieces are too small to keep a device busy
-MOST_GROUPS = 4
+MIN_GROUP_SIZE = 64  # texts; smaller groups do not keep a device busy
+MAX_GROUPS = 4
 
 
 def text_position(ids_NL: Tensor, text: TextConfig) -> Tensor:
-    """Which token of each text is read, (N,) int64."""
+    """Return the position of the pooled token of each text, (N,) int64."""
     if text.pool == "end":
         return ids_NL.argmax(dim=1) if text.end_id is None else (ids_NL == text.end_id).int().argmax(dim=1)
     position = 0 if text.pool == "first" else ids_NL.shape[1] - 1
@@ -26,46 +26,58 @@ def text_position(ids_NL: Tensor, text: TextConfig) -> Tensor:
 
 
 def class_token_mask(ids_NL: Tensor, text: TextConfig) -> Tensor:
-    """Which tokens each one sees where a class token stands behind the text: (N, L + 1, L + 1) bool.
+    """Return the attention mask of texts followed by a class token: (N, L + 1, L + 1) bool, True if attended to.
 
-    open_clip hides the padding one place too late, and all published weights were trained so: the first token is
-    always seen, token l + 1 where id l is no padding.
+    open_clip masks the padding with an offset of one position, and all published weights were trained that way: the
+    first token is always visible, and token l + 1 is visible if id l is not padding.
     """
-    is_seen_NL = torch.nn.functional.pad(ids_NL != text.pad_id, (1, 0), value=True)
-    length = is_seen_NL.shape[1]
-    square = torch.ones(length, length, dtype=torch.bool, device=ids_NL.device)
-    return is_seen_NL[:, None] & (square.tril() if text.is_causal else square)
+    is_visible_NL = torch.nn.functional.pad(ids_NL != text.pad_id, (1, 0), value=True)
+    length = is_visible_NL.shape[1]
+    all_LL = torch.ones(length, length, dtype=torch.bool, device=ids_NL.device)
+    return is_visible_NL[:, None] & (all_LL.tril() if text.is_causal else all_LL)
 
 
 class TextGroup(NamedTuple):
-    """Rows of a batch, int64 on the batch's device, and how many tokens the longest of them has."""
+    """A group of texts of a batch.
+
+    Attributes:
+        rows: int64, their rows in the batch, on its device.
+        length: number of tokens of the longest.
+    """
 
     rows: Tensor
     length: int
 
 
 def group_by_length(end_N: Tensor, context_length: int) -> list[TextGroup]:
-    """Groups of texts whose ends (int64, the position of end-of-text) are near one another.
+    """Group texts of similar length.
 
-    While torch.compile or torch.export records the model, lengths are unknown: one group, uncut.
+    While torch.compile or torch.export traces the model, lengths are unknown; the result is one group, not trimmed.
+
+    Args:
+        end_N: int64, the position of the end of each text.
+        context_length: length of a group that is not trimmed.
     """
     if torch.compiler.is_compiling() or end_N.shape[0] == 0:
         return [TextGroup(torch.arange(end_N.shape[0], device=end_N.device), context_length)]
     ends, order = end_N.cpu().sort(stable=True)
-    size = max(LEAST_TEXTS, -(-len(ends) // MOST_GROUPS))
+    size = max(MIN_GROUP_SIZE, -(-len(ends) // MAX_GROUPS))
     return [
         TextGroup(rows.to(end_N.device), int(part[-1]) + 1)
         for rows, part in zip(order.split(size), ends.split(size), strict=True)
     ]
 
 
-def look_up(embedding: nn.Embedding, ids_NL: Tensor, groups: Sequence[TextGroup]) -> list[Tensor]:
-    """The vectors (group, length, D) of each group's ids; one look-up, for its gradient is as large as the table."""
+def embed_groups(embedding: nn.Embedding, ids_NL: Tensor, groups: Sequence[TextGroup]) -> list[Tensor]:
+    """Return the token embeddings of each group, (texts, length, D).
+
+    There is one look-up for all groups, because the gradient of each look-up is as large as the table.
+    """
     ids = [ids_NL[group.rows, : group.length] for group in groups]
-    vectors = embedding(torch.cat([part.flatten() for part in ids])).split([part.numel() for part in ids])
-    return [flat.view(*part.shape, embedding.embedding_dim) for flat, part in zip(vectors, ids, strict=True)]
+    embedded = embedding(torch.cat([part.flatten() for part in ids])).split([part.numel() for part in ids])
+    return [flat.view(*part.shape, embedding.embedding_dim) for flat, part in zip(embedded, ids, strict=True)]
 
 
 def restore_order(parts: Sequence[Tensor], groups: Sequence[TextGroup]) -> Tensor:
-    """The groups' rows (group, D) as one batch (N, D), each where it was."""
+    """Join the rows of all groups, each (texts, D), in the order of the batch: (N, D)."""
     return torch.cat(list(parts))[torch.cat([group.rows for group in groups]).argsort()]

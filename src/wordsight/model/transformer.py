@@ -1,7 +1,7 @@
-"""The transformer of both towers, with the names of the published weights (`resblocks.0.attn.in_proj_weight`).
+"""The transformer of both towers, with the published parameter names (`resblocks.0.attn.in_proj_weight`).
 
-Pre-norm blocks of attention and a two-layer perceptron. A tower that reads one token at its end has the last block
-compute that token alone: its keys and values see every token; its query, output projection and perceptron see one.
+It consists of pre-norm blocks of attention and an MLP. A tower that uses the output of one token only lets the last
+block compute that token alone: keys and values are computed for every token; query, output projection and MLP for one.
 The result is the same, and most of a block is saved.
 """
 
@@ -16,11 +16,11 @@ from wordsight.model.config import Activation, TransformerShape
 from wordsight.model.initialise import fill_normal, fill_uniform
 
 QUICK_GELU_SLOPE = 1.702
-FIRST_LAYER_SCALE = 1e-5
+INITIAL_LAYER_SCALE = 1e-5
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; queries, keys and values come of one matrix, in this order."""
+    """Multi-head self-attention; one matrix projects to queries, keys and values, in this order."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -30,28 +30,33 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def initialise(self, generator: Generator) -> None:
-        """As torch's MultiheadAttention, which the published code uses: Xavier over all three, biases 0."""
+        """Initialise as torch's MultiheadAttention, which the published code uses: Xavier over all three, biases 0."""
         rows, columns = self.in_proj_weight.shape
         fill_uniform(self.in_proj_weight, math.sqrt(6 / (rows + columns)), generator)
         nn.init.zeros_(self.in_proj_bias)
         nn.init.zeros_(self.out_proj.bias)
 
     def project(self, x: Tensor) -> Tensor:
-        """Queries, keys and values: (..., D) -> (..., 3 D)."""
+        """Return queries, keys and values: (..., D) -> (..., 3 D)."""
         return F.linear(x, self.in_proj_weight, self.in_proj_bias)
 
     def project_query(self, x: Tensor) -> Tensor:
-        """Queries alone: (..., D) -> (..., D)."""
+        """Return the queries alone: (..., D) -> (..., D)."""
         width = x.shape[-1]
         return F.linear(x, self.in_proj_weight[:width], self.in_proj_bias[:width])
 
     def project_pairs(self, x: Tensor) -> Tensor:
-        """Keys and values: (..., D) -> (..., 2 D)."""
+        """Return keys and values: (..., D) -> (..., 2 D)."""
         width = x.shape[-1]
         return F.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:])
 
     def forward(self, x_NLD: Tensor, is_causal: bool, visible: Tensor | None) -> Tensor:
-        """(N, L, D) -> (N, L, D); `visible` (N, 1, L, L) bool says which token sees which, where that is not simple."""
+        """(N, L, D) -> (N, L, D).
+
+        Args:
+            is_causal: whether each token attends only to itself and earlier tokens.
+            visible: (N, 1, L, L) bool, which tokens (last axis) each token attends to; None for all.
+        """
         n, length, width = x_NLD.shape
         query, key, value = (
             self.project(x_NLD).view(n, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
@@ -60,7 +65,13 @@ class Attention(nn.Module):
         return self.out_proj(mixed.transpose(1, 2).reshape(n, length, width))
 
     def pool(self, x_NLD: Tensor, token_ND: Tensor, visible_NL: Tensor | None) -> Tensor:
-        """What one token a sequence takes from those it sees (bool; None: all): (N, L, D), (N, D) -> (N, D)."""
+        """Return the attention output of one token per sequence: (N, L, D), (N, D) -> (N, D).
+
+        Args:
+            x_NLD: the tokens from which keys and values are computed.
+            token_ND: the tokens from which queries are computed.
+            visible_NL: bool, which tokens are attended to; None for all.
+        """
         n, length, width = x_NLD.shape
         query = self.project_query(token_ND).view(n, self.heads, 1, width // self.heads)
         pairs = self.project_pairs(x_NLD)
@@ -71,19 +82,20 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two layers, by default four times as wide between, where the activation is."""
+    """Two linear layers with an activation between them; the hidden layer is four times as wide by default."""
 
-    def __init__(self, width: int, inner_width: int | None, activation: Activation) -> None:
+    def __init__(self, width: int, hidden_width: int | None, activation: Activation) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(width, inner_width or 4 * width)
-        self.c_proj = nn.Linear(inner_width or 4 * width, width)
+        self.c_fc = nn.Linear(width, hidden_width or 4 * width)
+        self.c_proj = nn.Linear(hidden_width or 4 * width, width)
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D).
 
-        quick_gelu(h) = h sigmoid(1.702 h) = silu(1.702 h) / 1.702. In training both factors go into the weights,
-        which are smaller than a batch of activations and then kept once, not three times, for the way back.
+        quick_gelu(h) = h sigmoid(1.702 h) = silu(1.702 h) / 1.702. In training both factors are applied to the weights,
+        which are smaller than a batch of activations; one activation instead of three is then kept for the backward
+        pass.
         """
         if self.activation != "quick_gelu":
             return self.c_proj(F.gelu(self.c_fc(x), approximate="none" if self.activation == "gelu" else "tanh"))
@@ -94,15 +106,15 @@ class MLP(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """Learnt factors of one branch of a block (Touvron et al. 2021, arXiv 2103.17239)."""
+    """Learnt factors on the output of one branch of a block (Touvron et al. 2021, arXiv 2103.17239)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.empty(width))
 
     def initialise(self, generator: Generator) -> None:
-        """As published: branches start near zero."""
-        nn.init.constant_(self.gamma, FIRST_LAYER_SCALE)
+        """Initialise the factors close to zero, as published."""
+        nn.init.constant_(self.gamma, INITIAL_LAYER_SCALE)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
@@ -110,7 +122,7 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and perceptron, each behind its normalisation and added to what came in."""
+    """A pre-norm transformer block: residual attention, then a residual MLP."""
 
     def __init__(self, shape: TransformerShape) -> None:
         super().__init__()
@@ -127,7 +139,12 @@ class Block(nn.Module):
         return x_NLD + self.ls_2(self.mlp(self.ln_2(x_NLD)))
 
     def read(self, x_NLD: Tensor, position_N: Tensor, visible_NL: Tensor | None = None) -> Tensor:
-        """Row `position_N` (int64) of a `forward` in which it sees `visible_NL` (None: all): (N, L, D) -> (N, D)."""
+        """Return the output of one token of each sequence only: (N, L, D) -> (N, D).
+
+        Args:
+            position_N: int64, the position of the token.
+            visible_NL: bool, which tokens it attends to; None for all.
+        """
         normed_NLD = self.ln_1(x_NLD)
         rows_N = torch.arange(x_NLD.shape[0], device=x_NLD.device)
         x_ND, token_ND = x_NLD[rows_N, position_N], normed_NLD[rows_N, position_N]
@@ -144,16 +161,19 @@ class Transformer(nn.Module):
         self.resblocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
 
     def initialise_scaled(self, generator: Generator) -> None:
-        """The published text tower's deviations: narrower where blocks add to the residual, by their number."""
-        into_residual = self.width**-0.5 * (2 * len(self.resblocks)) ** -0.5
+        """Draw the weights with the standard deviations of the published text tower.
+
+        Layers whose output is added to the residual stream are scaled down by the number of blocks.
+        """
+        residual_std = self.width**-0.5 * (2 * len(self.resblocks)) ** -0.5
         for block in self.blocks():
             fill_normal(block.attn.in_proj_weight, self.width**-0.5, generator)
-            fill_normal(block.attn.out_proj.weight, into_residual, generator)
+            fill_normal(block.attn.out_proj.weight, residual_std, generator)
             fill_normal(block.mlp.c_fc.weight, (2 * self.width) ** -0.5, generator)
-            fill_normal(block.mlp.c_proj.weight, into_residual, generator)
+            fill_normal(block.mlp.c_proj.weight, residual_std, generator)
 
     def forward(self, x_NLD: Tensor) -> Tensor:
-        """All tokens after all blocks, each seeing all: (N, L, D) -> (N, L, D)."""
+        """Return all tokens after all blocks, with full attention: (N, L, D) -> (N, L, D)."""
         for block in self.blocks():
             x_NLD = block(x_NLD)
         return x_NLD
@@ -161,25 +181,25 @@ class Transformer(nn.Module):
     def read(
         self, x_NLD: Tensor, position_N: Tensor, is_causal: bool = False, visible_NLL: Tensor | None = None
     ) -> Tensor:
-        """One token of each sequence after all blocks: (N, L, D) -> (N, D).
+        """Return one token of each sequence after all blocks: (N, L, D) -> (N, D).
 
         Args:
-            position_N: int64, which token.
-            is_causal: whether a token sees only those before it and itself.
-            visible_NLL: bool, which tokens (last axis) each one sees, where that is neither all nor causal.
+            position_N: int64, the position of the token.
+            is_causal: whether each token attends only to itself and earlier tokens.
+            visible_NLL: bool, which tokens (last axis) each token attends to, if neither all nor causal.
         """
         *blocks, last = self.blocks()
         visible = None if visible_NLL is None else visible_NLL[:, None]
         for block in blocks:
             x_NLD = block(x_NLD, is_causal, visible)
         if visible_NLL is not None:
-            seen_NL = visible_NLL[torch.arange(x_NLD.shape[0], device=x_NLD.device), position_N]
+            visible_NL = visible_NLL[torch.arange(x_NLD.shape[0], device=x_NLD.device), position_N]
         elif is_causal:
-            seen_NL = torch.arange(x_NLD.shape[1], device=x_NLD.device) <= position_N[:, None]
+            visible_NL = torch.arange(x_NLD.shape[1], device=x_NLD.device) <= position_N[:, None]
         else:
-            seen_NL = None
-        return last.read(x_NLD, position_N, seen_NL)
+            visible_NL = None
+        return last.read(x_NLD, position_N, visible_NL)
 
     def blocks(self) -> list[Block]:
-        """The blocks, first to last."""
+        """Return the blocks, first to last."""
         return cast(list[Block], list(self.resblocks))

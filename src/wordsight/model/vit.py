@@ -1,4 +1,4 @@
-"""The vision transformer, with the names of the published weights."""
+"""The vision transformer, with parameters named as in the published weights."""
 
 import torch
 from torch import Generator, Tensor, nn
@@ -9,7 +9,7 @@ from wordsight.model.transformer import Transformer
 
 
 class VisionTransformer(nn.Module):
-    """Patches, a class token and positions through a transformer; the token, or the mean of patches, is the image."""
+    """A vision transformer, pooled by its class token or by the mean over patches."""
 
     def __init__(self, config: VisionTransformerConfig, embed_dim: int) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class VisionTransformer(nn.Module):
         self.proj = nn.Parameter(torch.empty(width, embed_dim))
 
     def initialise(self, generator: Generator) -> None:
-        """The published deviations; the transformer keeps torch's defaults, as published."""
+        """Draw the weights with the published standard deviations; the transformer keeps torch's defaults."""
         for tensor in (self.class_embedding, self.positional_embedding, self.proj):
             fill_normal(tensor, self.transformer.width**-0.5, generator)
 
@@ -45,14 +45,18 @@ class VisionTransformer(nn.Module):
 
 
 def conv_stem(patch_size_px: int, width: int) -> nn.Sequential:
-    """3x3 convolutions of stride 2, each twice as wide, then a 1x1 one: (N, 3, H, W) -> (N, D, grid, grid).
+    """Return 3x3 convolutions of stride 2, each twice as wide, then a 1x1 convolution.
 
-    Source: Xiao et al. 2021, arXiv 2106.14881; small transformers train sooner with it.
+    They map (N, 3, H, W) to (N, D, grid, grid). Small transformers converge faster with this stem than with one
+    convolution.
+
+    Source: Xiao et al. 2021, arXiv 2106.14881.
     """
     layers: list[nn.Module] = []
-    before, halvings = 3, patch_size_px.bit_length() - 1
+    in_channels, halvings = 3, patch_size_px.bit_length() - 1
     for halving in range(halvings):
-        after = width // 2 ** (halvings - 1 - halving)
-        layers += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
-        before = after
+        out_channels = width // 2 ** (halvings - 1 - halving)
+        layers += [nn.Conv2d(in_channels, out_channels, 3, 2, 1, bias=False), nn.BatchNorm2d(out_channels)]
+        layers.append(nn.ReLU(inplace=True))
+        in_channels = out_channels
     return nn.Sequential(*layers, nn.Conv2d(width, width, 1))

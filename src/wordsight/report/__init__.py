@@ -1,17 +1,19 @@
-"""Figures, tables, curves and images become one HTML page that a person enjoys and anybody can keep.
+"""One self-contained HTML page of numbers, tables, plots and images; it knows nothing about CLIP.
 
-The page is one file: styles, plots and images are inside, nothing is fetched, no script runs, and every text is
-escaped. It follows the reader's light or dark setting and fits a telephone. This room knows nothing of models;
-it takes numbers, texts and encoded images. `blocks.py` has what a page can hold, `page.py` puts it together,
-`plots.py` draws curves, `page.html` and `page.css` are the looks.
+Styles, plots and images are embedded in the page. It loads nothing, runs no scripts and escapes every text. It follows
+the light or dark setting of the reader's system and adapts to narrow screens.
+
+    blocks.py    the content of a page: tiles, tables, plots, matrices, galleries, commands
+    page.py      sections and the page, rendered with page.html and page.css
+    plots.py     curves as inline SVG
 """
 
 from wordsight.report.blocks import (
     Block,
-    Card,
     Commands,
     Curve,
     Gallery,
+    ImageCard,
     Matrix,
     Plot,
     RankedText,
@@ -25,10 +27,10 @@ from wordsight.report.page import Page, Section
 
 __all__ = [
     "Block",
-    "Card",
     "Commands",
     "Curve",
     "Gallery",
+    "ImageCard",
     "Matrix",
     "Page",
     "Plot",

@@ -1,4 +1,4 @@
-"""What a page can hold: frozen structures of numbers, texts and encoded images, checked when they are made."""
+"""The blocks of a page: frozen structures of numbers, texts and encoded images, validated on construction."""
 
 import dataclasses
 import math
@@ -7,46 +7,50 @@ from typing import Protocol
 
 
 class ScoreLike(Protocol):
-    """A share with its interval; `wordsight.metrics.Score` is one."""
+    """A share with its confidence interval; `wordsight.metrics.Score` implements this."""
 
     @property
-    def name(self) -> str:
-        """What was measured, on what."""
+    def dataset(self) -> str:
+        """Name of the dataset."""
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric."""
 
     @property
     def value(self) -> float:
-        """In [0, 1]."""
+        """The share, in [0, 1]."""
 
     @property
     def low(self) -> float:
-        """Lower end of the interval."""
+        """The lower end of the interval."""
 
     @property
     def high(self) -> float:
-        """Upper end of the interval."""
+        """The upper end of the interval."""
 
     @property
     def n(self) -> int:
-        """Number of items."""
+        """The number of items."""
 
     @property
     def chance(self) -> float:
-        """What guessing gives."""
+        """The expected share when guessing."""
 
     @property
     def method(self) -> str:
-        """Of the interval, with its confidence."""
+        """The method of the interval and its confidence level."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tile:
-    """One big number.
+    """One large number.
 
     Attributes:
-        title: what it is.
-        value: the number as it is shown, with its unit.
-        detail: a line below it.
-        score: where the number is a share, what draws the scale with interval and chance.
+        title: the name of the number.
+        value: the formatted number with its unit.
+        detail: small text below the number.
+        score: if given, a scale below the number shows the value, its interval and chance.
     """
 
     title: str
@@ -56,30 +60,39 @@ class Tile:
 
 
 def tile(score: ScoreLike, title: str = "") -> Tile:
-    """A share as a tile: per cent, interval, number of items and chance; the score's name where no title is given."""
+    """Make a tile that shows a score as a percentage with its interval, number of items and chance."""
     detail = f"{100 * score.low:.1f} to {100 * score.high:.1f} % ({score.method}), {score.n:,} items"
-    return Tile(title or score.name, f"{100 * score.value:.1f} %", detail, score)
+    return Tile(title or f"{score.dataset} {score.metric}", f"{100 * score.value:.1f} %", detail, score)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tiles:
-    """Big numbers side by side; those with a score share one scale from 0."""
+    """Large numbers side by side; those with a score share one scale that starts at 0.
+
+    Attributes:
+        tiles: from left to right.
+    """
 
     tiles: Sequence[Tile]
 
     @property
     def scale_end(self) -> float:
-        """The right end of the common scale: the least of some round shares that holds all intervals and chances."""
+        """The right end of the shared scale: a round value at or above all interval ends and chance levels."""
         largest = max((max(each.score.high, each.score.chance) for each in self.tiles if each.score), default=1.0)
         return next(end for end in (0.05, 0.1, 0.2, 0.25, 0.5, 0.75, 1.0) if end >= min(largest, 1.0))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Table:
-    """Rows under column titles; numbers are set to the right.
+    """Rows under column titles; numbers are right-aligned.
+
+    Attributes:
+        columns: the column titles.
+        rows: the cells of each row.
+        caption: text below the table.
 
     Raises:
-        ValueError: a row with another number of cells than there are columns.
+        ValueError: the number of cells in a row differs from the number of columns.
     """
 
     columns: Sequence[str]
@@ -89,12 +102,17 @@ class Table:
     def __post_init__(self) -> None:
         for number, row in enumerate(self.rows):
             if len(row) != len(self.columns):
-                raise ValueError(f"Table: row {number} has {len(row)} cells, there are {len(self.columns)} columns")
+                raise ValueError(f"Table: row {number} has {len(row)} cells, expected {len(self.columns)}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Curve:
-    """A named line through (x, y), x ascending; gaps where y is not a finite number.
+    """A named line through points (x, y), with gaps where y is not finite.
+
+    Attributes:
+        name: shown in the legend.
+        x: ascending.
+        y: of the same length.
 
     Raises:
         ValueError: x and y differ in length.
@@ -106,22 +124,24 @@ class Curve:
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
-            raise ValueError(f"Curve {self.name!r}: {len(self.x)} x, {len(self.y)} y")
+            raise ValueError(f"Curve {self.name!r}: {len(self.x)} x values, {len(self.y)} y values")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plot:
-    """At most five curves over one axis.
+    """A plot of one to five curves.
 
     Attributes:
-        curves: drawn in this order.
-        x_label, y_label: what the axes are, with units.
-        caption: a line below.
-        level: a dashed horizontal line, such as chance; its name is `level_name`.
-        is_share: y are shares in [0, 1], shown in per cent.
+        curves: in the order in which they are drawn.
+        x_label: the quantity on the x axis, with its unit.
+        y_label: the quantity on the y axis, with its unit.
+        caption: text below the plot.
+        level: the y value of a dashed horizontal line, such as chance.
+        level_name: the name of that line in the legend.
+        is_share: whether y values are shares in [0, 1], which are displayed as percentages.
 
     Raises:
-        ValueError: no curve, or more than five.
+        ValueError: there are no curves, or more than five.
     """
 
     curves: Sequence[Curve]
@@ -139,17 +159,17 @@ class Plot:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Matrix:
-    """Images along the top, texts along the side, a colour where they meet.
+    """A heat map with images as columns and texts as rows.
 
     Attributes:
-        values: (M, N), M rows for the texts; what is not a finite number is left blank.
+        values: (M, N); values that are not finite are left blank.
         images: N encoded images.
         texts: M texts.
-        partners: for each text the number of its image, marked with a frame.
-        caption: a line below.
+        partners: for each text, the index of its image; the cell of the pair is outlined.
+        caption: text below the matrix.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: the shapes do not match.
     """
 
     values: Sequence[Sequence[float]]
@@ -170,12 +190,12 @@ class Matrix:
 
     @property
     def range(self) -> tuple[float, float]:
-        """The least and the greatest finite value; (0, 1) where there is none."""
+        """The lowest and the highest finite value; (0, 1) if there is none."""
         finite = [value for row in self.values for value in row if math.isfinite(value)]
         return (min(finite), max(finite)) if finite else (0.0, 1.0)
 
     def strength(self, value: float) -> float | None:
-        """Where a value lies in the range, in [0, 1]; None where it is not a finite number."""
+        """Return the position of a value in the range, in [0, 1]; None if it is not finite."""
         if not math.isfinite(value):
             return None
         low, high = self.range
@@ -184,13 +204,13 @@ class Matrix:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RankedText:
-    """One of the ranked answers to a image, or images to a text.
+    """One of the ranked results for an image (a text) or for a text (an image).
 
     Attributes:
-        text: what is answered; may be empty where there is a image.
-        share: length of its bar, in [0, 1], as its probability.
-        is_right: whether it is a right one.
-        image: an encoded image, where the answer is one.
+        text: the text, or the description of the image; can be empty if there is an image.
+        share: the length of its bar in [0, 1], for example its probability.
+        is_right: whether the result is correct.
+        image: the encoded image, if the result is an image.
     """
 
     text: str
@@ -200,20 +220,20 @@ class RankedText:
 
     @property
     def width(self) -> float:
-        """Length of the bar in [0, 1], 0 where the share is not a finite number."""
+        """The length of the bar, clipped to [0, 1]; 0 if the share is not finite."""
         return min(1.0, max(0.0, self.share)) if math.isfinite(self.share) else 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Card:
-    """A image, or a text alone, with its ranked answers.
+class ImageCard:
+    """An image, or a text without an image, with its ranked results.
 
     Attributes:
-        title: what the image is of, or the text that was asked.
-        image: encoded; None where the question is a text.
-        answers: best first.
-        is_right: whether it was answered right; None where that is not the question.
-        note: a line such as `rank 3 of 262`.
+        title: the description of the image, or the text.
+        image: the encoded image; None for a text.
+        answers: the results, best first.
+        is_right: whether the first result is correct; None if that is not known.
+        note: small text, such as `correct name at position 3 of 262`.
     """
 
     title: str
@@ -225,16 +245,27 @@ class Card:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Gallery:
-    """Cards side by side, as many as fit; `is_large` lets each image fill its card."""
+    """A grid of cards.
 
-    cards: Sequence[Card]
+    Attributes:
+        cards: in reading order.
+        caption: text below the grid.
+        is_large: whether each image fills the width of its card.
+    """
+
+    cards: Sequence[ImageCard]
     caption: str = ""
     is_large: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Commands:
-    """Lines to type, as they are."""
+    """Lines to type in a terminal.
+
+    Attributes:
+        lines: shown verbatim.
+        caption: text below them.
+    """
 
     lines: Sequence[str]
     caption: str = ""

@@ -1,4 +1,4 @@
-"""Put sections and blocks together as one HTML file."""
+"""Sections and the page, rendered to one HTML file."""
 
 import base64
 import dataclasses
@@ -18,12 +18,12 @@ _SIGNATURES = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF8
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Section:
-    """A heading, text, and what is shown below it.
+    """A heading, text, and blocks below it.
 
     Attributes:
-        title: of the section; also in the list of contents.
-        text: plain text; a blank line begins a new paragraph.
-        blocks: in this order.
+        title: the heading, also shown in the table of contents.
+        text: plain text; a blank line starts a new paragraph.
+        blocks: from top to bottom.
     """
 
     title: str
@@ -32,19 +32,19 @@ class Section:
 
     @property
     def paragraphs(self) -> list[str]:
-        """The text's paragraphs."""
+        """The text, split into paragraphs."""
         return _paragraphs(self.text)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Page:
-    """A whole page.
+    """A complete page.
 
     Attributes:
-        title: of the page and of its window.
+        title: the heading of the page and the title of its window.
         lead: one or two sentences below the title.
-        sections: in this order.
-        notes: small print at the end, such as where images come from and under which licence.
+        sections: from top to bottom.
+        notes: small print at the end, such as the source and licence of images.
     """
 
     title: str
@@ -53,11 +53,11 @@ class Page:
     notes: Sequence[str] = ()
 
     def render(self) -> str:
-        """The page as HTML; equal input gives equal text.
+        """Render the page as HTML; equal pages give equal text.
 
         Raises:
-            MissingExtraError: Jinja2 or, where there are plots, Matplotlib is not installed.
-            ImageError: a image is not PNG, JPEG, GIF or WebP.
+            MissingExtraError: Jinja2 is not installed, or the page has plots and Matplotlib is not installed.
+            ImageError: an image is not PNG, JPEG, GIF or WebP.
         """
         try:
             import jinja2
@@ -74,17 +74,18 @@ class Page:
         return html
 
     def write(self, path: Path) -> None:
-        """Write the page, whole or not at all; characters that UTF-8 has no form for become `?`.
+        """Write the page atomically; lone surrogates, which UTF-8 cannot encode, become `?`.
 
         Raises:
-            OutputError: the file cannot be written.
-            MissingExtraError, ImageError: as `render`.
+            OutputError: the path is not writable.
+            MissingExtraError: as for `render`.
+            ImageError: as for `render`.
         """
         write_atomic(path, self.render().encode("utf-8", "replace"))
 
 
 def _plotter() -> Any:
-    """A function that draws the plots of one page, numbered as they come."""
+    """Return a function that draws the plots of one page and numbers them."""
     count = 0
 
     def draw(plot: Plot) -> str:
@@ -100,7 +101,7 @@ def _paragraphs(text: str) -> list[str]:
 
 
 def _number(value: str | int | float) -> str:
-    """A table's cell as text: whole numbers in groups of three, others to four digits, what is none as a dash."""
+    """Format a table cell: integers with thousands separators, floats to four digits, and a dash if not finite."""
     if isinstance(value, str):
         return value
     if isinstance(value, int):
@@ -109,7 +110,7 @@ def _number(value: str | int | float) -> str:
 
 
 def _data_uri(image: bytes) -> str:
-    for signature, kind in _SIGNATURES:
-        if image.startswith(signature) and (kind != "webp" or image[8:12] == b"WEBP"):
-            return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
-    raise ImageError("a picture of the report is not PNG, JPEG, GIF or WebP; encode it as one of them")
+    for signature, subtype in _SIGNATURES:
+        if image.startswith(signature) and (subtype != "webp" or image[8:12] == b"WEBP"):
+            return f"data:image/{subtype};base64,{base64.b64encode(image).decode('ascii')}"
+    raise ImageError("an image of the report is not PNG, JPEG, GIF or WebP; encode it as one of these")

@@ -1,8 +1,8 @@
-"""Curves as small inline SVG whose colours follow the page.
+"""Curves as small inline SVG that takes its colours from the page.
 
-Matplotlib writes colours into the file. Here it draws with stand-in colours, which are then replaced by the style
-variables of the page, so that one plot serves light and dark. Texts other than the numbers at the axes are set by
-the page. Equal input gives equal bytes. No pyplot, so no state outlives a call.
+Matplotlib writes fixed colours into the file. It draws with placeholder colours here, which are then replaced by the
+CSS variables of the page, so that one plot works in light and dark mode. The page itself sets all text except for the
+numbers on the axes. Equal plots give equal bytes. pyplot is not used, because it keeps global state.
 """
 
 import io
@@ -15,14 +15,14 @@ from wordsight.report.blocks import Plot
 _SERIES = tuple(f"#00010{number}" for number in range(1, 6))
 _INK, _RULE, _LEVEL = "#000201", "#000202", "#000203"
 _VARIABLES = {
-    **{color: f"var(--series-{number})" for number, color in enumerate(_SERIES, start=1)},
-    _INK: "var(--quiet)",
+    **{colour: f"var(--series-{number})" for number, colour in enumerate(_SERIES, start=1)},
+    _INK: "var(--muted)",
     _RULE: "var(--rule)",
-    _LEVEL: "var(--quiet)",
+    _LEVEL: "var(--muted)",
 }
 _SIZE_INCHES = (5.8, 2.7)
 _SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",  # numbers stay text: small, and in the page's font
+    "svg.fonttype": "none",  # keep numbers as text, which is smaller and uses the font of the page
     "font.family": ["DejaVu Sans"],
     "font.size": 9.5,
     "axes.unicode_minus": True,
@@ -32,11 +32,11 @@ _SETTINGS: dict[Any, Any] = {
 
 
 def draw(plot: Plot, number: int) -> str:
-    """The curves as an `<svg>` element.
+    """Draw a plot as an `<svg>` element.
 
     Args:
-        plot: what to draw.
-        number: of the plot on its page, so that the names inside differ from those of other plots.
+        plot: the curves and labels.
+        number: the number of the plot on its page, which keeps ids unique.
 
     Raises:
         MissingExtraError: Matplotlib is not installed.
@@ -52,9 +52,9 @@ def draw(plot: Plot, number: int) -> str:
         figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
-        for color, curve in zip(_SERIES, plot.curves, strict=False):
+        for colour, curve in zip(_SERIES, plot.curves, strict=False):
             is_point = len(curve.x) == 1
-            axes.plot(curve.x, curve.y, color=color, linewidth=1.8, marker="o" if is_point else "")
+            axes.plot(curve.x, curve.y, color=colour, linewidth=1.8, marker="o" if is_point else "")
         if plot.level is not None:
             axes.axhline(plot.level, color=_LEVEL, linewidth=1.2, linestyle=(0, (4, 3)))
         if plot.is_share:
@@ -73,17 +73,18 @@ def draw(plot: Plot, number: int) -> str:
         figure.patch.set_visible(False)
         content = io.StringIO()
         figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return _made_small(content.getvalue())
+    return _minify(content.getvalue())
 
 
 def _are_counts(plot: Plot) -> bool:
     return all(float(x).is_integer() for curve in plot.curves for x in curve.x)
 
 
-def _made_small(svg: str) -> str:
-    """The `<svg>` element alone, coordinates to a tenth of a point, colours by variable, no unused names.
+def _minify(svg: str) -> str:
+    """Return the `<svg>` element with coordinates to a tenth of a point, CSS variables for colours, and no unused ids.
 
-    Matplotlib's style sheet would reach the whole page, and the names that it counts up (`patch_2`) would repeat.
+    Matplotlib's style sheet is removed because it would apply to the whole page, and its numbered ids (`patch_2`)
+    because they would repeat.
     """
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", "", svg, flags=re.DOTALL)
@@ -93,6 +94,6 @@ def _made_small(svg: str) -> str:
     svg = re.sub(r' (?:d|x|y|width|height)="[^"]*"', lambda match: re.sub(r"(\d+\.\d)\d+", r"\1", match[0]), svg)
     svg = re.sub(r' transform="rotate\(-0 [^"]*"|<g/>|<defs>\s*</defs>', "", svg)
     svg = re.sub(r"\s*\n\s*", " ", svg)
-    for color, variable in _VARIABLES.items():
-        svg = svg.replace(color, variable)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, variable)
     return svg

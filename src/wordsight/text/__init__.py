@@ -1,9 +1,9 @@
-"""Texts to token ids: cleaning, byte-pair encoding, padded rows. NumPy, regex and ftfy alone; no torch.
+"""Text to token ids: cleaning, byte-pair encoding and padding, without torch.
 
-cleaning.py     str -> the lower-case words that the published tokenizer sees
-byte_pairs.py   word -> ids, by the published merges (clip_merges.bin)
-tokenizer.py    texts -> (M, L) int32 rows between begin and end, and back
-families.py     the same by the files of other families: sentencepiece, tokenizer.json
+cleaning.py     text -> lower-case words, as in the published tokenizer
+byte_pairs.py   word -> ids, with the published merges (clip_merges.bin)
+tokenizer.py    texts -> (M, L) int32 rows with begin and end tokens, and ids -> text
+families.py     tokenizers of other model families, which are read from files (sentencepiece, tokenizer.json)
 """
 
 from wordsight.text.families import FileTokenizer, TextTokenizer, TokenizerConfig, TokenizerFile, build_tokenizer

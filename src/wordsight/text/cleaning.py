@@ -1,52 +1,58 @@
-"""What happens to a text before it is cut into tokens: repair, unescape, lower-case, split at white space.
+"""Text cleaning before byte-pair encoding: repair, unescape, lower-case, and split at white space.
 
-The published tokenizer sends every text through ftfy, which is most of its time. Text that ftfy cannot change is
-recognised by three tests that CPython does in C, and skips it; the tests show on hostile text that both ways agree.
+The published tokenizer passes every text through ftfy, which takes most of its time. Text that ftfy provably does not
+change is recognised by three string methods implemented in C and skips it. Tests compare both paths on hostile text.
 """
 
 import html
 import re
 from collections.abc import Sequence
 
-BETWEEN = "\0"
-"""A word that no cleaned text contains: ftfy removes NUL, and the entity of NUL unescapes to U+FFFD."""
+TEXT_SEPARATOR = "\0"
+"""A word that no cleaned text contains: ftfy removes NUL, and `&#0;` unescapes to U+FFFD."""
 
-# html.unescape reads the number with int(), which Python bounds (sys.set_int_max_str_digits accepts no less than 640).
-_ENDLESS_NUMBER = re.compile("&#[0-9]{640,};?")
+# html.unescape parses the number with int(), which Python limits (sys.set_int_max_str_digits accepts 640 or more).
+_LONG_NUMERIC_ENTITY = re.compile("&#[0-9]{640,};?")
 
 
 def is_plain(text: str) -> bool:
-    """Whether `repair` would return the text as it is: printable ASCII without an entity.
+    """Return whether a text is printable ASCII without entities, which `repair` returns unchanged.
 
-    Everything that ftfy changes is a control character, an entity or not ASCII; tab and line feed go the long way.
+    ftfy changes only control characters, entities and non-ASCII characters. Text with tabs or line feeds takes the slow
+    path, although most of it is unchanged too.
     """
     return text.isascii() and text.isprintable() and "&" not in text
 
 
 def repair(text: str) -> str:
-    """The text as `ftfy.fix_text` mends it (mojibake, quotes, widths, ligatures, controls, NFC), unescaped twice.
+    """Apply `ftfy.fix_text` (mojibake, quotes, widths, ligatures, control characters, NFC) and unescape HTML twice.
 
-    Source: the cleaning of the published tokenizer (openai/CLIP `simple_tokenizer.py`). Lone surrogates become
-    U+FFFD, which is what ftfy makes of them. A decimal entity of 640 digits or more, on which `html.unescape` may
-    raise, becomes U+FFFD as any number beyond Unicode does.
+    Lone surrogates become U+FFFD, as in ftfy. A decimal entity of 640 digits or more, for which `html.unescape` can
+    raise an exception, becomes U+FFFD like every other code point beyond Unicode.
+
+    Source:
+        `basic_clean` of the published tokenizer (openai/CLIP, `clip/simple_tokenizer.py`).
     """
     import ftfy
 
     return _unescape(_unescape(ftfy.fix_text(text)))
 
 
-def words_of(texts: Sequence[str]) -> list[str]:
-    """The lower-case pieces between white space of several texts, with the word `BETWEEN` from text to text.
+def split_words(texts: Sequence[str]) -> list[str]:
+    """Clean several texts, lower-case them and split them at white space.
 
-    No token of the published pattern crosses white space, so pieces can be encoded one by one.
+    No token of the published pattern spans white space, so the words can be encoded one by one.
+
+    Returns:
+        The words of all texts in order, with the word `TEXT_SEPARATOR` between two texts.
     """
     if is_plain("".join(texts)):
-        return f" {BETWEEN} ".join(texts).lower().split()
-    return f" {BETWEEN} ".join([(text if is_plain(text) else repair(text)).lower() for text in texts]).split()
+        return f" {TEXT_SEPARATOR} ".join(texts).lower().split()
+    return f" {TEXT_SEPARATOR} ".join([(text if is_plain(text) else repair(text)).lower() for text in texts]).split()
 
 
 def _unescape(text: str) -> str:
     try:
         return html.unescape(text)
     except ValueError:
-        return html.unescape(_ENDLESS_NUMBER.sub("\ufffd", text))
+        return html.unescape(_LONG_NUMERIC_ENTITY.sub("\ufffd", text))

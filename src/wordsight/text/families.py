@@ -1,8 +1,8 @@
-"""Tokenizers of other families, made from the files that lie beside the weights, and what a card says of a tokenizer.
+"""Tokenizers of all model families: the `TokenizerConfig` of a card, and tokenizers that are read from files.
 
-Models of the 49,408 vocabulary use the published CLIP tokenizer, whose merges are here. SigLIP reads a sentencepiece
-model (`spiece.model`), SigLIP 2 and the multilingual models of open_clip a `tokenizer.json`. The libraries of both are
-imported when such a tokenizer is built. Whatever the family, texts become padded rows by one call, as with `Tokenizer`.
+Models with the vocabulary of 49,408 use the published CLIP tokenizer, whose merges are part of this package. SigLIP has
+a sentencepiece model (`spiece.model`); SigLIP 2 and the multilingual models of open_clip have a `tokenizer.json`. The
+libraries for both are imported when such a tokenizer is built. All tokenizers implement `TextTokenizer`.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import numpy as np
 from wordsight.config import Config
 from wordsight.errors import ConfigError, TextError
 from wordsight.text.cleaning import repair
-from wordsight.text.tokenizer import CONTEXT_LENGTH, _listed, _shown, clip_tokenizer
+from wordsight.text.tokenizer import CONTEXT_LENGTH, as_list, clip_tokenizer, describe
 
 Family = Literal["clip", "sentencepiece", "tokenizers"]
 
@@ -26,25 +26,28 @@ _SENTENCEPIECE_SPACE = "\u2581"
 
 
 class TokenizerConfig(Config, frozen=True):
-    """How texts become ids; part of a model's card.
+    """How texts become ids: the table `[tokenizer]` of a model's card.
 
-    The family `clip` is published whole: of it a card says the context length alone. Of the others it says all.
+    The family `clip` has only the key `context_length`, because everything else is fixed by the published tokenizer.
 
     Attributes:
-        family: `clip`; `sentencepiece`, a model of that library; `tokenizers`, a `tokenizer.json`.
-        context_length: ids in a row, begin and end included.
-        begin_id, end_id: around each text; None where the family has none.
-        pad_id: what fills a row.
-        padding_side: where the filling stands.
-        lower_case: whether texts are read in lower case.
-        removes_punctuation: whether ASCII punctuation is dropped, and white space made single.
-        repairs: whether texts are first mended as open_clip does (ftfy, entities unescaped, white space made single);
-            where punctuation is dropped, an underscore is then a space (as in big_vision; transformers drops it).
-        file: the name of the tokenizer's file, beside the weights.
-        file_sha256: of its bytes, lower-case hexadecimal.
+        family: `clip` for the published CLIP tokenizer, `sentencepiece` for a model of that library, or `tokenizers`
+            for a `tokenizer.json`.
+        context_length: the number of ids per text, including begin and end.
+        begin_id: the id before each text; none if the key is missing.
+        end_id: the id after each text; none if the key is missing.
+        pad_id: the id that fills the rest of a row.
+        padding_side: the side of the row that is filled: `right` or `left`.
+        lower_case: whether texts are lower-cased.
+        removes_punctuation: whether ASCII punctuation is removed and white space is collapsed.
+        repairs: whether texts are first cleaned as in open_clip: ftfy, HTML entities unescaped, white space collapsed.
+            Together with `removes_punctuation`, an underscore then becomes a space (as in big_vision) and is not
+            removed (as in transformers).
+        file: the name of the tokenizer's file, in the directory of the weights.
+        file_sha256: the SHA-256 of that file in lower-case hexadecimal; if it is missing, the file is not verified.
 
     Raises:
-        ConfigError: keys that contradict the family or each other.
+        ConfigError: a key contradicts the family or another key.
     """
 
     family: Family = "clip"
@@ -61,25 +64,27 @@ class TokenizerConfig(Config, frozen=True):
 
     def __post_init__(self) -> None:
         if self.family == "clip":
-            for key, neutral in _NEUTRAL.items():
-                if getattr(self, key) != neutral:
-                    raise ConfigError(f"tokenizer.{key}: the clip tokenizer is published whole; leave this key out")
+            for key, default in _FILE_KEY_DEFAULTS.items():
+                if getattr(self, key) != default:
+                    raise ConfigError(f"tokenizer.{key}: the family clip does not have this key; remove it")
             return
         if not self.file or "/" in self.file or "\\" in self.file:
-            raise ConfigError(f"tokenizer.file {self.file!r}: expected the name of a file beside the weights")
-        num_around = len(self.around)
-        if self.context_length <= num_around:
-            raise ConfigError(f"tokenizer.context_length {self.context_length}: no room beside begin and end")
+            raise ConfigError(f"tokenizer.file {self.file!r}: expected the name of a file next to the weights")
+        if self.context_length <= len(self.around):
+            raise ConfigError(
+                f"tokenizer.context_length {self.context_length}: expected at least {len(self.around) + 1}, "
+                "to leave room for text between begin and end"
+            )
         if min(self.pad_id, *self.around, 0) < 0:
-            raise ConfigError("tokenizer: begin_id, end_id and pad_id are ids of the vocabulary, at least 0")
+            raise ConfigError("tokenizer: expected begin_id, end_id and pad_id of at least 0")
 
     @property
     def around(self) -> list[int]:
-        """The ids that stand around each text."""
+        """The ids that are added around each text: begin and end, as far as the tokenizer has them."""
         return [id for id in (self.begin_id, self.end_id) if id is not None]
 
 
-_NEUTRAL: dict[str, Any] = {
+_FILE_KEY_DEFAULTS: dict[str, Any] = {
     "begin_id": None,
     "end_id": None,
     "pad_id": 0,
@@ -93,7 +98,7 @@ _NEUTRAL: dict[str, Any] = {
 
 
 class TextTokenizer(Protocol):
-    """What every tokenizer does, that of CLIP too."""
+    """The interface of all tokenizers; `Tokenizer` and `FileTokenizer` implement it."""
 
     @property
     def vocabulary_size(self) -> int: ...  # noqa: D102
@@ -106,41 +111,41 @@ class TextTokenizer(Protocol):
 
 
 def build_tokenizer(config: TokenizerConfig, files: Mapping[str, bytes]) -> TextTokenizer:
-    """The tokenizer that a card describes.
+    """Build the tokenizer that a card describes.
 
     Args:
-        files: the bytes of `config.file` under its name; none is needed for the family `clip`.
+        config: the table `[tokenizer]` of the card.
+        files: file contents by name, including `config.file`; not used for the family `clip`.
 
     Raises:
-        ConfigError: the file is missing, is not the one of the card, or cannot be read.
+        ConfigError: the file is missing, has another hash than the card states, or cannot be parsed.
     """
     if config.family == "clip":
         return clip_tokenizer(config.context_length)
     if config.file not in files:
-        raise ConfigError(f"{config.file}: no such file; the tokenizer of the model needs it beside the weights")
+        raise ConfigError(f"{config.file}: no such file; the model needs this tokenizer file next to its weights")
     content = files[config.file]
     if config.file_sha256 and hashlib.sha256(content).hexdigest() != config.file_sha256:
-        raise ConfigError(f"{config.file}: not the file of the card (its SHA-256 differs); fetch it again")
+        raise ConfigError(f"{config.file}: its SHA-256 differs from the one in the card; download it again")
     return FileTokenizer(config, content)
 
 
 class FileTokenizer:
-    """A tokenizer of another family, with the calling form of `Tokenizer`.
+    """A tokenizer that is read from a file, with the interface of `Tokenizer`.
 
     Args:
-        config: of the families `sentencepiece` or `tokenizers`.
-        content: the tokenizer's file.
+        config: its family is `sentencepiece` or `tokenizers`.
+        content: the bytes of the tokenizer's file.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: the file cannot be parsed.
     """
 
     def __init__(self, config: TokenizerConfig, content: bytes) -> None:
         self.config = config
         self.context_length = config.context_length
         self._content = content
-        open_file = _SentencePieces if config.family == "sentencepiece" else _JsonTokenizer
-        self._pieces: _SentencePieces | _JsonTokenizer = open_file(config, content)
+        self._vocabulary = _parse(config, content)
         self._clean = _cleaning(config)
 
     def __reduce__(self) -> tuple[type["FileTokenizer"], tuple[TokenizerConfig, bytes]]:
@@ -148,72 +153,74 @@ class FileTokenizer:
 
     @property
     def vocabulary_size(self) -> int:
-        """How many ids the file has; some of them may stand for nothing that a text contains."""
-        return self._pieces.size
+        """The number of ids in the file, some of which no text can produce."""
+        return self._vocabulary.size
 
     def fits(self, vocabulary_size: int) -> bool:
-        """Whether a table of so many rows has one for every id that a text can get.
+        """Return whether an embedding table with this many rows covers every id that a text can produce.
 
-        mT5's file ends in a hundred `<extra_id_0>`, which the table of SigLIP i18n does not have and no text gets.
+        The file of mT5 ends with 100 tokens such as `<extra_id_0>`, which no text produces and for which SigLIP i18n
+        has no rows.
         """
         if max([self.config.pad_id, *self.config.around]) >= vocabulary_size:
             return False
-        return all(self._pieces.is_unused(id) for id in range(vocabulary_size, self.vocabulary_size))
+        return all(self._vocabulary.is_unused(id) for id in range(vocabulary_size, self.vocabulary_size))
 
     def encode(self, text: str) -> list[int]:
-        """The ids of one text, however many, without begin and end.
+        """Encode one text of any length, without begin and end.
 
         Raises:
-            TextError: not a string.
+            TextError: the argument is not a string.
         """
         if not isinstance(text, str):
-            raise TextError(f"expected a string, found {_shown(text)}")
-        return self._pieces.encode([self._clean(text)])[0]
+            raise TextError(f"expected a string, found {describe(text)}")
+        return self._vocabulary.encode([self._clean(text)])[0]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids, as the file's own library writes it; begin, end and padding are left out.
+        """Decode the ids of one text with the library of the family, without begin, end and padding.
 
         Raises:
-            TextError: an id that is not in the vocabulary.
+            TextError: an id is not in the vocabulary.
         """
         listed = [int(id) for id in ids]
-        strange = [id for id in listed if not 0 <= id < self.vocabulary_size]
-        if strange:
-            raise TextError(f"id {strange[0]}: not in the vocabulary, which ends at {self.vocabulary_size - 1}")
-        left_out = {self.config.pad_id, *self.config.around}
-        return self._pieces.decode([id for id in listed if id not in left_out])
+        for id in listed:
+            if not 0 <= id < self.vocabulary_size:
+                raise TextError(f"id {id}: not in the vocabulary, which ends at {self.vocabulary_size - 1}")
+        skipped = {self.config.pad_id, *self.config.around}
+        return self._vocabulary.decode([id for id in listed if id not in skipped])
 
     def __call__(self, texts: str | Sequence[str], truncate: bool = True) -> np.ndarray:
-        """One row a text: begin, its ids, end, and padding on its side.
+        """Tokenize texts into rows of begin, ids, end and padding.
 
         Args:
             texts: M strings, or one string for M = 1.
-            truncate: cut the ids of a text that is too long; begin and end stay.
+            truncate: whether to truncate texts that are too long, keeping begin and end, instead of raising.
 
         Returns:
             (M, L) int32 with L = `context_length`; a new array.
 
         Raises:
-            TextError: not strings (which row); or, unless `truncate`, too long (which, and how long).
+            TextError: an item is not a string, or a text is too long and `truncate` is false; the message names the
+                row.
         """
-        config, listed = self.config, _listed(texts)
+        config, listed = self.config, as_list(texts)
         rows = np.full((len(listed), config.context_length), config.pad_id, dtype=np.int32)
         begin, end = ([] if id is None else [id] for id in (config.begin_id, config.end_id))
-        room = config.context_length - len(begin) - len(end)
-        for row, ids in enumerate(self._pieces.encode([self._clean(text) for text in listed])):
-            if len(ids) > room and not truncate:
+        max_text_ids = config.context_length - len(begin) - len(end)
+        for row, ids in enumerate(self._vocabulary.encode([self._clean(text) for text in listed])):
+            if len(ids) > max_text_ids and not truncate:
                 raise TextError(
-                    f"text {row}, {_shown(listed[row])}: {len(ids) + len(begin) + len(end)} ids with begin and end, "
-                    f"the context has {config.context_length}; shorten it, or let it be cut with truncate=True"
+                    f"text {row}, {describe(listed[row])}: {len(ids) + len(begin) + len(end)} ids with begin and end, "
+                    f"the context has {config.context_length}; shorten it or pass truncate=True"
                 )
-            whole = [*begin, *ids[:room], *end]
-            start = 0 if config.padding_side == "right" else config.context_length - len(whole)
-            rows[row, start : start + len(whole)] = whole
+            filled = [*begin, *ids[:max_text_ids], *end]
+            start = 0 if config.padding_side == "right" else config.context_length - len(filled)
+            rows[row, start : start + len(filled)] = filled
         return rows
 
 
-class _SentencePieces:
-    """A sentencepiece model: control symbols written in a text are ordinary characters of it."""
+class _SentencePieceVocabulary:
+    """A sentencepiece model; a control symbol that is written out in a text is treated as ordinary characters."""
 
     def __init__(self, config: TokenizerConfig, content: bytes) -> None:
         from sentencepiece import SentencePieceProcessor
@@ -221,13 +228,13 @@ class _SentencePieces:
         try:
             self._processor: Any = SentencePieceProcessor(model_proto=content)
         except (RuntimeError, ValueError, TypeError) as error:
-            raise _unreadable(config, error) from error
+            raise _parse_error(config, error) from error
         self.size: int = self._processor.get_piece_size()
         if not self.size:
-            raise _unreadable(config, ValueError("no pieces"))
+            raise _parse_error(config, ValueError("no pieces"))
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        # the mark is a space, as transformers reads it; pieces carry it themselves
+        # transformers treats a literal U+2581 in a text as a space; sentencepiece adds its own
         return [self._processor.encode(text.replace(_SENTENCEPIECE_SPACE, " ")) for text in texts]
 
     def decode(self, ids: list[int]) -> str:
@@ -241,29 +248,29 @@ class _SentencePieces:
         return str(self._processor.id_to_piece(id))
 
     def around(self) -> None:
-        """Nothing: what stands around a text is not in the model."""
+        """Return None: a sentencepiece model does not state the ids around a text."""
 
     def is_unused(self, id: int) -> bool:
         piece = self._processor.id_to_piece(id)
         return self._processor.is_control(id) or self._processor.is_unused(id) or piece.startswith("<extra_id_")
 
 
-class _JsonTokenizer:
-    """A `tokenizer.json`, of which begin, end, padding and length are set aside: the card says them."""
+class _JsonVocabulary:
+    """A `tokenizer.json`; its begin and end tokens, padding and truncation are ignored in favour of the card's."""
 
     def __init__(self, config: TokenizerConfig, content: bytes) -> None:
         from tokenizers import Tokenizer, normalizers
 
         try:
             self._tokenizer = Tokenizer.from_buffer(content)
-        except Exception as error:  # the library raises nothing narrower
-            raise _unreadable(config, error) from error
+        except Exception as error:  # the library raises plain Exception
+            raise _parse_error(config, error) from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        if config.lower_case and not config.repairs:  # letter by letter, as the library does: no final sigma
+        if config.lower_case and not config.repairs:  # in the library, which has no final sigma rule
             lower = normalizers.Lowercase()
-            own = self._tokenizer.normalizer
-            self._tokenizer.normalizer = normalizers.Sequence([lower, own] if own else [lower])
+            normalizer = self._tokenizer.normalizer
+            self._tokenizer.normalizer = normalizers.Sequence([lower, normalizer] if normalizer else [lower])
         self.size: int = self._tokenizer.get_vocab_size()
 
     def encode(self, texts: list[str]) -> list[list[int]]:
@@ -283,83 +290,103 @@ class _JsonTokenizer:
         return str(self._tokenizer.id_to_token(id))
 
     def around(self) -> tuple[list[int], list[int]]:
-        """The ids that the file itself puts before and behind a text."""
-        bare = self._tokenizer.encode("a", add_special_tokens=False).ids
-        whole = self._tokenizer.encode("a", add_special_tokens=True).ids
-        for start in range(len(whole) - len(bare) + 1):
-            if whole[start : start + len(bare)] == bare:
-                return whole[:start], whole[start + len(bare) :]
+        """Return the ids that the file's post-processor adds before and after a text."""
+        text_ids = self._tokenizer.encode("a", add_special_tokens=False).ids
+        all_ids = self._tokenizer.encode("a", add_special_tokens=True).ids
+        for start in range(len(all_ids) - len(text_ids) + 1):
+            if all_ids[start : start + len(text_ids)] == text_ids:
+                return all_ids[:start], all_ids[start + len(text_ids) :]
         return [], []
 
 
 class TokenizerFile:
-    """What the file of a tokenizer says, for readers of formats that leave it to the file.
+    """The contents of a tokenizer file, for readers of weight formats that define special tokens only there.
+
+    Args:
+        family: `sentencepiece` or `tokenizers`.
+        name: the file name, for errors.
+        content: the bytes of the file.
+
+    Attributes:
+        name: the argument.
+        sha256: the SHA-256 of the file in lower-case hexadecimal.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: the file cannot be parsed.
     """
 
     def __init__(self, family: Family, name: str, content: bytes) -> None:
         self.name = name
         self.sha256 = hashlib.sha256(content).hexdigest()
         config = TokenizerConfig(family=family, file=name)
-        open_file = _SentencePieces if family == "sentencepiece" else _JsonTokenizer
-        self._pieces: _SentencePieces | _JsonTokenizer = open_file(config, content)
+        self._vocabulary = _parse(config, content)
 
     def id_of(self, token: str) -> int:
-        """The id of a symbol.
+        """Return the id of a token.
 
         Raises:
-            ConfigError: the file does not know it.
+            ConfigError: the file does not contain the token.
         """
-        id = self._pieces.id_of(token)
+        id = self._vocabulary.id_of(token)
         if id is None:
             raise ConfigError(
-                f"{self.name}: no symbol {token!r}, which the tokenizer's settings name; fetch both again"
+                f"{self.name}: no token {token!r}, which the tokenizer's settings name; download both files again"
             )
         return id
 
     def symbol_of(self, id: int) -> str:
-        """The symbol of an id that a card names."""
-        return self._pieces.symbol_of(id)
+        """Return the token of an id, which must be in the vocabulary."""
+        return self._vocabulary.symbol_of(id)
 
     def around(self) -> tuple[int | None, int | None] | None:
-        """The ids that the file itself puts before and behind a text; None: a sentencepiece model says nothing of it.
+        """Return the ids that the file adds before and after a text, each of them None if there is none.
+
+        Returns:
+            None for a sentencepiece model, which does not state them.
 
         Raises:
-            ConfigError: more than one on a side.
+            ConfigError: the file adds more than one id on a side.
         """
-        found = self._pieces.around()
-        if found is None:
+        added = self._vocabulary.around()
+        if added is None:
             return None
-        before, behind = found
-        if max(len(before), len(behind)) > 1:
-            raise ConfigError(f"{self.name}: puts {before} before a text and {behind} behind; one each is possible")
-        return (before[0] if before else None), (behind[0] if behind else None)
+        before, after = added
+        if max(len(before), len(after)) > 1:
+            raise ConfigError(
+                f"{self.name}: adds the ids {before} before a text and {after} after it; expected at most one on a side"
+            )
+        return (before[0] if before else None), (after[0] if after else None)
+
+
+def _parse(config: TokenizerConfig, content: bytes) -> "_SentencePieceVocabulary | _JsonVocabulary":
+    parse = _SentencePieceVocabulary if config.family == "sentencepiece" else _JsonVocabulary
+    return parse(config, content)
 
 
 def _cleaning(config: TokenizerConfig) -> Callable[[str], str]:
-    """What happens to a text before its file cuts it.
+    """Return the function that cleans a text before it is encoded.
 
-    Source: open_clip 3.3.0 `tokenizer.py` (`repairs`), transformers 5.24 `SiglipTokenizer` otherwise; the order of the
-    steps is theirs, for a sigma's lower case depends on what stands behind it.
+    The order of the steps is that of the sources, because the lower case of a sigma depends on the next character.
+
+    Source:
+        open_clip 3.3.0, `tokenizer.py`, if `config.repairs`; otherwise transformers 5.24, `SiglipTokenizer`.
     """
 
-    def mended(text: str) -> str:
+    def clean_repaired(text: str) -> str:
         text = repair(text)
         if config.removes_punctuation:
             text = text.replace("_", " ").translate(_NO_PUNCTUATION)
         return " ".join((text.lower() if config.lower_case else text).split())
 
-    def plain(text: str) -> str:
+    def clean(text: str) -> str:
         text = _SURROGATE.sub("\ufffd", text)
         if config.lower_case and config.family == "sentencepiece":
             text = text.lower()
         return " ".join(text.translate(_NO_PUNCTUATION).split()) if config.removes_punctuation else text
 
-    return mended if config.repairs else plain
+    return clean_repaired if config.repairs else clean
 
 
-def _unreadable(config: TokenizerConfig, error: Exception) -> ConfigError:
+def _parse_error(config: TokenizerConfig, error: Exception) -> ConfigError:
     reason = " ".join(str(error).split())[:200]
-    return ConfigError(f"{config.file}: not a tokenizer of the {config.family} library: {reason}; fetch it again")
+    return ConfigError(f"{config.file}: not a tokenizer of the {config.family} library: {reason}; download it again")

@@ -1,8 +1,8 @@
 """The published CLIP tokenizer: texts to padded rows of ids, and ids to text.
 
-Ids equal those of open_clip 3.3.0's `SimpleTokenizer`. Where the published implementations differ, open_clip's way is
-kept: a text that contains `<start_of_text>` or `<end_of_text>` literally, in any case, gets the special id there.
-OpenAI's code reads `<|startoftext|>` and `<|endoftext|>` so; here these are ordinary punctuation and letters.
+The ids equal those of `SimpleTokenizer` in open_clip 3.3.0. The published implementations differ in one point: in
+open_clip, and here, a literal `<start_of_text>` or `<end_of_text>` in a text, in any case, becomes the special token.
+In OpenAI's code this applies to `<|startoftext|>` and `<|endoftext|>`, which here are ordinary punctuation and letters.
 """
 
 import functools
@@ -16,22 +16,22 @@ from wordsight.errors import ConfigError, TextError
 from wordsight.text.byte_pairs import BytePairEncoder, clip_encoder
 
 CONTEXT_LENGTH = 77
-"""The number of ids in a row of the published models, begin and end included."""
+"""The context length of the published models: ids per text, including begin and end."""
 
 _ID_BYTES = 2
-_SHOWN_CHARACTERS = 40
+_MAX_QUOTED_CHARACTERS = 40
 
 
 @dataclass(frozen=True, eq=False)
 class Tokenizer:
-    """Cuts texts into the ids that a CLIP text tower reads.
+    """Convert texts to the token ids that a CLIP text encoder expects.
 
     Args:
-        context_length: ids in a row, begin and end included.
-        encoder: the merges; those of the published models where none is given.
+        context_length: the number of ids per text, including begin and end.
+        encoder: the byte-pair encoder; by default that of the published models.
 
     Raises:
-        ConfigError: the context has no room for begin and end.
+        ConfigError: the context length is not an integer of at least 2.
     """
 
     context_length: int = CONTEXT_LENGTH
@@ -39,11 +39,11 @@ class Tokenizer:
 
     def __post_init__(self) -> None:
         if not isinstance(self.context_length, int) or self.context_length < 2:
-            raise ConfigError(f"context_length: expected a whole number of at least 2, found {self.context_length!r}")
+            raise ConfigError(f"context_length: expected an integer of at least 2, found {self.context_length!r}")
 
     @property
     def vocabulary_size(self) -> int:
-        """How many ids there are: 49,408 as published."""
+        """The number of ids: 49,408 as published."""
         return self.encoder.end_id + 1
 
     @property
@@ -53,68 +53,71 @@ class Tokenizer:
 
     @property
     def end_id(self) -> int:
-        """The id of `<end_of_text>`, the last and greatest: 49,407 as published."""
+        """The id of `<end_of_text>`, the highest id: 49,407 as published."""
         return self.encoder.end_id
 
     def encode(self, text: str) -> list[int]:
-        """The ids of one text, however many, without begin and end.
+        """Encode one text of any length, without begin and end.
 
-        Lone surrogates count as U+FFFD; see `cleaning.repair`.
+        Lone surrogates are treated as U+FFFD; see `cleaning.repair`.
 
         Raises:
-            TextError: not a string.
+            TextError: the argument is not a string.
         """
         if not isinstance(text, str):
-            raise TextError(f"expected a string, found {_shown(text)}")
+            raise TextError(f"expected a string, found {describe(text)}")
         ids: list[int] = np.frombuffer(self.encoder.pack([text])[0], np.uint16).tolist()
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids: lower-case, a space after each word, specials written out, bad UTF-8 as U+FFFD.
+        """Decode the ids of one text: lower case, a space after each word, invalid UTF-8 as U+FFFD.
 
-        Padding is not known from id 0, which is `!`: cut a row after `end_id` first.
+        Special tokens are included. Padding cannot be told apart from `!`, whose id is 0 as well: truncate a row after
+        `end_id` first.
 
         Raises:
-            TextError: an id that is not a whole number of the vocabulary.
+            TextError: an id is not an integer or not in the vocabulary.
         """
-        return self.encoder.unpack([self._checked(id) for id in ids])
+        return self.encoder.unpack([self._check_id(id) for id in ids])
 
     def __call__(self, texts: str | Sequence[str], truncate: bool = True) -> np.ndarray:
-        """One row a text: begin, its ids, end, and zeros.
+        """Tokenize texts into rows of begin, ids, end and padding with zeros.
 
         Args:
             texts: M strings, or one string for M = 1.
-            truncate: cut a text that is too long, so that its last id is `end_id`, as published.
+            truncate: whether to truncate texts that are too long, keeping `end_id` as the last id (as published),
+                instead of raising.
 
         Returns:
             (M, L) int32 with L = `context_length`; a new array.
 
         Raises:
-            TextError: not a string, or not strings (which row); or, unless `truncate`, too long (which, and how long).
+            TextError: an item is not a string, or a text is too long and `truncate` is false; the message names the
+                row.
         """
         begin, end = (np.uint16(id).tobytes() for id in (self.begin_id, self.end_id))
         row_bytes = self.context_length * _ID_BYTES
-        room_bytes = row_bytes - len(begin) - len(end)
-        listed = _listed(texts)
+        max_text_bytes = row_bytes - len(begin) - len(end)
+        listed = as_list(texts)
         packed = self.encoder.pack(listed)
         if not truncate:
-            self._refuse_longer(listed, packed, room_bytes)
-        rows = [(begin + ids[:room_bytes] + end).ljust(row_bytes, b"\0") for ids in packed]
+            self._check_lengths(listed, packed, max_text_bytes)
+        rows = [(begin + ids[:max_text_bytes] + end).ljust(row_bytes, b"\0") for ids in packed]
         return np.frombuffer(b"".join(rows), np.uint16).reshape(len(rows), self.context_length).astype(np.int32)
 
-    def _refuse_longer(self, texts: list[str], packed: list[bytes], room_bytes: int) -> None:
+    def _check_lengths(self, texts: list[str], packed: list[bytes], max_text_bytes: int) -> None:
         for row, ids in enumerate(packed):
-            if len(ids) > room_bytes:
+            if len(ids) > max_text_bytes:
                 raise TextError(
-                    f"text {row}, {_shown(texts[row])}: {len(ids) // _ID_BYTES + 2} ids with begin and end, "
-                    f"the context has {self.context_length}; shorten it, or let it be cut with truncate=True"
+                    f"text {row}, {describe(texts[row])}: {len(ids) // _ID_BYTES + 2} ids with begin and end, "
+                    f"the context has {self.context_length}; shorten it or pass truncate=True"
                 )
 
-    def _checked(self, id: int) -> int:
+    def _check_id(self, id: int) -> int:
         try:
             number = operator.index(id)
         except TypeError as error:
-            raise TextError(f"expected ids, found {_shown(id)}; decode takes one row at a time") from error
+            raise TextError(f"expected ids, found {describe(id)}; decode takes one row at a time") from error
         if not 0 <= number < self.vocabulary_size:
             raise TextError(f"id {number}: not in the vocabulary, which ends at {self.vocabulary_size - 1}")
         return number
@@ -122,38 +125,51 @@ class Tokenizer:
 
 @functools.lru_cache(maxsize=16)
 def clip_tokenizer(context_length: int = CONTEXT_LENGTH) -> Tokenizer:
-    """The tokenizer of the published models for rows of this length, made once; all lengths share merges and words.
+    """Return the published tokenizer for a context length; tokenizers are cached and share one encoder.
 
     Raises:
-        ConfigError: as `Tokenizer`.
+        ConfigError: as for `Tokenizer`.
     """
     return Tokenizer(context_length)
 
 
 def tokenize(texts: str | Sequence[str], context_length: int = CONTEXT_LENGTH, truncate: bool = True) -> np.ndarray:
-    """Rows of the published ids, (M, `context_length`) int32; see `Tokenizer.__call__`.
+    """Tokenize texts with the published CLIP tokenizer.
+
+    Args:
+        texts: M strings, or one string for M = 1.
+        context_length: the number of ids per text, including begin and end.
+        truncate: whether to truncate texts that are too long, instead of raising.
+
+    Returns:
+        (M, L) int32 with L = `context_length`: begin, the ids of the text, end, and zeros.
 
     Raises:
-        TextError: not strings, or too long with `truncate=False`.
-        ConfigError: the context has no room for begin and end.
+        TextError: an item is not a string, or a text is too long and `truncate` is false.
+        ConfigError: the context length is not an integer of at least 2.
     """
     return clip_tokenizer(context_length)(texts, truncate)
 
 
-def _listed(texts: object) -> list[str]:
+def as_list(texts: object) -> list[str]:
+    """Return a string or an iterable of strings as a list.
+
+    Raises:
+        TextError: the argument or one of its items is not a string.
+    """
     if isinstance(texts, str):
         return [texts]
     if isinstance(texts, bytes) or not isinstance(texts, Iterable):
-        raise TextError(f"expected a string or a list of strings, found {_shown(texts)}")
+        raise TextError(f"expected a string or a list of strings, found {describe(texts)}")
     listed = list(texts)
-    strange = [row for row, text in enumerate(listed) if not isinstance(text, str)]
-    if strange:
-        raise TextError(f"text {strange[0]}: expected a string, found {_shown(listed[strange[0]])}")
+    for row, text in enumerate(listed):
+        if not isinstance(text, str):
+            raise TextError(f"text {row}: expected a string, found {describe(text)}")
     return listed
 
 
-def _shown(value: object) -> str:
-    """A value for an error's one line: its type unless it is a text, shortened."""
+def describe(value: object) -> str:
+    """Describe a value in an error message: a string is quoted and truncated, anything else is named by its type."""
     if not isinstance(value, str):
         return type(value).__name__
-    return ascii(value if len(value) <= _SHOWN_CHARACTERS else f"{value[:_SHOWN_CHARACTERS]}...")
+    return ascii(value if len(value) <= _MAX_QUOTED_CHARACTERS else f"{value[:_MAX_QUOTED_CHARACTERS]}...")

@@ -1,7 +1,32 @@
-"""Batches -> a trained run: recipe, step, loop, checkpoints, log and validation."""
+"""Training: a recipe and shards in, a run directory with a trained model out.
 
-from wordsight.evaluate.tasks import Evaluator
-from wordsight.training.loop import Run, train
-from wordsight.training.recipe import Recipe, load_recipe, recipe_path
+recipe.py           what determines a run, as typed TOML; does not load torch
+loop.py             `train`: opens everything and runs the steps; read this first
+step.py             one optimiser step
+state.py            everything that a run needs to continue; checkpoint.py saves and loads it
+sources.py          opens the shards that a recipe names
+selection.py        which validation score selects the best model
+optimizer.py        AdamW and parameter groups; muon.py has Muon
+caption_tokens.py   the auxiliary task: caption token classification
+log.py              metrics.jsonl, TensorBoard, and the progress display
 
-__all__ = ["Evaluator", "Recipe", "Run", "load_recipe", "recipe_path", "train"]
+The names below are imported on first use if they need torch (PEP 562), so that recipes can be read without it.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from wordsight.evaluate import Evaluator
+from wordsight.training.recipe import Recipe, load_recipe, recipe_path, recipe_paths
+
+if TYPE_CHECKING:
+    from wordsight.training.loop import Run, train
+
+__all__ = ["Evaluator", "Recipe", "Run", "load_recipe", "recipe_path", "recipe_paths", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Run", "train"):
+        from wordsight.training import loop
+
+        return getattr(loop, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

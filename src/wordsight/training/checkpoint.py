@@ -1,45 +1,52 @@
-"""Checkpoints: the whole state of a run in one file that appears whole."""
+"""Checkpoints: the whole state of a run in one file, written atomically."""
 
 import pickle
 from pathlib import Path
 
 import torch
 
-from wordsight.config import differing_keys
+from wordsight.config import decode, differing_keys, plain
 from wordsight.errors import ConfigError, TrainingError
 from wordsight.files import open_atomic
-from wordsight.training.state import State
+from wordsight.training.state import RunIdentity, State
 
-# what torch raises for a file that is cut short, is none of its own, or would have to run code
+# raised by torch for a file that is truncated, is not one of its own, or would have to execute code
 _DAMAGED = (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError)
 
 
 def save_checkpoint(path: Path, state: State) -> None:
-    """Write a state as a whole file; the former one stays until the new one is complete.
+    """Write a state to a file; the previous file remains until the new one is complete.
 
     Raises:
-        OutputError: the place cannot be written, or the disk is full.
+        OutputError: the path is not writable, or the disk is full.
     """
     with open_atomic(path) as file:
         torch.save(state.parts(), file)
 
 
 def load_checkpoint(path: Path, state: State) -> None:
-    """Bring a state to where a checkpoint was.
+    """Restore a state from a checkpoint.
+
+    Keys that the checkpoint's recipe lacks have their default: a key that was added to recipes after the checkpoint was
+    written does not make it another configuration.
 
     Raises:
-        TrainingError: the file is not a checkpoint of this program.
-        ConfigError: it belongs to another recipe or other data; the fields that differ are named.
+        TrainingError: the file is not a checkpoint that this version can read.
+        ConfigError: it belongs to another recipe or other data; the message lists the keys that differ.
     """
     try:
         parts = torch.load(path, map_location="cpu", weights_only=True)
-        found = parts["identity"]
+        identity = parts["identity"]
     except _DAMAGED as error:
-        raise TrainingError(f"{path}: not a checkpoint that can be read; remove it to start again") from error
-    fields = differing_keys(found, state.identity)
-    if fields:
+        raise TrainingError(f"{path}: not a readable checkpoint; remove it to start again") from error
+    try:
+        saved = decode(identity, RunIdentity, str(path))
+    except ConfigError as error:
+        raise TrainingError(f"{error}; another version of wordsight wrote this checkpoint; use that version") from error
+    if keys := differing_keys(plain(saved), plain(state.identity)):
+        names = ", ".join(key.removeprefix("recipe.") for key in keys)
         raise ConfigError(
-            f"{path.parent}: the run was started with another configuration; these differ: {', '.join(fields)}; "
-            "use the former values, or another --out"
+            f"{path.parent}: the run was started with another configuration; these differ: {names}; "
+            "use the original values, or another --out"
         )
-    state.take(parts)
+    state.restore(parts)

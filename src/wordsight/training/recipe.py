@@ -1,7 +1,8 @@
-"""A recipe: everything that decides what a run learns, in one TOML file.
+"""Recipes: everything that determines what a run learns, in one TOML file.
 
-What step s sees depends on data, recipe, seed and s alone (design rule 1), so a recipe names steps, never minutes.
-What changes only how a run is watched (workers, output directory, TensorBoard) is not in it.
+Step s depends only on data, recipe, seed and s (design rule 1), so the length of a run is given in steps, never in
+minutes. Settings that change only how a run is executed or observed (workers, output directory, TensorBoard) are not
+part of a recipe. This module does not load torch.
 """
 
 from importlib import resources
@@ -16,14 +17,26 @@ from wordsight.data import SourceConfig
 from wordsight.errors import ConfigError, nearest
 from wordsight.image import Augmentation, Preprocessing
 from wordsight.model import ModelConfig, preset
-from wordsight.training.optimizer import OptimizerConfig
 
-Positive = Annotated[int, Meta(ge=1)]
-Share = Annotated[float, Meta(ge=0, le=1)]
+PositiveInt = Annotated[int, Meta(ge=1)]
+PositiveFloat = Annotated[float, Meta(gt=0)]
+NonNegativeInt = Annotated[int, Meta(ge=0)]
+NonNegativeFloat = Annotated[float, Meta(ge=0)]
+Proportion = Annotated[float, Meta(ge=0, le=1)]
+Decay = Annotated[float, Meta(ge=0, lt=1)]
 
 
 class About(Config, frozen=True):
-    """What a reader of `wordsight recipes` wants to know first."""
+    """What `wordsight recipes` prints about a recipe; it has no influence on the run.
+
+    Attributes:
+        title: name of the recipe; also the name of the trained model.
+        description: what is trained, on which data.
+        command: the command that runs the recipe.
+        hardware: the machine on which `minutes` was measured.
+        minutes: measured duration of the run.
+        scores: measured results: what was measured -> value, interval and chance, as text.
+    """
 
     title: str
     description: str = ""
@@ -34,120 +47,221 @@ class About(Config, frozen=True):
 
 
 class ScheduleConfig(Config, frozen=True):
-    """Linear warm-up, then a cosine that falls to `final_share` of the rate (Radford et al. 2021, 2.5)."""
+    """Learning rate schedule: linear warm-up, then half a cosine (Radford et al. 2021, 2.5).
 
-    steps: Positive
-    warmup_steps: Annotated[int, Meta(ge=0)] = 0
-    final_share: Share = 0.0
+    Attributes:
+        steps: number of optimiser steps.
+        warmup_steps: number of steps during which the learning rate rises linearly; less than `steps`.
+        final_share: learning rate after the last step, as a fraction of `optimizer.learning_rate`.
+    """
+
+    steps: PositiveInt
+    warmup_steps: NonNegativeInt = 0
+    final_share: Proportion = 0.0
+
+
+class OptimizerConfig(Config, frozen=True):
+    """AdamW (Loshchilov and Hutter 2019), optionally with Muon; defaults are those of table 18 for vision transformers.
+
+    Attributes:
+        learning_rate: peak learning rate, reached after the warm-up.
+        weight_decay: decoupled weight decay of all parameters with two or more dimensions.
+        beta1: decay rate of AdamW's first moment.
+        beta2: decay rate of AdamW's second moment.
+        epsilon: added to the denominator of AdamW's update.
+        gradient_clip: maximum norm of all gradients together; none by default.
+        matrices: optimiser of linear layers, convolutions and projections: `adamw`, like all other parameters, or
+            `muon`.
+        momentum: momentum of Muon.
+    """
+
+    learning_rate: PositiveFloat
+    weight_decay: NonNegativeFloat = 0.2
+    beta1: Decay = 0.9
+    beta2: Decay = 0.98
+    epsilon: PositiveFloat = 1e-6
+    gradient_clip: PositiveFloat | None = None
+    matrices: Literal["adamw", "muon"] = "adamw"
+    momentum: Annotated[float, Meta(gt=0, lt=1)] = 0.95
 
 
 class LossConfig(Config, frozen=True):
-    """Score 3, and what may be added to it.
+    """The contrastive loss of the paper's figure 3, and optional additions to it.
 
-    `mask_equal_texts`: a text of the batch that is one of a image's own (a caption, or a name of its label) is no
-    negative of it; `auto` does so where a source has labels for captions, in which equal texts are common.
-    `caption_token_weight`: weight of the second task, in which a linear layer names the words of the image's texts (after
-    SuperCLIP, arXiv 2512.14480), or 0.
+    Attributes:
+        mask_equal_texts: exclude an image's own texts (its captions, or the names of its label) from its negatives;
+            `auto` does so if any source has templates, because equal texts are then common.
+        caption_token_weight: weight of caption token classification, an auxiliary task in which a linear layer
+            predicts the tokens of an image's captions (after SuperCLIP, arXiv 2512.14480); 0 disables it.
     """
 
     mask_equal_texts: bool | Literal["auto"] = "auto"
-    caption_token_weight: Annotated[float, Meta(ge=0)] = 0.0
+    caption_token_weight: NonNegativeFloat = 0.0
 
 
 class RetrievalSet(Config, frozen=True):
-    """Captioned pairs on which recall is measured."""
+    """Captioned images on which recall@1, @5 and @10 are measured in both directions.
+
+    Attributes:
+        shards: path, address or name of the shards, as for a source; the last component of the path is the name of
+            the dataset in scores.
+    """
 
     shards: str
 
 
 class LabelSet(Config, frozen=True):
-    """Labelled images on which the zero-shot classifier is measured."""
+    """Labelled images on which zero-shot accuracy is measured.
+
+    Attributes:
+        shards: path, address or name of the shards, as for a source; the last component of the path is the name of
+            the dataset in scores.
+        templates: prompt templates of the zero-shot classifier, each with one `{}`.
+    """
 
     shards: str
     templates: tuple[str, ...] = ("a photo of a {}.",)
 
 
 class ValidationConfig(Config, frozen=True):
-    """What is measured while a run goes on; the mean of the sets' selection_score figures chooses the best model."""
+    """What is measured during a run, and which score selects the best model.
 
-    every_steps: Positive = 500
+    Attributes:
+        every_steps: number of steps between two validations; the last step is always validated.
+        selection_metric: name of the metric that selects the best model, such as `image_to_text_recall@10` or
+            `accuracy`, averaged over the datasets that report it; or `dataset/metric` for one of them. Without it, the
+            last model is the best. Required if there are validation sets.
+        retrieval: sets of captioned images.
+        labels: sets of labelled images.
+
+    Raises:
+        ConfigError: there are validation sets but no selection metric.
+    """
+
+    every_steps: PositiveInt = 500
+    selection_metric: str | None = None
     retrieval: tuple[RetrievalSet, ...] = ()
     labels: tuple[LabelSet, ...] = ()
 
+    def __post_init__(self) -> None:
+        if (self.retrieval or self.labels) and self.selection_metric is None:
+            example = "image_to_text_recall@10" if self.retrieval else "accuracy"
+            raise ConfigError(
+                "validation: there are validation sets but no selection_metric, so no score selects the best model; "
+                f'add selection_metric = "{example}" to [validation]'
+            )
+
 
 class Recipe(Config, frozen=True):
-    """One training run."""
+    """One training run.
+
+    Attributes:
+        about: title, description and measured results.
+        model: the architecture, as a table or as the name of a preset such as `ViT-B-32`.
+        schedule: number of steps and learning rate schedule.
+        optimizer: the optimiser and its constants.
+        sources: the shards to train on; by default all shards given with `--data`, weighted by size.
+        batch_size: number of pairs per step.
+        accumulation: number of equal parts in which a batch passes through the encoders, to save memory; the loss still
+            sees the whole batch.
+        seed: seed of the initial weights, the order of samples, captions and crops.
+        precision: `float32`, `bfloat16` (autocast), or `auto`: bfloat16 on accelerators, float32 on CPUs.
+        ema_decay: decay of the exponential moving average of the weights, which is evaluated and saved; 0 disables it.
+        augmentation: how training crops are drawn; a source may override it.
+        preprocessing: how images are prepared for the trained model; by default CLIP's preprocessing at
+            `model.image.image_size_px`.
+        loss: the contrastive loss and its additions.
+        validation: what is measured during the run, and how the best model is selected.
+        checkpoint_every_steps: number of steps between two checkpoints.
+
+    Raises:
+        ConfigError: keys contradict each other, or `model` is not a preset.
+    """
 
     about: About
     model: ModelConfig | str
     schedule: ScheduleConfig
     optimizer: OptimizerConfig
     sources: tuple[SourceConfig, ...] = ()
-    batch_size: Positive = 256
-    accumulation: Positive = 1
-    seed: Annotated[int, Meta(ge=0)] = 0
+    batch_size: PositiveInt = 256
+    accumulation: PositiveInt = 1
+    seed: NonNegativeInt = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    ema_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    ema_decay: Decay = 0.0
     augmentation: Augmentation = Augmentation()
     preprocessing: Preprocessing | None = None
     loss: LossConfig = LossConfig()
     validation: ValidationConfig = ValidationConfig()
-    checkpoint_every_steps: Positive = 500
+    checkpoint_every_steps: PositiveInt = 500
 
     def __post_init__(self) -> None:
         if self.batch_size % self.accumulation:
-            raise ConfigError(
-                f"accumulation: batch_size {self.batch_size} cannot be cut into {self.accumulation} equal parts"
-            )
+            raise ConfigError(f"accumulation: batch_size {self.batch_size} is not a multiple of {self.accumulation}")
         if self.schedule.warmup_steps >= self.schedule.steps:
             raise ConfigError(
-                f"schedule: warmup_steps {self.schedule.warmup_steps} leave nothing of {self.schedule.steps} steps"
+                f"schedule: warmup_steps {self.schedule.warmup_steps} must be less than steps {self.schedule.steps}"
             )
         if isinstance(self.model, str):
             preset(self.model)
 
     @property
     def architecture(self) -> ModelConfig:
-        """The model's configuration, looked up where the recipe names a preset."""
+        """The model's configuration; a preset's name is resolved."""
         return preset(self.model) if isinstance(self.model, str) else self.model
 
     @property
-    def form(self) -> Preprocessing:
-        """How images reach the trained model; where the recipe does not say, CLIP's own at the model's size."""
+    def image_preprocessing(self) -> Preprocessing:
+        """`preprocessing`, or by default CLIP's preprocessing at the model's size."""
         return self.preprocessing or Preprocessing(size_px=self.architecture.image.image_size_px)
 
     @property
     def masks_equal_texts(self) -> bool:
-        """`loss.mask_equal_texts`, with `auto` decided."""
+        """`loss.mask_equal_texts` with `auto` resolved."""
         if self.loss.mask_equal_texts == "auto":
             return any(source.templates for source in self.sources)
         return self.loss.mask_equal_texts
 
+    def without_about(self) -> "Recipe":
+        """This recipe with an empty `about`: equal for recipes that train the same model."""
+        return msgspec.structs.replace(self, about=About(title=""))
+
+
+def recipe_paths() -> dict[str, Path]:
+    """Return the recipes of the package: name -> file."""
+    directory = Path(str(resources.files("wordsight") / "recipes"))
+    return {path.stem: path for path in sorted(directory.glob("*.toml"))}
+
 
 def recipe_path(name: str | Path) -> Path:
-    """The file of a recipe: a path, or the name of one that the package holds.
+    """Return the file of a recipe.
+
+    Args:
+        name: a path, or the name of one of the package's recipes.
 
     Raises:
-        ConfigError: neither; with the nearest name.
+        ConfigError: neither a file nor a known name; the message suggests the nearest name.
     """
     path = Path(name)
     if path.suffix == ".toml" or path.is_file():
         return path
-    directory = Path(str(resources.files("wordsight") / "recipes"))
-    known = sorted(file.stem for file in directory.glob("*.toml"))
-    if str(name) in known:
-        return directory / f"{name}.toml"
-    raise ConfigError(f"{name}: no such recipe{nearest(str(name), known)}; 'wordsight recipes' lists {len(known)}")
+    paths = recipe_paths()
+    if str(name) not in paths:
+        raise ConfigError(f"{name}: no such recipe{nearest(str(name), paths)}; known: {', '.join(paths) or 'none'}")
+    return paths[str(name)]
 
 
 def load_recipe(name: str | Path, changes: tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe and apply `--set key=value` changes.
+    """Read a recipe and apply changes to it.
+
+    Args:
+        name: a path, or the name of one of the package's recipes.
+        changes: `dotted.key=value`, as for the option `--set`.
 
     Raises:
-        ConfigError: no such recipe, an unknown key (with the nearest one), or a value that cannot be.
+        ConfigError: no such recipe, an unknown key (the message suggests the nearest one), or an invalid value.
     """
     path = recipe_path(name)
-    tree: dict[str, Any] = read_toml(path)
+    data: dict[str, Any] = read_toml(path)
     for change in changes:
-        tree = set_key(tree, change)
-    return decode(tree, Recipe, str(path))
+        data = set_key(data, change)
+    return decode(data, Recipe, str(path))

@@ -1,4 +1,4 @@
-"""Where a recipe's data lie: names in the recipe, directories on the command line."""
+"""Opens a recipe's data: the recipe contains names, the command line contains directories."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from wordsight.data import Mixture, MixtureSource, ShardSet, open_shards
 from wordsight.data.remote import is_remote
 from wordsight.errors import ConfigError, DataError
-from wordsight.evaluate.tasks import Classification, Evaluator, Retrieval, set_name
+from wordsight.evaluate import Classification, Evaluator, Retrieval, dataset_name
 from wordsight.training.recipe import Recipe
 
 
@@ -14,40 +14,40 @@ def find_shards(names: str | Sequence[str], data: Sequence[str | Path]) -> Shard
     """Open shards that a recipe names.
 
     Args:
-        names: one or several; each is an address, or a path below one of `data`, or the name of one of `data`.
-        data: what the user gave as `--data`.
+        names: one or several; each is an address, a path below one of `data`, or the name of one of `data`.
+        data: the directories given with `--data`.
 
     Raises:
-        DataError: not found, with where it was looked for.
+        DataError: no such shards; the message lists the directories that were searched.
     """
-    found = []
+    locations = []
     for name in [names] if isinstance(names, str) else names:
         if is_remote(name):
-            found.append(name)
+            locations.append(name)
             continue
-        places = [Path(place) / name for place in data] + [Path(place) for place in data if Path(place).name == name]
-        place = next((place for place in places if place.exists()), None)
-        if place is None:
-            looked = ", ".join(str(place) for place in data)
+        candidates = [Path(root) / name for root in data] + [Path(root) for root in data if Path(root).name == name]
+        path = next((candidate for candidate in candidates if candidate.exists()), None)
+        if path is None:
+            searched = ", ".join(str(root) for root in data)
             raise DataError(
-                f"{name}: the recipe wants these shards, but there is none of this name in {looked}; "
-                f"pack them with 'wordsight shards SOURCE {Path(str(data[0])) / name}'"
+                f"{name}: the recipe names these shards, but they are not in {searched}; "
+                f"create them with 'wordsight shards SOURCE {Path(str(data[0])) / name}'"
             )
-        found.append(str(place))
-    return open_shards(found)
+        locations.append(str(path))
+    return open_shards(locations)
 
 
 def open_sources(recipe: Recipe, data: Sequence[str | Path]) -> Mixture:
-    """The mixture that a recipe trains on; without sources in the recipe, all of `data` by size.
+    """Open the mixture that a recipe trains on; without sources in the recipe, all of `data`, weighted by size.
 
     Raises:
-        ConfigError: no data given.
-        DataError: shards are missing, empty or cut short.
+        ConfigError: no data.
+        DataError: shards are missing, empty or truncated.
     """
     if not data:
-        raise ConfigError("no data: name shards with --data DIRECTORY; 'wordsight shards' makes them")
+        raise ConfigError("no data: pass shards with --data DIRECTORY; 'wordsight shards' creates them")
     if not recipe.sources:
-        opened = [open_shards(str(place)) for place in data]
+        opened = [open_shards(str(directory)) for directory in data]
         return Mixture([MixtureSource(shards, float(len(shards))) for shards in opened])
     return Mixture(
         [
@@ -58,13 +58,18 @@ def open_sources(recipe: Recipe, data: Sequence[str | Path]) -> Mixture:
 
 
 def open_evaluators(recipe: Recipe, data: Sequence[str | Path]) -> list[Evaluator]:
-    """The validation sets that a recipe names, as evaluators."""
+    """Open a recipe's validation sets as evaluators.
+
+    Raises:
+        DataError: shards are missing, empty or truncated.
+    """
+    preprocessing = recipe.image_preprocessing
     retrieval: list[Evaluator] = [
-        Retrieval(find_shards(one.shards, data), set_name(one.shards), recipe.form)
+        Retrieval(find_shards(one.shards, data), dataset_name(one.shards), preprocessing)
         for one in recipe.validation.retrieval
     ]
-    labels: list[Evaluator] = [
-        Classification(find_shards(one.shards, data), set_name(one.shards), one.templates, recipe.form)
+    classification: list[Evaluator] = [
+        Classification(find_shards(one.shards, data), dataset_name(one.shards), one.templates, preprocessing)
         for one in recipe.validation.labels
     ]
-    return retrieval + labels
+    return retrieval + classification

@@ -1,39 +1,57 @@
-"""A run between two steps, and what of it must survive a restart.
+"""The state of a run between two steps.
 
-`State.parts` is that list; it is saved and loaded by nothing else. A run's random numbers need no saving: what step s
-draws is a function of the recipe's seed and s (design rule 1).
+`State.parts` lists everything that must survive a restart; nothing else is saved or loaded. Random number generators
+need no saving, because the random numbers of step s are a function of the recipe's seed and s (design rule 1).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
+from wordsight.config import Config
+from wordsight.metrics import Score
 from wordsight.model import CLIP
 from wordsight.text import TextTokenizer, TokenizerConfig
 from wordsight.training.caption_tokens import CaptionTokens
+from wordsight.training.recipe import Recipe
+
+
+class RunIdentity(Config, frozen=True):
+    """What determines the result of a run; a checkpoint can only be resumed by a run of the same identity.
+
+    Attributes:
+        recipe: without `about`.
+        data: fingerprint of the mixture.
+        start: fingerprint of the model from which training starts; empty for a new model.
+    """
+
+    recipe: Recipe
+    data: str
+    start: str = ""
 
 
 class Learner(nn.Module):
-    """A CLIP with what only its training needs: the layer that names a caption's words from the image's embedding.
+    """A CLIP model with the layer that only training needs.
 
     Attributes:
         clip: the model.
-        words: linear layer (E -> vocabulary), or None where the recipe has no such task.
+        caption_head: linear layer (E -> V) of caption token classification, or None if the recipe does not use it.
     """
 
-    def __init__(self, clip: CLIP, words: nn.Linear | None) -> None:
+    def __init__(self, clip: CLIP, caption_head: nn.Linear | None) -> None:
         super().__init__()
         self.clip = clip
-        self.words = words
+        self.caption_head = caption_head
 
 
 class EMA:
-    """A running mean of a learner's weights and statistics, on which it is judged and saved.
+    """An exponential moving average of a model's weights and statistics, which is evaluated and saved.
 
-    After n steps the decay is min(decay, n / (n + 10)), so that the first steps do not weigh on the mean.
+    After n steps the decay is min(decay, n / (n + 10)), so that the initial weights do not dominate the average.
     """
 
     def __init__(self, learner: Learner, decay: float) -> None:
@@ -43,7 +61,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, steps: int) -> None:
-        """Take in the learner's present weights, after a number of steps."""
+        """Include the model's current weights, which have taken `steps` steps."""
         weight = 1 - min(self._decay, steps / (steps + 10))
         torch._foreach_lerp_(list(self.tensors.values()), list(self._source.values()), weight)
 
@@ -54,7 +72,13 @@ def _floats(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Tokens:
-    """How texts become ids: as the model from which training starts, or else as published; saved with the weights."""
+    """How texts become token ids: the tokenizer of the start model, or else the published one; saved with the model.
+
+    Attributes:
+        config: the tokenizer's entry in the model card.
+        tokenizer: the tokenizer.
+        files: the tokenizer's files, name -> content.
+    """
 
     config: TokenizerConfig
     tokenizer: TextTokenizer
@@ -63,54 +87,60 @@ class Tokens:
 
 @dataclass
 class State:
-    """A run between two steps.
+    """The state of a run between two steps.
 
     Attributes:
-        average: the averaged weights, or None where the recipe has no ema_decay.
-        words: what the second task asks for, or None where the recipe has no such task.
+        learner: the model that is trained.
+        optimizer: with its moments.
+        ema: the averaged weights, or None if the recipe has no `ema_decay`.
+        caption_tokens: the tokens of caption token classification, or None if the recipe does not use it.
         tokens: the tokenizer, which no step changes.
-        identity: recipe and data as plain data; a checkpoint of another identity is refused.
+        identity: recipe and data; a checkpoint of another identity is refused.
         device: where the tensors are.
-        steps: how many were taken.
-        best_score: the highest validation score so far, and `best_step` where it was.
+        steps: number of steps taken.
+        best_value: highest value of the selection metric so far; None before the first validation and in runs without a
+            selection metric.
+        best_step: the step of the best model.
+        best_scores: the scores of the best model.
     """
 
     learner: Learner
     optimizer: torch.optim.Optimizer
-    average: EMA | None
-    words: CaptionTokens | None
+    ema: EMA | None
+    caption_tokens: CaptionTokens | None
     tokens: Tokens
-    identity: dict[str, Any]
+    identity: RunIdentity
     device: torch.device
     steps: int = 0
-    best_score: float = -1.0
+    best_value: float | None = None
     best_step: int = 0
-    best_scores: dict[str, float] = field(default_factory=dict)
+    best_scores: tuple[Score, ...] = ()
 
     def parts(self) -> dict[str, Any]:
-        """Everything that a restart needs."""
+        """Return everything that a restart needs, as tensors and plain data."""
         return {
-            "identity": self.identity,
+            "identity": msgspec.to_builtins(self.identity),
             "steps": self.steps,
-            "best_score": self.best_score,
+            "best_value": self.best_value,
             "best_step": self.best_step,
-            "best_scores": self.best_scores,
+            "best_scores": msgspec.to_builtins(self.best_scores),
             "learner": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "average": self.average.tensors if self.average else {},
+            "ema": self.ema.tensors if self.ema else {},
         }
 
-    def take(self, parts: dict[str, Any]) -> None:
-        """Go on from parts that `parts` gave."""
-        for name in ("steps", "best_score", "best_step", "best_scores"):
-            setattr(self, name, parts[name])
+    def restore(self, parts: dict[str, Any]) -> None:
+        """Continue from the return value of `parts`."""
+        self.steps, self.best_step = parts["steps"], parts["best_step"]
+        self.best_value = parts["best_value"]
+        self.best_scores = msgspec.convert(parts["best_scores"], tuple[Score, ...])
         self.learner.load_state_dict(parts["learner"])
         self.optimizer.load_state_dict(parts["optimizer"])
-        if self.average:
-            for name, tensor in self.average.tensors.items():
-                tensor.copy_(parts["average"][name])
+        if self.ema:
+            for name, tensor in self.ema.tensors.items():
+                tensor.copy_(parts["ema"][name])
 
     def weights(self) -> dict[str, Tensor]:
-        """The model's tensors as they are judged and published: averaged where the recipe says so."""
+        """Return the model's tensors as they are evaluated and saved: averaged if the recipe says so."""
         tensors = {name: tensor.detach() for name, tensor in self.learner.clip.state_dict().items()}
-        return tensors | (self.average.tensors if self.average else {})
+        return tensors | (self.ema.tensors if self.ema else {})

@@ -1,7 +1,8 @@
-"""The training step: a batch and a state in, the state one step on.
+"""The training step: updates a state with one batch.
 
-Read `train_step` first. Two things hang on it: the second task of caption words, and accumulation, which is exact: the
-loss sees the whole batch although the towers see it in parts (Gao et al. 2021, arXiv 2101.06983).
+Read `train_step` first. The rest of the module is the auxiliary loss of caption token classification, and gradient
+accumulation, which is exact: the loss sees the whole batch although the encoders process it in parts (Gao et al. 2021,
+arXiv 2101.06983).
 """
 
 import math
@@ -24,51 +25,59 @@ _KEYS_IN_ERROR = 5
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What one step reports: loss, the words' loss, logit scale, gradient norm and rate."""
+    """The metrics of one step.
+
+    Attributes:
+        loss: the contrastive loss.
+        caption_token_loss: the loss of caption token classification, before its weight; 0 without that task.
+        scale: the logit scale before the step.
+        gradient_norm: norm of all gradients together, before clipping.
+        learning_rate: of the step.
+    """
 
     loss: float
-    words_loss: float
+    caption_token_loss: float
     scale: float
     gradient_norm: float
     learning_rate: float
 
 
-def rate_at(step: int, schedule: ScheduleConfig) -> float:
-    """The share of the learning rate at a step counted from 0: linear warm-up, then half a cosine."""
+def learning_rate_factor(step: int, schedule: ScheduleConfig) -> float:
+    """Return the factor of the peak learning rate at a step, counted from 0: linear warm-up, then half a cosine."""
     if step < schedule.warmup_steps:
         return (step + 1) / schedule.warmup_steps
-    through = (step - schedule.warmup_steps) / (schedule.steps - schedule.warmup_steps)
-    return schedule.final_share + (1 - schedule.final_share) * (1 + math.cos(math.pi * through)) / 2
+    progress = (step - schedule.warmup_steps) / (schedule.steps - schedule.warmup_steps)
+    return schedule.final_share + (1 - schedule.final_share) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def train_step(state: State, batch: Batch, recipe: Recipe) -> StepMetrics:
     """Take one optimiser step on one batch.
 
     Raises:
-        TrainingError: the loss is not finite; the message names step and batch.
+        TrainingError: loss or gradient norm is not finite; the message names the step and the batch.
     """
-    rate = recipe.optimizer.learning_rate * rate_at(batch.step, recipe.schedule)
+    learning_rate = recipe.optimizer.learning_rate * learning_rate_factor(batch.step, recipe.schedule)
     for group in state.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = learning_rate
     state.optimizer.zero_grad(set_to_none=True)
     batch = _on_device(batch, state.device)
-    loss, words_loss = _backward(state, batch, recipe)
-    clip_at = recipe.optimizer.gradient_clip
-    norm = nn.utils.clip_grad_norm_(state.learner.parameters(), math.inf if clip_at is None else clip_at)
-    figures = StepMetrics(loss.item(), words_loss.item(), state.learner.clip.scale.item(), norm.item(), rate)
-    if not (math.isfinite(figures.loss + figures.words_loss) and math.isfinite(figures.gradient_norm)):
+    loss, token_loss = _backward(state, batch, recipe)
+    max_norm = recipe.optimizer.gradient_clip
+    norm = nn.utils.clip_grad_norm_(state.learner.parameters(), math.inf if max_norm is None else max_norm)
+    metrics = StepMetrics(loss.item(), token_loss.item(), state.learner.clip.scale.item(), norm.item(), learning_rate)
+    if not (math.isfinite(metrics.loss + metrics.caption_token_loss) and math.isfinite(metrics.gradient_norm)):
         keys = ", ".join(batch.keys[:_KEYS_IN_ERROR])
         raise TrainingError(
-            f"step {batch.step}: loss {figures.loss}, gradient norm {figures.gradient_norm} "
-            f"on the batch of {keys}, ...: "
-            "lower optimizer.learning_rate or set optimizer.gradient_clip, then go on with --resume"
+            f"step {batch.step}: loss {metrics.loss}, gradient norm {metrics.gradient_norm} "
+            f"on the batch of {keys}, ...; "
+            "start again in another --out with a lower optimizer.learning_rate or with optimizer.gradient_clip"
         )
     state.optimizer.step()
     state.learner.clip.bound_scale_()
     state.steps += 1
-    if state.average:
-        state.average.update(state.steps)
-    return figures
+    if state.ema:
+        state.ema.update(state.steps)
+    return metrics
 
 
 def _on_device(batch: Batch, device: torch.device) -> Batch:
@@ -79,19 +88,19 @@ def _on_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def _backward(state: State, batch: Batch, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """Add the gradients of the whole batch to the parameters; return the two losses."""
+    """Add the gradients of the whole batch to the parameters, and return both losses."""
     if recipe.accumulation == 1:
         with _precision(recipe, batch):
             image_NE, text_NE = _embed(state.learner, batch.pixels, batch.ids, recipe)
-        loss, words_loss = _losses(state, image_NE, text_NE, batch, recipe)
-        (loss + recipe.loss.caption_token_weight * words_loss).backward()
-        return loss.detach(), words_loss.detach()
+        loss, token_loss = _losses(state, image_NE, text_NE, batch, recipe)
+        (loss + recipe.loss.caption_token_weight * token_loss).backward()
+        return loss.detach(), token_loss.detach()
     parts = list(_parts(batch, recipe.accumulation))
     with torch.no_grad(), _precision(recipe, batch):
         embedded = [_embed(state.learner, pixels, ids, recipe) for pixels, ids in parts]
     image_NE, text_NE = (torch.cat(tower).requires_grad_() for tower in zip(*embedded, strict=True))
-    loss, words_loss = _losses(state, image_NE, text_NE, batch, recipe)
-    (loss + recipe.loss.caption_token_weight * words_loss).backward()
+    loss, token_loss = _losses(state, image_NE, text_NE, batch, recipe)
+    (loss + recipe.loss.caption_token_weight * token_loss).backward()
     size = len(parts[0][1])
     for (pixels, ids), image_grad, text_grad in zip(
         parts, _gradient(image_NE).split(size), _gradient(text_NE).split(size), strict=True
@@ -99,7 +108,7 @@ def _backward(state: State, batch: Batch, recipe: Recipe) -> tuple[Tensor, Tenso
         with _precision(recipe, batch):
             image, text = _embed(state.learner, pixels, ids, recipe)
         torch.autograd.backward([image, text], [image_grad, text_grad])
-    return loss.detach(), words_loss.detach()
+    return loss.detach(), token_loss.detach()
 
 
 def _parts(batch: Batch, count: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -112,8 +121,9 @@ def _gradient(tensor: Tensor) -> Tensor:
 
 
 def _embed(learner: Learner, pixels: Tensor, ids: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """Embeddings (n, E) float32 of both towers, before normalisation."""
-    images = learner.clip.encode_image(to_float(pixels, recipe.form.mean, recipe.form.std))
+    """Return the embeddings of both encoders, (n, E) float32, before normalisation."""
+    preprocessing = recipe.image_preprocessing
+    images = learner.clip.encode_image(to_float(pixels, preprocessing.mean, preprocessing.std))
     return images.float(), learner.clip.encode_text(ids).float()
 
 
@@ -125,13 +135,14 @@ def _losses(state: State, image_NE: Tensor, text_NE: Tensor, batch: Batch, recip
         loss = masked_softmax_loss(image_unit_NE, text_unit_NE, scale, batch.is_own_text())
     else:
         loss = softmax_loss(image_unit_NE, text_unit_NE, scale)
-    if state.words is None or state.learner.words is None:
+    if state.caption_tokens is None or state.learner.caption_head is None:
         return loss, loss.new_zeros(())
-    return loss, caption_token_loss(state.learner.words(image_NE), state.words.targets(batch.own_ids.flatten(1)))
+    logits_NV = state.learner.caption_head(image_NE)
+    return loss, caption_token_loss(logits_NV, state.caption_tokens.targets(batch.own_ids.flatten(1)))
 
 
 def _precision(recipe: Recipe, batch: Batch) -> AbstractContextManager[object]:
-    """bfloat16 on accelerators; many CPUs are slower in it than in float32."""
+    """Autocast to bfloat16 on accelerators; many CPUs are slower in bfloat16 than in float32."""
     if recipe.precision == "float32" or (recipe.precision == "auto" and batch.pixels.device.type == "cpu"):
         return nullcontext()
     return torch.autocast(batch.pixels.device.type, dtype=torch.bfloat16)

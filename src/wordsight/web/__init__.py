@@ -1,7 +1,7 @@
-"""Addresses to files.
+"""Downloads over HTTP.
 
-connection.py  one connection: faults of the moment and final ones, the first bytes of an address
-fetch.py       a whole file, continued where it broke off, checked before it appears
+connection.py   one connection, and which of its failures are worth a retry
+fetch.py        one file: resumed after an interruption, and verified before it appears under its name
 """
 
 from wordsight.web.connection import Patience, ask

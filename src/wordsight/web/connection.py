@@ -1,7 +1,7 @@
-"""One connection to a web server: what is a fault of the moment, and what is final.
+"""One connection to a web server: which failures are transient and worth a retry, and which are final.
 
-The standard library is enough: what huggingface_hub speaks HTTP with has changed three times in the versions that we
-work with.
+This uses the standard library. huggingface_hub has changed its HTTP client several times in the versions that wordsight
+supports, so it is not a stable alternative.
 """
 
 import contextlib
@@ -18,19 +18,20 @@ from wordsight.errors import DownloadError
 
 _MAX_REDIRECTS = 5
 _BROKEN_CONNECTION = (OSError, http.client.HTTPException)
-_WORTH_ANOTHER_TRY = {408, 425, 429, 500, 502, 503, 504}
+_RETRYABLE_STATUS = {408, 425, 429, 500, 502, 503, 504}
 _REDIRECTS = {301, 302, 303, 307, 308}
-_NOT_THERE = {404: "not on the server", 410: "no longer on the server"}
-_REASONS = {**_NOT_THERE, 401: "not public", 403: "not public"}
+_NOT_FOUND_REASONS = {404: "not on the server", 410: "no longer on the server"}
+_REASONS = {**_NOT_FOUND_REASONS, 401: "access denied", 403: "access denied"}
 
 
 class Patience(Config, frozen=True):
-    """How long to bear with a server.
+    """When to give up on a server that is slow or fails.
 
     Attributes:
-        timeout_s: for a connection, and for every answer on it.
-        tries: of a connection that brings nothing new; what does bring something costs none.
-        pause_s: before the second try; doubled each time.
+        timeout_s: seconds to wait for a connection and for each read from it.
+        tries: consecutive attempts without progress after which a download fails; an attempt that receives at least
+            one byte resets the count.
+        pause_s: seconds to wait before the second attempt; doubled before each further one.
     """
 
     timeout_s: float = 30.0
@@ -38,81 +39,96 @@ class Patience(Config, frozen=True):
     pause_s: float = 0.5
 
 
-class AgainError(Exception):
-    """A fault of the moment; the message says which."""
+class TransientError(Exception):
+    """A failure that a retry may resolve, such as a timeout or a busy server."""
 
 
-class _NotThereError(DownloadError):
-    """The server knows no such address."""
+class _NotFoundError(DownloadError):
+    """There is nothing at this URL."""
 
 
 class OutOfRangeError(DownloadError):
-    """The server has less than was had of it before."""
+    """The requested range starts after the end of the file on the server."""
 
 
 def ask(url: str, max_bytes: int = 0, patience: Patience | None = None) -> tuple[bytes, Message] | None:
-    """The first bytes of what lies at an address, and its headers; None where nothing does.
+    """Download the first bytes at a URL, with retries.
+
+    Args:
+        url: the URL.
+        max_bytes: how many bytes to read; 0 reads only the headers.
+        patience: timeouts and retries.
+
+    Returns:
+        The bytes and the headers of the response, or None if there is nothing at this URL.
 
     Raises:
-        DownloadError: not to be had.
+        DownloadError: the server cannot be reached or refuses the request.
     """
     patience = patience or Patience()
     failures = 0
     while True:
         try:
-            with opened(url, {}, patience.timeout_s) as answer:
-                content, length = answer.read(max_bytes), answer.headers.get("Content-Length", "")
+            with open_url(url, {}, patience.timeout_s) as response:
+                content, length = response.read(max_bytes), response.headers.get("Content-Length", "")
                 if length.isdigit() and len(content) < min(int(length), max_bytes):
-                    raise AgainError("the connection ended early")
-                return content, answer.headers
-        except _NotThereError:
+                    raise TransientError("the connection ended early")
+                return content, response.headers
+        except _NotFoundError:
             return None
-        except AgainError as error:
+        except TransientError as error:
             failures += 1
             if failures == patience.tries:
-                raise DownloadError(f"{url}: {error}, {failures} times; check the address and the network") from error
+                raise DownloadError(f"{url}: {error} ({failures} attempts); check the URL and the network") from error
         time.sleep(patience.pause_s * 2 ** (failures - 1))
 
 
 @contextlib.contextmanager
-def opened(url: str, headers: dict[str, str], timeout_s: float) -> Iterator[http.client.HTTPResponse]:
-    """One connection, and what is read from it.
+def open_url(url: str, headers: dict[str, str], timeout_s: float) -> Iterator[http.client.HTTPResponse]:
+    """Open a connection and yield the response.
+
+    Args:
+        url: the URL.
+        headers: additional request headers.
+        timeout_s: seconds to wait for the connection and for each read from it.
 
     Raises:
-        AgainError: busy or broken.
-        DownloadError: another try would not mend it.
+        TransientError: the server is busy, or the connection failed, also while the block reads from it.
+        DownloadError: the failure is final.
     """
     headers = {"User-Agent": "wordsight", "Accept-Encoding": "identity", **headers}
     opener = urllib.request.build_opener(_Redirects)
     try:
-        answer = opener.open(urllib.request.Request(url, headers=headers), timeout=timeout_s)
+        response = opener.open(urllib.request.Request(url, headers=headers), timeout=timeout_s)
     except urllib.error.HTTPError as error:
         error.close()
-        raise _refusal(url, error) from error
+        raise _error_of_status(url, error) from error
     except _BROKEN_CONNECTION as error:
-        raise AgainError(_words(error)) from error
+        raise TransientError(_reason(error)) from error
     except ValueError as error:
-        raise DownloadError(f"{url}: not an address: {error}") from error
-    with answer:
+        raise DownloadError(f"{url}: not a valid URL: {error}") from error
+    with response:
         try:
-            yield answer
+            yield response
         except _BROKEN_CONNECTION as error:
-            raise AgainError(_words(error)) from error
+            raise TransientError(_reason(error)) from error
 
 
-def _refusal(url: str, error: urllib.error.HTTPError) -> Exception:
-    if error.code in _WORTH_ANOTHER_TRY:
-        return AgainError(f"the server answers {error.code} {error.reason}")
+def _error_of_status(url: str, error: urllib.error.HTTPError) -> Exception:
+    if error.code in _RETRYABLE_STATUS:
+        return TransientError(f"the server answers {error.code} {error.reason}")
     if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-        return OutOfRangeError(f"{url}: refused ({error.code})")
+        return OutOfRangeError(f"{url}: range not available ({error.code})")
     if error.code in _REDIRECTS:
-        return DownloadError(f"{url}: redirected in circles, or to where it is not encrypted; take another server")
-    kind = _NotThereError if error.code in _NOT_THERE else DownloadError
-    return kind(f"{url}: {_REASONS.get(error.code, 'refused')} ({error.code}); check the address, or the server")
+        return DownloadError(f"{url}: redirected in a loop or from https to http; use another server")
+    error_class = _NotFoundError if error.code in _NOT_FOUND_REASONS else DownloadError
+    return error_class(
+        f"{url}: {_REASONS.get(error.code, 'refused')} ({error.code}); check the URL or use another server"
+    )
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """A few redirects, and none from an encrypted connection to one that is not."""
+    """Follow at most 5 redirects, and none from https to another scheme."""
 
     max_redirections = _MAX_REDIRECTS
     max_repeats = 2
@@ -121,10 +137,10 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         if req.full_url.startswith("https:") and not newurl.startswith("https:"):
-            raise urllib.error.HTTPError(newurl, code, "redirected to an open connection", headers, fp)
+            raise urllib.error.HTTPError(newurl, code, "redirected to an unencrypted connection", headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _words(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     reason = getattr(error, "reason", error)
     return " ".join(str(getattr(reason, "strerror", None) or reason).split()) or type(error).__name__

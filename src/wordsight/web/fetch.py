@@ -1,10 +1,15 @@
-"""One file from a web address, whole and right or not at all.
+"""Download one file, completely and verified or not at all.
 
-A download that broke off goes on where it stopped, as long as the server still has the same file; size and SHA-256 are
-checked before the file appears under its name; one process fetches while the others wait.
+An interrupted download is resumed where it stopped, provided that the server still has the same file. Size and SHA-256
+are verified before the file appears under its name. If several processes want the same file, one downloads it while the
+others wait.
+
+While a download is incomplete, `.NAME.partial` holds its bytes and `.NAME.partial.json` identifies the file that they
+belong to.
 """
 
 import contextlib
+import hashlib
 import http.client
 import os
 import shutil
@@ -18,16 +23,22 @@ import msgspec
 from wordsight.config import Config
 from wordsight.errors import DownloadError, OutputError
 from wordsight.files import as_output_error, lock, make_directory, sha256_file, sync_directory, write_atomic
-from wordsight.web.connection import AgainError, OutOfRangeError, Patience, opened
+from wordsight.web.connection import OutOfRangeError, Patience, TransientError, open_url
 
 Progress = Callable[[int, int | None], None]
-"""Is told how many bytes are there, and of how many; None where the server does not say."""
+"""Called with the number of bytes received and the total, which is None if the server does not state it."""
 
 _BLOCK_BYTES = 1 << 20
 
 
-class _Notes(Config, frozen=True):
-    """What a partial file is part of, so that it is never continued with another."""
+class _PartialInfo(Config, frozen=True):
+    """Identifies the file that a partial download belongs to, so that it is never resumed with another one.
+
+    Attributes:
+        url: the URL of the file.
+        validator: its strong ETag or Last-Modified header (RFC 9110, section 13.1.5).
+        total_bytes: its size; None if the server did not state it.
+    """
 
     url: str
     validator: str = ""
@@ -43,18 +54,23 @@ def fetch_file(
     progress: Progress | None = None,
     max_bytes: int = 1 << 36,
 ) -> Path:
-    """Download a file, unless it is there already.
+    """Download a file unless it exists already.
 
     Args:
-        destination: where the file appears when all of it is there and right.
-        sha256: lower-case hexadecimal, or its first digits; empty where it is not known.
-        size_bytes: that it must have, where that is known.
-        progress: is called after every block.
-        max_bytes: a longer file is refused.
+        url: the URL.
+        destination: the path under which the complete and verified file appears.
+        sha256: the expected hash in lower-case hexadecimal, or its first digits; empty if unknown.
+        size_bytes: the expected size, if known.
+        patience: timeouts and retries.
+        progress: called after every block.
+        max_bytes: the largest size that is accepted.
+
+    Returns:
+        `destination`.
 
     Raises:
-        DownloadError: not to be had, or not the file that was expected.
-        OutputError: the place cannot be written, or the disk is full.
+        DownloadError: the file cannot be downloaded, or is not the expected one.
+        OutputError: the destination is not writable, or the disk is full.
     """
     if is_there(destination, size_bytes):
         return destination
@@ -66,12 +82,12 @@ def fetch_file(
 
 
 def is_there(path: Path, size_bytes: int | None) -> bool:
-    """Whether a file has been fetched; one of another size than is known has not."""
+    """Return whether a file exists and, if its size is known, has that size."""
     return path.is_file() and size_bytes in (None, path.stat().st_size)
 
 
 class _Fetch:
-    """One download under its lock."""
+    """One download; the caller holds the lock of the destination."""
 
     def __init__(
         self,
@@ -85,126 +101,128 @@ class _Fetch:
     ) -> None:
         self.url, self.destination, self.sha256, self.size_bytes = url, destination, sha256, size_bytes
         self.patience, self.progress, self.max_bytes = patience, progress, max_bytes
-        self.was_continued = False
+        self.was_resumed = False
         self.partial = destination.with_name(f".{destination.name}.partial")
-        self.notes_path = destination.with_name(f".{destination.name}.partial.json")
+        self.info_path = destination.with_name(f".{destination.name}.partial.json")
 
     def run(self) -> None:
-        """Fetch, check, and give the file its name; a continued file that proves wrong is fetched once more, whole."""
-        self._fetch_patiently()
-        fault = self._fault()
-        if fault and self.was_continued:
-            self._forget()
-            self._fetch_patiently()
-            fault = self._fault()
-        if fault:
-            self._forget()
-            raise DownloadError(f"{self.url}: {fault}; nothing was kept: try again")
-        self._settle()
+        """Download, verify and rename the file; if a resumed file fails verification, download it once more in full."""
+        self._fetch_with_retries()
+        mismatch = self._mismatch()
+        if mismatch and self.was_resumed:
+            self._discard()
+            self._fetch_with_retries()
+            mismatch = self._mismatch()
+        if mismatch:
+            self._discard()
+            raise DownloadError(f"{self.url}: {mismatch}; the file was discarded: try again")
+        self._finish()
 
-    def _fetch_patiently(self) -> None:
+    def _fetch_with_retries(self) -> None:
         failures = 0
         while True:
-            before = self._have()
+            before = self._num_received()
             try:
                 self._fetch_once()
                 return
-            except AgainError as error:
-                failures = 1 if self._have() > before else failures + 1
+            except TransientError as error:
+                failures = 1 if self._num_received() > before else failures + 1
                 if failures >= self.patience.tries:
                     raise DownloadError(
-                        f"{self.url}: {error}, {failures} times, at byte {self._have()}; check the network, then try "
-                        "again: it goes on from there"
+                        f"{self.url}: {error} ({failures} attempts, at byte {self._num_received()}); check the network "
+                        "and try again: the download will resume"
                     ) from error
             time.sleep(self.patience.pause_s * 2 ** (failures - 1))
 
     def _fetch_once(self) -> None:
-        """One connection: all that is missing, if all goes well.
+        """Receive the missing part of the file over one connection.
 
         Raises:
-            AgainError: busy, broken or slow; what came is kept.
+            TransientError: the server is busy or slow, or the connection failed; the received bytes are kept.
         """
-        notes = self._notes()
-        have = self._have()
-        if have and have == notes.total_bytes:
-            self.was_continued = True
+        info = self._info()
+        received = self._num_received()
+        if received and received == info.total_bytes:
+            self.was_resumed = True
             return
-        if not (notes.validator or self.sha256):  # nothing would tell that the rest is that of another file
-            have = 0
-        with self._open(have, notes) as answer:
-            start, total = _extent(answer)
-            if start not in (0, have) or (start and notes.total_bytes not in (None, total)):
-                self._forget()
-                raise AgainError("the server goes on with another file")
+        if not (info.validator or self.sha256):  # a changed file on the server would go unnoticed
+            received = 0
+        with self._open(received, info) as response:
+            start, total = _range_of(response)
+            if start not in (0, received) or (start and info.total_bytes not in (None, total)):
+                self._discard()
+                raise TransientError("the server resumed with another file")
             self._check_total(total)
-            self.was_continued = start > 0
+            self.was_resumed = start > 0
             if start == 0:
-                self._forget()
-                notes = _Notes(url=self.url, validator=_validator(answer), total_bytes=total)
-                write_atomic(self.notes_path, msgspec.json.encode(notes))
-            self._check_room((total or 0) - start)
-            self._receive(answer, start, total)
+                self._discard()
+                info = _PartialInfo(url=self.url, validator=_validator(response), total_bytes=total)
+                write_atomic(self.info_path, msgspec.json.encode(info))
+            self._check_free_space((total or 0) - start)
+            self._receive(response, start, total)
 
-    def _receive(self, answer: http.client.HTTPResponse, start: int, total: int | None) -> None:
-        done = start
+    def _receive(self, response: http.client.HTTPResponse, start: int, total: int | None) -> None:
+        received = start
         limit = total or self.max_bytes
-        with _writing(self.partial, "ab" if start else "wb") as file:
-            while block := answer.read1(_BLOCK_BYTES):
-                done += len(block)
-                if done > limit:
-                    self._forget()
-                    raise DownloadError(f"{self.url}: more than {limit:,} bytes; not what is meant")
+        with _open_unbuffered(self.partial, "ab" if start else "wb") as file:
+            while block := response.read1(_BLOCK_BYTES):
+                received += len(block)
+                if received > limit:
+                    self._discard()
+                    raise DownloadError(f"{self.url}: more than the expected {limit:,} bytes; check the URL")
                 _write(file, block, self.destination)
                 if self.progress:
-                    self.progress(done, total)
-        if total is not None and done < total:
-            raise AgainError("the connection ended early")
-        if total is None:  # the end of the connection is all that tells the end of the file
-            write_atomic(self.notes_path, msgspec.json.encode(_Notes(url=self.url, total_bytes=done)))
+                    self.progress(received, total)
+        if total is not None and received < total:
+            raise TransientError("the connection ended early")
+        if total is None:  # only the end of the connection marks the end of the file
+            write_atomic(self.info_path, msgspec.json.encode(_PartialInfo(url=self.url, total_bytes=received)))
 
     @contextlib.contextmanager
-    def _open(self, have: int, notes: _Notes) -> Iterator[http.client.HTTPResponse]:
+    def _open(self, received: int, info: _PartialInfo) -> Iterator[http.client.HTTPResponse]:
         headers = {}
-        if have:
-            headers["Range"] = f"bytes={have}-"
-            if notes.validator:
-                headers["If-Range"] = notes.validator
+        if received:
+            headers["Range"] = f"bytes={received}-"
+            if info.validator:
+                headers["If-Range"] = info.validator
         try:
-            with opened(self.url, headers, self.patience.timeout_s) as answer:
-                yield answer
+            with open_url(self.url, headers, self.patience.timeout_s) as response:
+                yield response
         except OutOfRangeError as error:
-            self._forget()
-            raise AgainError("the file on the server is another one now") from error
+            self._discard()
+            raise TransientError("the file on the server has changed") from error
 
     def _check_total(self, total: int | None) -> None:
         if total is None:
             return
         if self.size_bytes not in (None, total):
-            self._forget()
-            raise DownloadError(f"{self.url}: the server has {total} bytes, expected {self.size_bytes}; try again")
+            self._discard()
+            raise DownloadError(
+                f"{self.url}: the file on the server has {total:,} bytes, expected {self.size_bytes:,}; try again later"
+            )
         if total > self.max_bytes:
-            raise DownloadError(f"{self.url}: {total:,} bytes, more than {self.max_bytes:,}; not what is meant")
+            raise DownloadError(f"{self.url}: {total:,} bytes, expected at most {self.max_bytes:,}; check the URL")
 
-    def _check_room(self, needed_bytes: int) -> None:
+    def _check_free_space(self, needed_bytes: int) -> None:
         free_bytes = shutil.disk_usage(self.destination.parent).free
         if needed_bytes > free_bytes:
             raise OutputError(
-                f"{self.destination.parent}: {needed_bytes:,} bytes are to come, {free_bytes:,} are free; make room, "
+                f"{self.destination.parent}: {needed_bytes:,} bytes needed, {free_bytes:,} available; free some space, "
                 "or move the cache with WORDSIGHT_CACHE"
             )
 
-    def _fault(self) -> str:
-        """What is wrong with the whole partial file; empty if nothing is."""
-        size = self._have()
+    def _mismatch(self) -> str:
+        """Return how the complete partial file differs from the expected one; empty if it does not."""
+        size = self._num_received()
         if self.size_bytes not in (None, size):
-            return f"{size} bytes came, expected {self.size_bytes}"
+            return f"received {size:,} bytes, expected {self.size_bytes:,}"
         if self.sha256:
-            found = sha256_file(self.partial) if size else "that of no bytes"
-            if not found.startswith(self.sha256):
-                return f"SHA-256 of what came is {found}, expected {self.sha256}"
+            digest = sha256_file(self.partial) if size else hashlib.sha256().hexdigest()
+            if not digest.startswith(self.sha256):
+                return f"received a file with SHA-256 {digest}, expected {self.sha256}"
         return ""
 
-    def _settle(self) -> None:
+    def _finish(self) -> None:
         try:
             if not self.partial.exists():
                 self.partial.touch()
@@ -214,44 +232,44 @@ class _Fetch:
             sync_directory(self.destination.parent)
         except OSError as error:
             raise as_output_error(error, self.destination) from error
-        self.notes_path.unlink(missing_ok=True)
+        self.info_path.unlink(missing_ok=True)
 
-    def _have(self) -> int:
-        """Bytes that are there of what lies at the address."""
-        is_ours = self._notes().url == self.url and self.partial.exists()
-        return self.partial.stat().st_size if is_ours else 0
+    def _num_received(self) -> int:
+        """Return the number of bytes of this URL's file in the partial file."""
+        is_same_url = self._info().url == self.url and self.partial.exists()
+        return self.partial.stat().st_size if is_same_url else 0
 
-    def _notes(self) -> _Notes:
+    def _info(self) -> _PartialInfo:
         try:
-            return msgspec.json.decode(self.notes_path.read_bytes(), type=_Notes)
+            return msgspec.json.decode(self.info_path.read_bytes(), type=_PartialInfo)
         except (OSError, msgspec.DecodeError):
-            return _Notes(url="")
+            return _PartialInfo(url="")
 
-    def _forget(self) -> None:
+    def _discard(self) -> None:
         self.partial.unlink(missing_ok=True)
-        self.notes_path.unlink(missing_ok=True)
+        self.info_path.unlink(missing_ok=True)
 
 
-def _extent(answer: http.client.HTTPResponse) -> tuple[int, int | None]:
-    """The byte at which an answer begins, and the length of the whole file where the server says it."""
-    if answer.status == http.HTTPStatus.PARTIAL_CONTENT:
-        span, _, total = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+def _range_of(response: http.client.HTTPResponse) -> tuple[int, int | None]:
+    """Return the position of the first byte of a response, and the size of the whole file if the server states it."""
+    if response.status == http.HTTPStatus.PARTIAL_CONTENT:
+        span, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
         start = span.partition("-")[0]
         if not (start.isdigit() and total.isdigit()):
-            raise AgainError(f"the server answers a range with {answer.headers.get('Content-Range')!r}")
+            raise TransientError(f"the server answers a range request with {response.headers.get('Content-Range')!r}")
         return int(start), int(total)
-    length = answer.headers.get("Content-Length", "")
+    length = response.headers.get("Content-Length", "")
     return 0, int(length) if length.isdigit() else None
 
 
-def _validator(answer: http.client.HTTPResponse) -> str:
-    """The strong tag of a content, or its time of change (RFC 9110, 13.1.5): what `If-Range` may hold."""
-    tag = answer.headers.get("ETag", "")
-    return tag if tag.startswith('"') else answer.headers.get("Last-Modified", "")
+def _validator(response: http.client.HTTPResponse) -> str:
+    """Return the value for `If-Range`: a strong ETag or the Last-Modified date (RFC 9110, section 13.1.5)."""
+    tag = response.headers.get("ETag", "")
+    return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
 
 
 @contextlib.contextmanager
-def _writing(path: Path, mode: str) -> Iterator[IO[bytes]]:
+def _open_unbuffered(path: Path, mode: str) -> Iterator[IO[bytes]]:
     try:
         file = path.open(mode, buffering=0)
     except OSError as error:
@@ -261,7 +279,7 @@ def _writing(path: Path, mode: str) -> Iterator[IO[bytes]]:
 
 
 def _write(file: IO[bytes], block: bytes, destination: Path) -> None:
-    """Write all of a block; the disk may take less than is offered."""
+    """Write all bytes of a block; one call of an unbuffered write may write fewer."""
     rest = memoryview(block)
     try:
         while rest:

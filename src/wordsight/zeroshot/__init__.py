@@ -1,13 +1,15 @@
-"""ZeroShotClassifier and templates become a classifier that was never trained on them.
+"""Zero-shot classification: class names and templates become a classifier that needs no training images.
 
-classifier.py   the weights of the classifier, and what it says of images: read this first
-labels.py       labels with their names, or a tree of them, as a command line or a file gives them
-background.py   general words against which labels are held
-reliability.py  how far the labels are more than their spelling, and a temperature by it
-calibration.py  what labelled images teach: temperature, sets of labels, when to say none
-templates.py    sets of templates; published_templates.py has those of the paper's data sets
-cache.py        classifiers that were computed before
-explain.py      which parts of a image speak for a label
+Read `classifier.py` first.
+
+    classifier.py           `ZeroShotClassifier`: builds the weights and classifies images
+    labels.py               reads labels and label hierarchies from the command line or a file
+    templates.py            prompt template sets; published_templates.py holds those of the paper's datasets
+    background.py           general words that the labels are compared with, for "none of these" and multi-label mode
+    reliability.py          a temperature derived from the label texts alone
+    calibration.py          temperature, prediction sets and the rejection threshold, fitted to labelled images
+    cache.py                classifier weights cached on disk
+    explain.py              occlusion maps: which parts of an image support a label
 """
 
 from wordsight.zeroshot.classifier import NONE, Prediction, ZeroShotClassifier

@@ -1,7 +1,7 @@
-"""Classifiers that were computed before, on disk: known by all that decides their numbers.
+"""Zero-shot classifier weights cached on disk.
 
-The name of a file is the SHA-256 of weights, architecture, tokenizer, precision, labels and templates. A file that is
-damaged, or cannot be written, costs time and nothing else.
+The file name is the SHA-256 of everything that determines the numbers: model weights, architecture, tokenizer,
+precision, labels and templates. A damaged or unwritable file only means that the weights are computed again.
 """
 
 import contextlib
@@ -22,45 +22,62 @@ from wordsight.files import write_atomic
 if TYPE_CHECKING:
     from wordsight.encoder import DualEncoder
 
-LEAST_TEXTS = 1000
-"""Below, computing is as quick as hashing the weights."""
+MIN_TEXTS = 1000
+"""Classifiers with fewer prompts are not cached: embedding them is as fast as hashing the model's weights."""
 
-_LENGTH_WITHIN = 1e-3
+_UNIT_LENGTH_TOLERANCE = 1e-3
 
 
-def remembered(
+def load_or_compute(
     clip: "DualEncoder",
     labels: Sequence[tuple[str, ...]],
     templates: tuple[str, ...],
-    make: Callable[[], NDArray[np.float32]],
+    compute: Callable[[], NDArray[np.float32]],
 ) -> NDArray[np.float32]:
-    """The classifier that `make` gives, (K, E) float32, from disk where it was made before and took some work."""
-    if sum(map(len, labels)) * len(templates) < LEAST_TEXTS:
-        return make()
-    path = _place(clip, labels, templates)
-    found = _read(path, (len(labels), clip.card.model.embed_dim))
-    if found is not None:
-        return found
-    made, file = make(), io.BytesIO()
-    np.save(file, made)
+    """Return classifier weights from the cache, or compute and store them.
+
+    Args:
+        clip: the model that embeds the prompts.
+        labels: the names of each of the K labels.
+        templates: the prompt templates.
+        compute: returns the weights, (K, E) float32 of unit length; called if they are not cached.
+
+    Returns:
+        (K, E) float32.
+    """
+    if sum(map(len, labels)) * len(templates) < MIN_TEXTS:
+        return compute()
+    path = _cache_path(clip, labels, templates)
+    cached = _load(path, (len(labels), clip.card.model.embed_dim))
+    if cached is not None:
+        return cached
+    weights_KE, file = compute(), io.BytesIO()
+    np.save(file, weights_KE)
     with contextlib.suppress(OutputError):
         write_atomic(path, file.getvalue())
-    return made
+    return weights_KE
 
 
-def _place(clip: "DualEncoder", labels: Sequence[tuple[str, ...]], templates: tuple[str, ...]) -> Path:
-    made_by = clip.fingerprint
-    decides = (made_by.weights, made_by.model, made_by.tokenizer, made_by.precision, labels, templates)
-    return cache_directory("classifiers") / f"{hashlib.sha256(msgspec.json.encode(decides)).hexdigest()}.npy"
+def _cache_path(clip: "DualEncoder", labels: Sequence[tuple[str, ...]], templates: tuple[str, ...]) -> Path:
+    fingerprint = clip.fingerprint
+    inputs = (
+        fingerprint.weights,
+        fingerprint.model,
+        fingerprint.tokenizer,
+        fingerprint.precision,
+        labels,
+        templates,
+    )
+    return cache_directory("classifiers") / f"{hashlib.sha256(msgspec.json.encode(inputs)).hexdigest()}.npy"
 
 
-def _read(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
-    """What a file holds, where it is a classifier of this shape."""
+def _load(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
+    """Return the array in a file if it has this shape and rows of unit length, otherwise None."""
     try:
-        found = np.load(path, allow_pickle=False)
+        weights = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    if not isinstance(found, np.ndarray) or found.shape != shape or found.dtype != np.float32:
+    if not isinstance(weights, np.ndarray) or weights.shape != shape or weights.dtype != np.float32:
         return None
-    lengths = np.linalg.norm(found, axis=1)
-    return found if np.all(np.abs(lengths - 1) < _LENGTH_WITHIN) else None
+    lengths = np.linalg.norm(weights, axis=1)
+    return weights if np.all(np.abs(lengths - 1) < _UNIT_LENGTH_TOLERANCE) else None

@@ -1,4 +1,4 @@
-"""What a few labelled images teach a classifier: how sure it may be, which labels to name, when to name none."""
+"""Calibration on labelled images: a temperature, prediction sets with known coverage, and a rejection threshold."""
 
 from dataclasses import dataclass
 
@@ -8,80 +8,84 @@ from numpy.typing import NDArray
 from wordsight.errors import ConfigError
 from wordsight.metrics import conformal_quantile
 
-LEAST_LIFT = 4.0
-"""How many times better than general words labels fit a image, at the least, that is one of them.
+MIN_LIFT = 4.0
+"""Default rejection threshold: labels that fit an image less than 4 times as well as general words do are rejected.
 
-Chosen on images that the recipe `flickr8k` was trained with: over label sets of 3 to 20 of their classes the cut that
-told images of the set from others best lay between 2.8 and 5.2 times (docs/log.md)."""
+It was chosen on the training images of the recipe `flickr8k`. For label sets of 3 to 20 of their classes, the threshold
+that best separated images of the set from other images was between 2.8 and 5.2 (docs/explanation/log.md)."""
 
-_LEAST_LOG_SCALE, _MOST_LOG_SCALE = -7.0, 7.0
-_HALVINGS = 60
+_MIN_LOG_SCALE, _MAX_LOG_SCALE = -7.0, 7.0
+_NUM_BISECTIONS = 60
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How logits are read.
+    """How a classifier turns logits into predictions.
 
     Attributes:
-        temperature: logits are divided by it; below 1 the classifier is surer than the model.
-        least_log_lift: where the labels fit a image less, it is none of them; a natural logarithm.
-        coverage: what sets of labels promise: that of new images this share or more has its label in its set; None
-            where nothing is promised.
-        most_doubt: a label of probability 1 - most_doubt or more belongs to the set.
+        temperature: divides the logits; a classifier with a temperature below 1 is more confident than the model.
+        min_log_lift: natural logarithm of the lowest lift at which an image is not rejected; see `Background.log_lift`.
+        coverage: the guaranteed probability that the prediction set of a new image contains its label; None if the
+            classifier has not been calibrated.
+        max_nonconformity: labels with 1 - probability up to this belong to the prediction set.
     """
 
     temperature: float = 1.0
-    least_log_lift: float = float(np.log(LEAST_LIFT))
+    min_log_lift: float = float(np.log(MIN_LIFT))
     coverage: float | None = None
-    most_doubt: float = 0.0
+    max_nonconformity: float = 0.0
 
 
-def calibration_of(
-    logits_NK: NDArray[np.float32], label_N: NDArray[np.int64], log_lift_N: NDArray[np.float64] | None, coverage: float
+def fit_calibration(
+    logits_NK: NDArray[np.float32], target_N: NDArray[np.int64], log_lift_N: NDArray[np.float64] | None, coverage: float
 ) -> Calibration:
-    """Calibrate on labelled images, which are to be like those that will be asked about.
+    """Calibrate on labelled images, which must come from the same distribution as the images to be classified.
 
-    The temperature comes from every second image (Guo et al. 2017, arXiv 1706.04599), the sets of labels from the
-    others (split conformal prediction with the score 1 - probability; Sadinle et al. 2019), so that what they promise
-    holds; the least lift is that which as great a share of all the images reaches.
+    The temperature is fitted to every second image (Guo et al. 2017, arXiv 1706.04599). The prediction sets are fitted
+    to the other images, so that their guarantee holds: split conformal prediction with the nonconformity score
+    1 - probability (Sadinle et al. 2019). The rejection threshold is the lift that at least the share `coverage` of all
+    images reaches.
 
     Args:
-        logits_NK: of N images and K labels.
-        label_N: their labels, in [0, K).
-        log_lift_N: how well the labels fit them; None leaves the least lift alone.
+        logits_NK: (N, K) logits of N images and K labels.
+        target_N: (N,) indices of the correct labels, in [0, K).
+        log_lift_N: (N,) values of `Background.log_lift`; None keeps the default threshold.
         coverage: in (0, 1).
 
     Raises:
-        ConfigError: a coverage outside, or too few images to promise it.
+        ConfigError: the coverage is not in (0, 1), or there are too few images to guarantee it.
     """
     if not 0 < coverage < 1:
         raise ConfigError(f"coverage {coverage:g}: expected a share between 0 and 1, such as 0.9")
-    fit, promise = slice(0, None, 2), slice(1, None, 2)
-    needed = 2 * int(np.ceil(coverage / (1 - coverage) - 1e-9))
-    if len(label_N) < needed:
-        raise ConfigError(f"{len(label_N)} labelled images: a coverage of {coverage:g} needs {needed} or more")
-    temperature = fit_temperature(logits_NK[fit], label_N[fit])
-    probability_NK = softmax(logits_NK[promise] / temperature)
-    doubt_N = 1 - np.take_along_axis(probability_NK, label_N[promise, None], axis=1)[:, 0]
-    most_doubt = conformal_quantile(doubt_N, coverage)
+    temperature_half, set_half = slice(0, None, 2), slice(1, None, 2)
+    min_images = 2 * int(np.ceil(coverage / (1 - coverage) - 1e-9))
+    if len(target_N) < min_images:
+        raise ConfigError(
+            f"{len(target_N)} labelled images: a coverage of {coverage:g} needs at least {min_images}; "
+            "add images or lower the coverage"
+        )
+    temperature = fit_temperature(logits_NK[temperature_half], target_N[temperature_half])
+    probability_NK = softmax(logits_NK[set_half] / temperature)
+    nonconformity_N = 1 - np.take_along_axis(probability_NK, target_N[set_half, None], axis=1)[:, 0]
+    max_nonconformity = conformal_quantile(nonconformity_N, coverage)
     if log_lift_N is None:
-        return Calibration(temperature, coverage=coverage, most_doubt=most_doubt)
-    return Calibration(temperature, -conformal_quantile(-log_lift_N, coverage), coverage, most_doubt)
+        return Calibration(temperature, coverage=coverage, max_nonconformity=max_nonconformity)
+    return Calibration(temperature, -conformal_quantile(-log_lift_N, coverage), coverage, max_nonconformity)
 
 
-def fit_temperature(logits_NK: NDArray[np.floating], label_N: NDArray[np.integer]) -> float:
-    """The temperature of the least cross-entropy, found in [exp(-7), exp(7)].
+def fit_temperature(logits_NK: NDArray[np.floating], target_N: NDArray[np.integer]) -> float:
+    """Return the temperature with the lowest cross-entropy, in [exp(-7), exp(7)].
 
     Args:
-        logits_NK: of N images and K labels.
-        label_N: in [0, K).
+        logits_NK: (N, K) logits of N images and K labels.
+        target_N: (N,) indices of the correct labels, in [0, K).
     """
-    own_N = np.take_along_axis(logits_NK, label_N[:, None], axis=1)[:, 0].astype(np.float64)
-    low, high = _LEAST_LOG_SCALE, _MOST_LOG_SCALE
-    for _ in range(_HALVINGS):  # the loss is convex in the scale of the logits, so its slope changes sign once
+    target_logit_N = np.take_along_axis(logits_NK, target_N[:, None], axis=1)[:, 0].astype(np.float64)
+    low, high = _MIN_LOG_SCALE, _MAX_LOG_SCALE
+    for _ in range(_NUM_BISECTIONS):  # the loss is convex in the scale of the logits: its slope changes sign once
         middle = (low + high) / 2
         expected_N = (softmax(logits_NK * np.exp(middle)) * logits_NK).sum(axis=1)
-        if np.mean(expected_N - own_N) > 0:
+        if np.mean(expected_N - target_logit_N) > 0:
             high = middle
         else:
             low = middle
@@ -89,6 +93,6 @@ def fit_temperature(logits_NK: NDArray[np.floating], label_N: NDArray[np.integer
 
 
 def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The softmax over the last axis."""
+    """Return the softmax over the last axis, in float64."""
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))

@@ -1,8 +1,8 @@
-"""Which parts of a image speak for a label: what the answer loses where a part is covered.
+"""Occlusion maps: which parts of an image support a label (after Zeiler and Fergus 2013, arXiv 1311.2901, section 4.2).
 
-A window slides over what the model sees of the image and covers it with the image's mean colour (occlusion, after
-Zeiler and Fergus 2013, arXiv 1311.2901). What the label's log probability loses is credited to the places that were
-covered. No gradient is needed, so every runtime can do it.
+A window slides over the preprocessed image and fills the covered pixels with the mean colour of the image. Each pixel
+is credited with the mean drop in the label's log probability over all windows that cover it. This needs no gradients,
+so it works with every runtime.
 """
 
 import io
@@ -13,91 +13,106 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from wordsight.encoder.pipeline import AnyImage
 from wordsight.errors import ConfigError, nearest
-from wordsight.image import ImageSource, load_pixels
+from wordsight.image import ImageRef, load_pixels
 from wordsight.zeroshot.classifier import ZeroShotClassifier
 
 STEPS = 8
-"""Windows start at so many places along a side."""
+"""The number of window positions along each side."""
 
 _WINDOW_SHARE = 1 / 4
-_AT_ONCE = 64
-_MARK = np.array([255, 60, 0], np.float32)
-_MOST_MARK = 0.65
-_LEAST_DRAWN_PX = 256
+_WINDOWS_PER_BATCH = 64
+_HIGHLIGHT_COLOUR = np.array([255, 60, 0], np.float32)
+_MAX_HIGHLIGHT_OPACITY = 0.65
+_MIN_PNG_SIDE_PX = 256
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """What was seen, and what of it speaks for the label.
+    """An occlusion map for one image and one label.
 
     Attributes:
-        label: the one that is explained.
-        square: (S, S, 3) uint8, what the model saw.
-        loss: (S, S) float32, what the label's log probability loses on average where a place is covered; below zero,
-            the place speaks against the label.
+        label: the label that is explained.
+        pixels: (S, S, 3) uint8, the preprocessed image, as the model receives it.
+        log_probability_drop: (S, S) float32, the mean drop in the label's log probability while a pixel is covered;
+            a negative value means that the pixel is evidence against the label.
     """
 
     label: str
-    square: NDArray[np.uint8]
-    loss: NDArray[np.float32]
+    pixels: NDArray[np.uint8]
+    log_probability_drop: NDArray[np.float32]
 
-    def drawn(self) -> bytes:
-        """A PNG file, 256 px or more: the square in gray, in colour and reddened where it speaks for the label."""
-        gray = self.square.mean(axis=2, keepdims=True).repeat(3, axis=2)
-        share = np.clip(self.loss / max(float(self.loss.max()), 1e-9), 0, 1)[..., None]
-        shown = gray * (1 - share) + self.square * share
-        mark = _MOST_MARK * share**2
+    def to_png(self) -> bytes:
+        """Render as a PNG of at least 256 x 256 px: grey, with coloured and reddened pixels that support the label."""
+        grey = self.pixels.mean(axis=2, keepdims=True).repeat(3, axis=2)
+        largest = max(float(self.log_probability_drop.max()), 1e-9)
+        share = np.clip(self.log_probability_drop / largest, 0, 1)[..., None]
+        blended = grey * (1 - share) + self.pixels * share
+        opacity = _MAX_HIGHLIGHT_OPACITY * share**2
         file = io.BytesIO()
-        side = max(_LEAST_DRAWN_PX, len(self.square))
-        image = Image.fromarray((shown * (1 - mark) + _MARK * mark).astype(np.uint8))
+        side = max(_MIN_PNG_SIDE_PX, len(self.pixels))
+        image = Image.fromarray((blended * (1 - opacity) + _HIGHLIGHT_COLOUR * opacity).astype(np.uint8))
         image.resize((side, side), Image.Resampling.BICUBIC).save(file, "PNG")
         return file.getvalue()
 
 
-def explain(labels: ZeroShotClassifier, image: ImageSource, label: str | None = None) -> Explanation:
-    """Explain an answer.
+def explain(classifier: ZeroShotClassifier, image: AnyImage, label: str | None = None) -> Explanation:
+    """Compute the occlusion map of an image for one label.
 
     Args:
-        label: one of the classifier's names; by default the most probable.
+        classifier: the classifier whose prediction is explained.
+        image: a path, the bytes of a file, a PIL image, a uint8 array or an `ImageRef`.
+        label: one of `classifier.names`; the most probable one by default.
 
     Raises:
         ImageError: the image cannot be read.
-        ConfigError: no such label.
+        ConfigError: the classifier has no such label.
     """
-    if label is not None and label not in labels.names:
-        raise ConfigError(f"label {label!r}: not one of the classifier's{nearest(label, labels.names)}")
-    clip = labels.clip
-    square = load_pixels(image, clip.card.preprocessing, clip.policy)
-    whole_K = log_probabilities(labels, square[None])[0]
-    number = int(whole_K.argmax()) if label is None else labels.names.index(label)
-    size = square.shape[0]
-    lost, covered = np.zeros((size, size)), np.zeros((size, size))
-    colour = square.mean(axis=(0, 1)).astype(np.uint8)
+    if label is not None and label not in classifier.names:
+        raise ConfigError(f"label {label!r}: not one of the classifier's labels{nearest(label, classifier.names)}")
+    clip = classifier.clip
+    source, name = (image.read(), image.name) if isinstance(image, ImageRef) else (image, None)
+    pixels = load_pixels(source, clip.card.preprocessing, clip.policy, name=name)
+    uncovered_K = log_probabilities(classifier, pixels[None])[0]
+    index = int(uncovered_K.argmax()) if label is None else classifier.names.index(label)
+    size = pixels.shape[0]
+    total_drop, num_covered = np.zeros((size, size)), np.zeros((size, size))
+    colour = pixels.mean(axis=(0, 1)).astype(np.uint8)
     windows = list(_windows(size))
-    for start in range(0, len(windows), _AT_ONCE):
-        group = windows[start : start + _AT_ONCE]
-        squares = np.repeat(square[None], len(group), axis=0)
-        for one, window in zip(squares, group, strict=True):
+    for start in range(0, len(windows), _WINDOWS_PER_BATCH):
+        batch = windows[start : start + _WINDOWS_PER_BATCH]
+        covered = np.repeat(pixels[None], len(batch), axis=0)
+        for one, window in zip(covered, batch, strict=True):
             one[window] = colour
-        for window, loss in zip(group, whole_K[number] - log_probabilities(labels, squares)[:, number], strict=True):
-            lost[window] += loss
-            covered[window] += 1
-    return Explanation(labels.names[number], square, (lost / covered).astype(np.float32))
+        drops = uncovered_K[index] - log_probabilities(classifier, covered)[:, index]
+        for window, drop in zip(batch, drops, strict=True):
+            total_drop[window] += drop
+            num_covered[window] += 1
+    return Explanation(classifier.names[index], pixels, (total_drop / num_covered).astype(np.float32))
 
 
-def log_probabilities(labels: ZeroShotClassifier, squares: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """(N, S, S, 3) uint8 -> (N, K): logarithms of the softmax over the labels; for one label its scaled cosine."""
-    logits_NK = labels.clip.logits(labels.clip.runtime.encode_pixels(squares), labels.weights).astype(np.float64)
+def log_probabilities(classifier: ZeroShotClassifier, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the log probabilities of all labels for preprocessed images.
+
+    Args:
+        classifier: a classifier with K labels.
+        pixels_NHWC: (N, S, S, 3) uint8.
+
+    Returns:
+        (N, K) log-softmax over the labels. With a single label, whose probability is always 1, its logit instead.
+    """
+    embeddings = classifier.clip.runtime.encode_pixels(pixels_NHWC)
+    logits_NK = classifier.clip.logits(embeddings, classifier.weights).astype(np.float64)
     if logits_NK.shape[1] == 1:
         return logits_NK
-    logits_NK /= labels.calibration.temperature
+    logits_NK /= classifier.calibration.temperature
     shifted_NK = logits_NK - logits_NK.max(axis=1, keepdims=True)
     return np.asarray(shifted_NK - np.log(np.exp(shifted_NK).sum(axis=1, keepdims=True)))
 
 
 def _windows(size: int) -> Iterator[tuple[slice, slice]]:
-    """Squares that cover every place, those at the edges too."""
+    """Yield square windows that together cover every pixel, including the edges."""
     side = max(1, round(size * _WINDOW_SHARE))
     starts = np.unique(np.linspace(0, size - side, STEPS).round().astype(int))
     for top in starts:

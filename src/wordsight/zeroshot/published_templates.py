@@ -1,7 +1,9 @@
-"""The templates that OpenAI published for the data sets of its paper, word for word and in their order.
+"""The templates that OpenAI published for the datasets of its paper, verbatim and in their order.
 
-Source: openai/CLIP, `data/prompts.md` (MIT), at commit d05afc4; those of ImageNet stand in `templates.py`. CIFAR-10 and
-CIFAR-100 share theirs. Where a label's grammar differs (KITTI's and Kinetics' are phrases), so do the templates.
+The ImageNet templates are in `templates.py`. CIFAR-10 and CIFAR-100 share one set. Datasets whose class names are not
+plain nouns (KITTI and Kinetics use phrases) have templates with matching grammar.
+
+Source: openai/CLIP, `data/prompts.md` (MIT licence), commit d05afc4.
 """
 
 PUBLISHED: dict[str, tuple[str, ...]] = {

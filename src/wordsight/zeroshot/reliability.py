@@ -1,12 +1,13 @@
-"""How far a model tells labels apart by more than their spelling, and the temperature that follows from it.
+"""Reliability of labels: how much of the difference between their embeddings is meaning, and not only spelling.
 
-A model is as sure of labels that it has never learned as of others: its text tower gives each spelling a direction.
-But a learned label keeps its direction from sentence to sentence, and another does so less. How much directions that
-come of spelling change, beside how much they differ from one another, words without meaning show; by that the labels'
-own change tells how much of the difference between them is spelling.
+A model is as confident about labels that it never saw in training as about others, because its text encoder assigns an
+embedding to every spelling. The embedding of a learned label changes little from one template to the next (relative to
+the distance between labels); that of an unknown label changes more. Nonsense words show how large this relative change
+is if embeddings reflect spelling alone. The ratio of the two changes estimates the share of the differences between the
+labels that is due to spelling; the remaining share is their reliability.
 
-The share that is left is a reliability as in Kelley (1927), who estimates a true score by the observed deviation times
-the reliability. Of logits that is a temperature of one over the reliability.
+The reliability sets a softmax temperature of 1 / reliability. This is Kelley's (1927) estimate of a true score, the
+observed deviation from the mean times the reliability, applied to logits.
 """
 
 from itertools import combinations
@@ -15,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 PLAIN = ("a photo of a {}.", "a picture of a {}.", "a {}.", "{}")
-"""Sentences that any model of images and texts has met; with rarer ones learned labels change as well."""
+"""Templates that every image-text model has seen; with rarer ones, the embeddings of learned labels change as well."""
 
-LEAST_RELIABILITY = 0.1
-"""Below, nothing is told apart and no better temperature can be."""
+MIN_RELIABILITY = 0.1
+"""Lower bound: below it the labels cannot be told apart at any temperature."""
 
 _TINY = float(np.finfo(np.float32).tiny)
 
-# drawn once, syllable by syllable
+# Drawn at random once, syllable by syllable.
 _DRAWN = """
 brimedab groslis drozistesh bepribot haprazal sibad clicles ritrutret clucrorug druwenip prastiror poblim reprelos
 feplix loprab pihutux lodisug foblunut kostarod broslitirt vasus trostan fliviwex sedrot stagadrund trubaprart
@@ -41,31 +42,39 @@ cledrug crepund flamosteb kuladrep veliflod legrutend bligrekul ruvivush heplupr
 bidibes liblogrul ladrivig fadreprund wuhuk tiplus meflen tritush budrum vakond kuzor
 """
 NONSENSE = tuple(_DRAWN.split())
-"""Words without meaning."""
+"""200 words without meaning."""
 
 
 def reliability(label_TKE: NDArray[np.float32], nonsense_TME: NDArray[np.float32]) -> float:
-    """The share of what tells labels apart that is more than spelling, in [`LEAST_RELIABILITY`, 1].
+    """Return the share of the differences between labels that is not explained by spelling.
+
+    It is 1 - r, where r is the relative change of the label embeddings between two templates divided by that of the
+    nonsense words. r is the geometric mean over all pairs of templates, so that a single template unknown to the model
+    does not dominate.
 
     Args:
-        label_TKE: rows of K labels in each of T templates, two or more, of unit length.
-        nonsense_TME: rows of words without meaning in the same templates.
+        label_TKE: (T, K, E) embeddings of K labels in each of T >= 2 templates, unit length.
+        nonsense_TME: (T, M, E) embeddings of nonsense words in the same templates.
 
     Returns:
-        1 - change of the labels / change of the words without meaning, this ratio as its geometric mean over all pairs
-        of templates, so that one which the model never met does not decide; 1 of a single label.
+        A share in [`MIN_RELIABILITY`, 1]; 1 for a single label.
     """
     if label_TKE.shape[1] < 2:
         return 1.0
     pairs = [list(pair) for pair in combinations(range(len(label_TKE)), 2)]
-    log_ratios = [np.log(_change(label_TKE[pair])) - np.log(_change(nonsense_TME[pair])) for pair in pairs]
-    return float(np.clip(1 - np.exp(np.mean(log_ratios)), LEAST_RELIABILITY, 1))
+    log_ratios = [
+        np.log(_relative_change(label_TKE[pair])) - np.log(_relative_change(nonsense_TME[pair])) for pair in pairs
+    ]
+    return float(np.clip(1 - np.exp(np.mean(log_ratios)), MIN_RELIABILITY, 1))
 
 
-def _change(row_TKE: NDArray[np.float32]) -> float:
-    """How much rows change from template to template beyond what all do, over how much they differ from one another."""
-    rows = row_TKE.astype(np.float64)
-    of_label_KE, of_template_TE, mean_E = rows.mean(axis=0), rows.mean(axis=1), rows.mean(axis=(0, 1))
-    interaction = np.square(rows - of_label_KE - of_template_TE[:, None] + mean_E).sum(axis=-1).mean()
-    between = np.square(of_label_KE - mean_E).sum(axis=-1).mean()
+def _relative_change(embedding_TKE: NDArray[np.float32]) -> float:
+    """Return the interaction of template and label, divided by the variance between labels.
+
+    The interaction is the change of an embedding between templates beyond the shift that all labels share.
+    """
+    rows = embedding_TKE.astype(np.float64)
+    label_KE, template_TE, mean_E = rows.mean(axis=0), rows.mean(axis=1), rows.mean(axis=(0, 1))
+    interaction = np.square(rows - label_KE - template_TE[:, None] + mean_E).sum(axis=-1).mean()
+    between = np.square(label_KE - mean_E).sum(axis=-1).mean()
     return float(max(interaction, _TINY) / max(between, _TINY))

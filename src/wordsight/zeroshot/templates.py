@@ -1,4 +1,8 @@
-"""Sets of templates: sentences in which a label stands where `{}` is (Radford et al. 2021, section 3.1.4)."""
+"""Prompt templates: texts with a slot `{}` for the name of a label (Radford et al. 2021, section 3.1.4).
+
+Several templates per label are an ensemble: their embeddings are averaged. Templates and their order are data that
+determines results; do not edit existing sets.
+"""
 
 from collections.abc import Sequence
 
@@ -6,6 +10,7 @@ from wordsight.errors import ConfigError, nearest
 from wordsight.zeroshot.published_templates import PUBLISHED
 
 SLOT = "{}"
+"""The placeholder of a template, replaced with the name of a label."""
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "plain": ("{}",),
@@ -19,7 +24,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "a small, blurred photo of a {}.",
         "a {} in the distance.",
     ),
-    # the 80 of OpenAI's notebook `Prompt_Engineering_for_ImageNet.ipynb`, in its order
+    # the 80 templates of OpenAI's notebook `Prompt_Engineering_for_ImageNet.ipynb`, in its order
     "imagenet": (
         "a bad photo of a {}.",
         "a photo of many {}.",
@@ -105,28 +110,30 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "drawings": ("a drawing of a {}.", "a simple picture of a {}.", "an icon of a {}.", "an emoji of {}.", "{}"),
     **PUBLISHED,
 }
-"""Sets of templates by name; the place of the label is `{}`. Those of data sets are the published ones."""
+"""Template sets by name. The sets named after datasets are the published ones."""
 
 
 def resolve_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
-    """The texts of a set of templates, given by its name or as texts with one `{}` each.
+    """Return the templates of a set, given by its name, or check templates that are given as texts.
+
+    Args:
+        templates: a key of `TEMPLATES`, one template, or several; every template contains `{}` exactly once.
 
     Raises:
-        ConfigError: no such set, no templates, or one without just one place for the label.
+        ConfigError: the set is unknown, there are no templates, or one does not have exactly one slot.
     """
     if isinstance(templates, str) and SLOT not in templates:
         if templates not in TEMPLATES:
-            known = ", ".join(TEMPLATES)
             raise ConfigError(
-                f"templates {templates!r}: no such set{nearest(templates, TEMPLATES)}; a text has {{}} where the label "
-                f"goes; known: {known}"
+                f"templates {templates!r}: no such set{nearest(templates, TEMPLATES)}; expected a text with {SLOT} for "
+                f"the label, or one of {', '.join(TEMPLATES)}"
             )
         return TEMPLATES[templates]
     texts = (templates,) if isinstance(templates, str) else tuple(templates)
     if not texts:
-        raise ConfigError("templates: none given; name a set, or give texts with {} where the label goes")
+        raise ConfigError(f"templates: none given; expected the name of a set, or texts with {SLOT} for the label")
     for text in texts:
-        places = text.count(SLOT) if isinstance(text, str) else 0
-        if places != 1:
-            raise ConfigError(f"template {text!r}: {places} places for the label; write {{}} once, where it goes")
+        num_slots = text.count(SLOT) if isinstance(text, str) else 0
+        if num_slots != 1:
+            raise ConfigError(f"template {text!r}: {num_slots} slots for the label; write {SLOT} exactly once")
     return texts

@@ -1,0 +1,73 @@
+"""The page that `wordsight classify --why` writes: which regions of each image support its label."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wordsight.cli.classify_output import image_name
+from wordsight.cli.terminal import printable
+from wordsight.report import Gallery, ImageCard, Page, RankedText, Section
+
+if TYPE_CHECKING:
+    from wordsight.zeroshot import Prediction, ZeroShotClassifier
+
+MAX_IMAGES = 200
+"""With more images, browsers take too long to open the page."""
+
+_SHOWN_LABELS = 5
+
+
+class ExplanationPage:
+    """Explains predictions as they are added; `write` writes a page with the first `MAX_IMAGES` of them.
+
+    Args:
+        classifier: the classifier that makes the predictions.
+        model: name of the model, for the page.
+        out: the HTML file to write.
+
+    Raises:
+        MissingExtraError: the packages of the extra `report` are not installed; raised before any image is classified.
+    """
+
+    def __init__(self, classifier: "ZeroShotClassifier", model: str, out: Path) -> None:
+        self._classifier = classifier
+        self._model = model
+        self._out = out
+        self._cards: list[ImageCard] = []
+        self._num_predictions = 0
+        self._page().render()
+
+    def add(self, prediction: "Prediction") -> None:
+        """Explain a prediction, unless the page is full."""
+        from wordsight.zeroshot import explain
+
+        self._num_predictions += 1
+        if len(self._cards) < MAX_IMAGES:
+            heatmap = explain(self._classifier, prediction.image, prediction.ranking[0][0]).to_png()
+            ranked = [RankedText(label, probability) for label, probability in prediction.ranking[:_SHOWN_LABELS]]
+            self._cards.append(ImageCard(printable(image_name(prediction.image)), heatmap, ranked))
+
+    def write(self) -> None:
+        """Write the page; errors as for `Page.write`."""
+        self._page().write(self._out)
+
+    def _page(self) -> Page:
+        num_images = _count(self._num_predictions, "image")
+        num_labels = _count(len(self._classifier.names), "label")
+        return Page(
+            title="Why these labels",
+            lead=f"{num_images}, {num_labels}, classified by {self._model}.",
+            sections=[Section("Images", self._text(), [Gallery(self._cards, is_large=True)])],
+        )
+
+    def _text(self) -> str:
+        text = (
+            "The coloured and red regions support the first label: covering them lowers its probability. "
+            "Covering the grey regions has no effect on it or raises it."
+        )
+        if self._num_predictions > len(self._cards):
+            text += f"\n\nOnly the first {len(self._cards):,} of {self._num_predictions:,} images are shown."
+        return text
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

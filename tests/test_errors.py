@@ -1,0 +1,57 @@
+"""The exception hierarchy of `wordsight.errors`."""
+
+import inspect
+import pickle
+
+import pytest
+
+import wordsight
+from wordsight import errors
+from wordsight.errors import MissingExtraError, WordsightError, nearest
+
+CLASSES = [value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, Exception)]
+
+
+def test_every_class_is_reachable_from_the_public_module():
+    assert wordsight.errors is errors
+    assert {error.__name__ for error in CLASSES} == {
+        "ConfigError",
+        "DataError",
+        "DownloadError",
+        "ImageError",
+        "MissingExtraError",
+        "OutputError",
+        "TextError",
+        "TrainingError",
+        "WeightsError",
+        "WordsightError",
+    }
+
+
+@pytest.mark.parametrize("error", CLASSES)
+def test_every_class_is_a_documented_wordsight_error(error: type[Exception]):
+    assert issubclass(error, WordsightError)
+    assert error.__module__ == "wordsight.errors"
+    assert len((error.__doc__ or "").split()) >= 5
+    assert error is WordsightError or error.__bases__ == (WordsightError,)
+    assert f" {error.__name__} " in f" {' '.join((errors.__doc__ or '').split())} "
+
+
+def test_a_missing_extra_names_the_command_that_installs_it():
+    assert str(MissingExtraError("the report", "report")) == (
+        "the report needs optional packages: pip install 'wordsight[report]'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("foto", "; did you mean 'photo'?"), ("imagnet", "; did you mean 'imagenet'?"), ("zzz", ""), ("", "")],
+)
+def test_nearest_suggests_a_similar_candidate(word: str, hint: str):
+    assert nearest(word, ["photo", "imagenet"]) == hint
+
+
+def test_errors_cross_process_boundaries():
+    error = pickle.loads(pickle.dumps(errors.DataError("a.tar: row 3: no caption")))
+    assert isinstance(error, errors.DataError)
+    assert str(error) == "a.tar: row 3: no caption"
