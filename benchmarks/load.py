@@ -1,11 +1,12 @@
-"""Time and memory of `wordsight.load` for a model of ViT-B/32's size, random weights.
+"""Time and memory of `wordsight.load` for a model of the size of ViT-B/32 with random weights.
 
-    python -m benchmarks.load [--json FILE]
+    python -m benchmarks.load [--quick] [--json FILE]
 
-Each load runs in a fresh process with a warm file cache, after all imports; ours and the peer's alternate. The peer is
-`safetensors.torch.load_file`, our module built on the meta device and `load_state_dict(assign=True)`. Memory is the
-growth of the peak resident size (VmHWM, reset after the imports), mapped pages counted. An archive is a scripted module
-with OpenAI's names in half precision, made here; its bound is the size that its weights have in float32.
+Each load runs in a fresh process with a warm file cache, after all imports; ours and the peer's alternate for seven
+rounds (`--quick`: three). The peer is `safetensors.torch.load_file`, our module built on the meta device, and
+`load_state_dict(assign=True)`. Memory is the growth of the peak resident size (VmHWM, reset after the imports) with its
+mapped pages; it is read from /proc, so the benchmark runs on Linux only. The archive is a scripted module with OpenAI's
+key names in half precision, written here; its memory is compared with the size of its weights in float32.
 """
 
 import argparse
@@ -21,49 +22,50 @@ import torch
 from benchmarks.table import Row, finish, parser
 
 ROUNDS = 7
+QUICK_ROUNDS = 3
 ARCHITECTURE = "ViT-B-32"
 
 
 def status_kib(field: str) -> int:
-    """One line of /proc/self/status."""
+    """A field of /proc/self/status in KiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(field)))
 
 
-def child(way: str, path: str) -> None:
-    """Load once; print seconds and the growth of the peak resident size in bytes."""
+def child(side: str, path: str) -> None:
+    """Load once; print the time in seconds and the growth of the peak resident size in bytes."""
     from safetensors.torch import load_file
 
     import wordsight as ws
     from wordsight.encoder import DualEncoder, torch_runtime
     from wordsight.model import build_empty, preset
-    from wordsight.weights import read as reading
+    from wordsight.weights import read
 
     assert DualEncoder
-    assert torch_runtime and reading  # what a load imports late  # noqa: PT018
-    ws.load  # resolves the lazy face  # noqa: B018
+    assert torch_runtime and read  # modules that a load imports lazily  # noqa: PT018
+    ws.load  # resolves the lazy import  # noqa: B018
     Path("/proc/self/clear_refs").write_text("5")
     before, begin = status_kib("VmRSS"), time.perf_counter()
-    if way == "ours":
-        held = ws.load(path, device="cpu")
+    if side == "ours":
+        model = ws.load(path, device="cpu")
     else:
-        held = build_empty(preset(ARCHITECTURE))
-        held.load_state_dict(load_file(Path(path) / "model.safetensors"), assign=True)
+        model = build_empty(preset(ARCHITECTURE))
+        model.load_state_dict(load_file(Path(path) / "model.safetensors"), assign=True)
     seconds = time.perf_counter() - begin
-    grown = (status_kib("VmHWM") - before) * 1024
-    assert held is not None
-    print(json.dumps([seconds, grown]))
+    growth_bytes = (status_kib("VmHWM") - before) * 1024
+    assert model is not None
+    print(json.dumps([seconds, growth_bytes]))
 
 
-def measure(way: str, path: Path) -> tuple[float, float]:
-    """Seconds and bytes of one load in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.load", "--child", way, str(path)]
-    seconds, grown = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return seconds, grown
+def measure(side: str, path: Path) -> tuple[float, float]:
+    """Time in seconds and growth of memory in bytes of one load in a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.load", "--child", side, str(path)]
+    seconds, growth_bytes = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return seconds, growth_bytes
 
 
 def write_models(directory: Path) -> tuple[Path, Path]:
-    """A directory of our format, and an archive as OpenAI's."""
+    """Write a directory in our format and an archive in OpenAI's."""
     from tests.weights.archives import Node, write_script
 
     from wordsight.image import Preprocessing
@@ -80,21 +82,22 @@ def write_models(directory: Path) -> tuple[Path, Path]:
 
 
 def main() -> None:
-    """Alternate the two ways and print the table."""
-    command = parser(__doc__.splitlines()[0])
+    """Alternate the sides and print the table."""
+    command = parser(__doc__)
     command.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = command.parse_args()
     if options.child:
         child(*options.child)
         return
-    with tempfile.TemporaryDirectory() as place:
-        own, archive = write_models(Path(place))
+    with tempfile.TemporaryDirectory() as directory:
+        own, archive = write_models(Path(directory))
         file_bytes = (own / "model.safetensors").stat().st_size
-        for way, path in (("ours", own), ("peer", own), ("ours", archive)):
-            measure(way, path)
-        rounds = [(measure("ours", own), measure("peer", own), measure("ours", archive)) for _ in range(ROUNDS)]
+        for side, path in (("ours", own), ("peer", own), ("ours", archive)):  # warms the file cache
+            measure(side, path)
+        num_rounds = QUICK_ROUNDS if options.quick else ROUNDS
+        rounds = [(measure("ours", own), measure("peer", own), measure("ours", archive)) for _ in range(num_rounds)]
     ours, peer, from_archive = (
-        [statistics.median(column) for column in zip(*side, strict=True)] for side in zip(*rounds, strict=True)
+        [statistics.median(column) for column in zip(*results, strict=True)] for results in zip(*rounds, strict=True)
     )
     finish(
         [

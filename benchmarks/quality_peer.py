@@ -1,9 +1,9 @@
-"""The peer of `train_quality`: open_clip's classes and loss, trained as its own trainer does it.
+"""The peer of `train_quality`: open_clip's model and loss, trained as its own trainer does.
 
-Model, tokenizer and loss are open_clip's own; its trainer's choices are restated (AdamW with betas 0.9 and 0.98,
-epsilon 1e-6, weight decay 0.2 but for gains, biases and scale; warm-up, cosine; scale clamped at 100), and so is its
-augmentation, which needs torchvision (random-resized crop, scale 0.9 to 1, bicubic). The schedule runs over the time
-that is given, so that no minute is lost.
+Model, tokenizer and loss are open_clip's. The choices of its trainer are reimplemented: AdamW with betas 0.9 and 0.98,
+epsilon 1e-6, weight decay 0.2 except for gains, biases and the scale; linear warm-up and cosine decay; scale clamped to
+100. So is its augmentation, which needs torchvision: random resized crop, scale 0.9 to 1, bicubic. The schedule is a
+function of the elapsed time, so that the whole time is used.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ NAMES = recipe_path("flickr8k").with_name("tiny-imagenet-names.json")
 
 @dataclass(frozen=True)
 class Pair:
-    """A image's bytes with its texts."""
+    """The bytes of an image file with its texts."""
 
     key: str
     image: bytes
@@ -56,35 +56,35 @@ def _rows(files: dict[str, bytes], name: str) -> list[dict]:
     return [json.loads(line) for line in files[name].decode().splitlines()]
 
 
-def _chosen(names: list[str], count: int) -> set[str]:
+def _select_by_hash(names: list[str], count: int) -> set[str]:
     return set(sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:count])
 
 
 def captioned(archive: Path) -> list[Pair]:
-    """Images with their five captions."""
+    """The images of an archive with their five captions."""
     files = _members(archive)
     return [Pair(row["file"], files[row["file"]], tuple(row["captions"])) for row in _rows(files, "captions.jsonl")]
 
 
 def labelled(archive: Path) -> list[Pair]:
-    """Images with the name of their label."""
+    """The images of an archive with the name of their class."""
     files = _members(archive)
     names = json.loads(files["classes.json"])
     return [Pair(row["file"], files[row["file"]], (names[row["label"]],)) for row in _rows(files, "labels.jsonl")]
 
 
 def selection_keys(pairs: list[Pair]) -> set[str]:
-    """The 500 images of flickr8k-train on which recipes are chosen: the first by hash of their names."""
-    return _chosen([pair.key for pair in pairs], 500)
+    """The keys of the 500 images of flickr8k-train on which recipes are selected: the first by hash of their name."""
+    return _select_by_hash([pair.key for pair in pairs], 500)
 
 
 def training_pairs(data: Path, selection: bool) -> dict[str, list[Pair]]:
-    """The three sources; with `selection`, without the 500 images and 20 classes that recipes are chosen on."""
+    """The three sources; with `selection`, without the 500 images and 20 classes on which recipes are selected."""
     captions = captioned(data / "flickr8k-train.tar")
     left_out = selection_keys(captions) if selection else set()
     files = _members(data / "tiny-imagenet-train.tar")
     names = json.loads(NAMES.read_text())
-    classes_left_out = _chosen(list(names), 20) if selection else set()
+    classes_left_out = _select_by_hash(list(names), 20) if selection else set()
     labels = [
         Pair(row["file"], files[row["file"]], tuple(names[row["wnid"]]))
         for row in _rows(files, "labels.jsonl")
@@ -119,17 +119,21 @@ def _as_batch(images: list[Image.Image]) -> torch.Tensor:
 
 
 def _batches(sources: dict[str, list[Pair]], batch: int, draw: random.Random):
-    """Endless batches with the sources' shares; each source is shuffled anew when it is used up."""
+    """Yield batches without end, with a fixed share of each source; a source is reshuffled after each pass over it."""
     counts = {name: round(batch * share) for name, share in SHARES.items()}
     counts["captions"] += batch - sum(counts.values())
     queues: dict[str, list[Pair]] = {name: [] for name in sources}
+
+    def next_pair(name: str) -> Pair:
+        if not queues[name]:
+            queues[name] = draw.sample(sources[name], len(sources[name]))
+        return queues[name].pop()
+
     while True:
         images, texts = [], []
         for name, count in counts.items():
             for _ in range(count):
-                if not queues[name]:
-                    queues[name] = draw.sample(sources[name], len(sources[name]))
-                pair = queues[name].pop()
+                pair = next_pair(name)
                 text = draw.choice(pair.texts)
                 texts.append(draw.choice(TEMPLATES[name]).replace("{}", text))
                 images.append(_random_resized_crop(Image.open(io.BytesIO(pair.image)).convert("RGB"), draw))
@@ -137,7 +141,7 @@ def _batches(sources: dict[str, list[Pair]], batch: int, draw: random.Random):
 
 
 def peer_model() -> torch.nn.Module:
-    """open_clip's CLIP at the size of the recipe: its ResNet at 73 million multiply-adds, text width 192, 2 layers."""
+    """open_clip's CLIP of about the recipe's size: a ResNet of 73 million multiply-adds; text width 192, 2 layers."""
     open_clip()
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
@@ -148,29 +152,33 @@ def peer_model() -> torch.nn.Module:
 def train_peer(
     sources: dict[str, list[Pair]], rate: float, batch: int, core_minutes: float, seed: int = 0
 ) -> tuple[torch.nn.Module, dict]:
-    """Train for a number of core minutes (CPU time of this process, data included) and return model and log."""
+    """Train for a number of core minutes (CPU time of this process, data loading included).
+
+    Returns:
+        The model in evaluation mode, and a log as plain data.
+    """
     library = open_clip()
     from open_clip.loss import ClipLoss
 
     torch.manual_seed(seed)
     model = peer_model()
     tokenize = library.get_tokenizer("ViT-B-32")
-    plain = [p for n, p in model.named_parameters() if p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n]
+    without_decay = [p for n, p in model.named_parameters() if p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n]
     rest = [p for n, p in model.named_parameters() if not (p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n)]
-    groups = [{"params": plain, "weight_decay": 0.0}, {"params": rest, "weight_decay": 0.2}]
+    groups = [{"params": without_decay, "weight_decay": 0.0}, {"params": rest, "weight_decay": 0.2}]
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), eps=1e-6)
-    loss_of = ClipLoss()
+    compute_loss = ClipLoss()
     batches = _batches(sources, batch, random.Random(seed))
     begin, wall, step, losses = time.process_time(), time.time(), 0, []
     while (spent := (time.process_time() - begin) / 60) < core_minutes:
         share = spent / core_minutes
-        now = rate * min(share / 0.05, 0.5 * (1 + math.cos(math.pi * share)))
+        learning_rate = rate * min(share / 0.05, 0.5 * (1 + math.cos(math.pi * share)))
         for group in optimizer.param_groups:
-            group["lr"] = now
+            group["lr"] = learning_rate
         pixels, texts = next(batches)
         optimizer.zero_grad()
         image, text, scale = model(pixels, tokenize(texts))
-        loss = loss_of(image, text, scale)
+        loss = compute_loss(image, text, scale)
         loss.backward()
         optimizer.step()
         with torch.no_grad():
@@ -185,15 +193,15 @@ def train_peer(
 
 def _evaluation_image(content: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(content)).convert("RGB")
-    short = min(image.size)
-    image = image.resize(tuple(int(PEER_SIZE_PX * side / short) for side in image.size), Image.BICUBIC)
+    shorter = min(image.size)
+    image = image.resize(tuple(int(PEER_SIZE_PX * side / shorter) for side in image.size), Image.BICUBIC)
     left, top = (round((side - PEER_SIZE_PX) / 2.0) for side in image.size)
     return image.crop((left, top, left + PEER_SIZE_PX, top + PEER_SIZE_PX))
 
 
 @torch.inference_mode()
 def peer_images(model: torch.nn.Module, images: list[bytes]) -> np.ndarray:
-    """Unit embeddings of images, by open_clip's model."""
+    """Embed images with open_clip's model; unit length."""
     parts = [
         model.encode_image(_as_batch([_evaluation_image(p) for p in images[i : i + 100]]), normalize=True)
         for i in range(0, len(images), 100)
@@ -203,7 +211,7 @@ def peer_images(model: torch.nn.Module, images: list[bytes]) -> np.ndarray:
 
 @torch.inference_mode()
 def peer_texts(model: torch.nn.Module, texts: list[str]) -> np.ndarray:
-    """Unit embeddings of texts, by open_clip's model and tokenizer."""
+    """Embed texts with open_clip's model and tokenizer; unit length."""
     tokenize = open_clip().get_tokenizer("ViT-B-32")
     parts = [model.encode_text(tokenize(texts[i : i + 100]), normalize=True) for i in range(0, len(texts), 100)]
     return torch.cat(parts).numpy()

@@ -1,11 +1,11 @@
-"""A trial of a recipe on the selection split: what may be changed is chosen here, never on an evaluation set.
+"""A trial of a recipe on the selection split: hyperparameters are selected here, never on an evaluation set.
 
     python -m benchmarks.recipe_trial --name first --set schedule.steps=205 --set sources.1.weight=0.5
 
-Left out of training are 500 images of flickr8k-train, 20 classes of tiny-imagenet-train drawn by hash, and one more
-class of each everyday word (dog, car, bottle ...) that at least two classes share. Measured are recall at 10 of the 500
-images, accuracy on the 20 classes by their names, and accuracy on the others by their everyday word, at 64 px and
-shrunk to 32 px first: do words reach images of kinds that were never seen?
+The selection split consists of 500 images of flickr8k-train, 20 classes of tiny-imagenet-train selected by hash, and
+one class for each everyday word (dog, car, bottle ...) that at least two classes share. The trial trains without them
+and measures recall@10 on the 500 images, accuracy on the 20 classes by their names, and accuracy on the other classes
+by their everyday words, at 64 px and reduced to 32 px first: the last shows whether words generalise to unseen classes.
 """
 
 import argparse
@@ -33,12 +33,12 @@ TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "a {}.", "a small photo o
 
 
 def by_hash(names: list[str]) -> list[str]:
-    """Names in an order that means nothing and never changes."""
+    """Sort names by their hash: a fixed order without meaning."""
     return sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
 
 
 def split_classes(names: dict[str, list[str]]) -> tuple[list[str], dict[str, str]]:
-    """The 20 classes that are left out, and the further ones with the everyday word that each is asked by."""
+    """The 20 held-out classes, and the other held-out classes with the everyday word of each."""
     twenty = by_hash(list(names))[:20]
     sharing = defaultdict(list)
     for wnid, (_, *words) in names.items():
@@ -53,14 +53,14 @@ def split_classes(names: dict[str, list[str]]) -> tuple[list[str], dict[str, str
 
 
 def read_rows(archive: Path, rows_name: str) -> tuple[dict[str, bytes], list[dict]]:
-    """The files of an archive, and its rows."""
+    """The files of an archive by name, and its rows."""
     with tarfile.open(archive) as tar:
         files = {m.name.partition("/")[2]: tar.extractfile(m).read() for m in tar if m.isfile()}  # type: ignore[union-attr]
     return files, [json.loads(line) for line in files[rows_name].decode().splitlines()]
 
 
 def prepare(data: Path, work: Path) -> None:
-    """Write what is trained on as shards, and what is left out as directories."""
+    """Write the training data as shards and the held-out data as directories."""
     names = json.loads(NAMES.read_text())
     twenty, everyday = split_classes(names)
     files, rows = read_rows(data / "flickr8k-train.tar", "captions.jsonl")
@@ -81,33 +81,33 @@ def prepare(data: Path, work: Path) -> None:
 
 
 def write(directory: Path, files: dict[str, bytes], rows: list[dict], rows_name: str) -> None:
-    """Images with their rows as a directory."""
+    """Write images and their rows as a directory."""
     for row in rows:
-        place = directory / row["file"]
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(files[row["file"]])
+        path = directory / row["file"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(files[row["file"]])
     (directory / rows_name).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def shrunk(path: Path, size_px: int) -> Image.Image:
-    """A image as one of a coarser set would be."""
+def reduced(path: Path, size_px: int) -> Image.Image:
+    """The image reduced to a square of the given size."""
     return Image.open(io.BytesIO(path.read_bytes())).convert("RGB").resize((size_px, size_px), Image.Resampling.BICUBIC)
 
 
 def word_accuracy(clip: ws.DualEncoder, directory: Path, size_px: int) -> float:
-    """Mean over the words of the share of images that are called by theirs."""
+    """Zero-shot accuracy, averaged over the words."""
     rows = [json.loads(line) for line in (directory / "labels.jsonl").read_text().splitlines()]
     words = sorted({row["word"] for row in rows})
     texts = np.stack([clip.embed_texts([t.format(word) for t in TEMPLATES]).mean(axis=0) for word in words])
     texts /= np.linalg.norm(texts, axis=1, keepdims=True)
-    images = clip.embed_images([shrunk(directory / row["file"], size_px) for row in rows])
+    images = clip.embed_images([reduced(directory / row["file"], size_px) for row in rows])
     labels = np.array([words.index(row["word"]) for row in rows])
     hits = accuracy_hits(images @ texts.T, labels)
     return float(np.mean([hits[labels == number].mean() for number in range(len(words))]))
 
 
-def judge(clip: ws.DualEncoder, work: Path) -> dict[str, float]:
-    """The trial's figures."""
+def evaluate(clip: ws.DualEncoder, work: Path) -> dict[str, float]:
+    """The scores of the trial."""
     rows = [json.loads(line) for line in (work / "held-captions" / "captions.jsonl").read_text().splitlines()]
     owner = [number for number, row in enumerate(rows) for _ in row["captions"]]
     images = clip.embed_images([work / "held-captions" / row["file"] for row in rows])
@@ -121,7 +121,7 @@ def judge(clip: ws.DualEncoder, work: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run one trial and print its figures as a line of JSON."""
+    """Run one trial and print its scores as one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--work", type=Path, default=Path("runs/trials"))
@@ -138,7 +138,7 @@ def main() -> None:
     begin = time.process_time()
     run = train(recipe, [arguments.work / "shards"], arguments.work / arguments.name, resume=True)
     minutes = (time.process_time() - begin) / 60
-    figures = judge(ws.load(run.directory), arguments.work)
+    figures = evaluate(ws.load(run.directory), arguments.work)
     line = {"name": arguments.name, "core_minutes": round(minutes, 2)} | {k: round(v, 4) for k, v in figures.items()}
     print(json.dumps(line), flush=True)
     with (arguments.work / "trials.jsonl").open("a") as file:

@@ -1,22 +1,28 @@
-"""What half an hour of two cores teaches, on real data: the recipe `flickr8k` against open_clip's classes and loss.
+"""Quality of half an hour of training on two cores, on real data: the recipe `flickr8k` against open_clip's classes.
 
-    OMP_WAIT_POLICY=PASSIVE python -m benchmarks.train_quality --json quality.json
+    OMP_WAIT_POLICY=PASSIVE python -m benchmarks.train_quality [--quick] [--json FILE]
 
-It takes about two and a half hours: six trials of eight minutes for the peer's rate and batch, chosen on the selection
-split, one run of thirty minutes of each, and one of ours at the peer's number of steps and batch. What is finished is
-kept as JSON in `benchmarks/results/train_quality` with its settings, made again only where these have changed; a run
-of ours that was interrupted goes on. Time is CPU time of two threads, data included: thirty minutes are sixty core
-minutes, whatever else the machine does meanwhile. Machines and days differ in speed: before and after our run the peer
-takes a minute of steps, and our minutes are also told at the speed at which the peer had its thirty.
+It takes about two and a half hours: six trials of eight minutes for the peer's learning rate and batch size, which are
+selected on the selection split, one run of thirty minutes of each side, and one run of ours with the peer's number of
+steps and batch size. Finished parts are kept as JSON in `benchmarks/results/train_quality` together with their settings
+and are repeated only if the settings change; an interrupted run of ours is resumed. Time is CPU time of two threads,
+data loading included: thirty minutes are sixty core minutes, whatever else the machine does. Since machines and days
+differ in speed, the peer takes a minute of steps before and after our run, and our minutes are also reported at the
+speed that the peer had in its own run.
+
+`--quick` trains neither the peer nor the full recipe: it takes 60 steps on the captions alone and checks that recall
+is above chance.
 """
 
 import hashlib
 import json
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from benchmarks.quality_peer import (
@@ -45,37 +51,38 @@ from wordsight.metrics import Score, accuracy_hits, score_hits
 from wordsight.training import load_recipe, train
 
 THREADS = 2
-RATES = (5e-4, 1e-3, 2e-3)
-BATCHES = (128, 256)
+LEARNING_RATES = (5e-4, 1e-3, 2e-3)
+BATCH_SIZES = (128, 256)
 TRIAL_MINUTES = 8.0
 PACE_MINUTES = 1.0
+QUICK_STEPS = 60
 
 Embed = Callable[[list[Any]], np.ndarray]
 
 
 def core_minutes() -> float:
-    """CPU time of this process so far."""
+    """CPU time of this process so far, in minutes."""
     return time.process_time() / 60
 
 
 def kept(path: Path, settings: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `make` gives with these settings: made once, kept as JSON, made again where the settings have changed."""
-    if path.exists() and (found := json.loads(path.read_text()))["settings"] == settings:
-        return dict(found)
-    made = {"settings": settings} | make()
-    write_atomic(path, (json.dumps(made, indent=1) + "\n").encode())
-    return made
+    """The result of `make`, read from `path` if it was kept there with equal settings, otherwise computed and kept."""
+    if path.exists() and (former := json.loads(path.read_text()))["settings"] == settings:
+        return dict(former)
+    result = {"settings": settings} | make()
+    write_atomic(path, (json.dumps(result, indent=1) + "\n").encode())
+    return result
 
 
 def retrieval(pairs: list[Pair], images: Embed, texts: Embed) -> list[Score]:
-    """Recall both ways on images with five captions each."""
+    """Recall in both directions on images with five captions each."""
     owner = [number for number, pair in enumerate(pairs) for _ in pair.texts]
     captions = [text for pair in pairs for text in pair.texts]
     return retrieval_scores(images([pair.image for pair in pairs]), texts(captions), owner, "flickr8k")
 
 
 def zero_shot(pairs: list[Pair], images: Embed, texts: Embed) -> Score:
-    """Accuracy of the classifier made of the labels' names."""
+    """Accuracy of the zero-shot classifier of the class names."""
     names = sorted({pair.texts[0] for pair in pairs})
     weights = np.stack([texts([t.format(name) for t in LABEL_TEMPLATES]).mean(axis=0) for name in names])
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
@@ -84,18 +91,20 @@ def zero_shot(pairs: list[Pair], images: Embed, texts: Embed) -> Score:
     return score_hits(hits, dataset="cifar10", metric="accuracy", chance=1 / len(names))
 
 
-def judged(data: Path, images: Embed, texts: Embed) -> dict[str, Any]:
-    """The figures of one model on flickr8k-val and CIFAR-10: value, interval, chance, number of items."""
+def evaluate(data: Path, images: Embed, texts: Embed) -> dict[str, Any]:
+    """The scores of one model on flickr8k-val and CIFAR-10, as plain data."""
     figures = retrieval(captioned(data / "flickr8k-val.tar"), images, texts)
     figures.append(zero_shot(labelled(data / "cifar10.tar"), images, texts))
     return {f.metric: {"value": f.value, "low": f.low, "high": f.high, "chance": f.chance, "n": f.n} for f in figures}
 
 
-def peer_trial(data: Path, results: Path, rate: float, batch: int) -> dict[str, Any]:
-    """Eight minutes of the peer, judged on the selection split."""
+def peer_trial(data: Path, results: Path, learning_rate: float, batch_size: int) -> dict[str, Any]:
+    """Train the peer for eight minutes and evaluate it on the selection split."""
 
     def make() -> dict[str, Any]:
-        model, log = train_peer(training_pairs(data, selection=True), rate, batch, TRIAL_MINUTES * THREADS)
+        model, log = train_peer(
+            training_pairs(data, selection=True), learning_rate, batch_size, TRIAL_MINUTES * THREADS
+        )
         pairs = captioned(data / "flickr8k-train.tar")
         left_out = selection_keys(pairs)
         pairs = [pair for pair in pairs if pair.key in left_out]
@@ -103,12 +112,12 @@ def peer_trial(data: Path, results: Path, rate: float, batch: int) -> dict[str, 
         scores = {figure.metric: figure.value for figure in figures}
         return log | {"scores": scores, "score": mean_recall(scores)}
 
-    settings = {"rate": rate, "batch": batch, "minutes": TRIAL_MINUTES} | mixture_settings()
-    return kept(results / f"peer-{rate:g}-{batch}.json", settings, make)
+    settings = {"rate": learning_rate, "batch": batch_size, "minutes": TRIAL_MINUTES} | mixture_settings()
+    return kept(results / f"peer-{learning_rate:g}-{batch_size}.json", settings, make)
 
 
 def mixture_settings() -> dict[str, Any]:
-    """What the peer trains on, as far as the recipe decides it."""
+    """The settings of the peer's training data that come from the recipe."""
     return {
         "shares": SHARES,
         "templates": {name: list(templates) for name, templates in TEMPLATES.items()},
@@ -117,29 +126,29 @@ def mixture_settings() -> dict[str, Any]:
 
 
 def mean_recall(scores: dict[str, float]) -> float:
-    """What a recipe is chosen by: recall at 10, the mean of both ways."""
+    """The score by which recipes are selected: the mean of recall@10 in both directions."""
     return (scores["image_to_text_recall@10"] + scores["text_to_image_recall@10"]) / 2
 
 
 def peer_run(data: Path, results: Path, best: dict[str, Any], minutes: float) -> dict[str, Any]:
-    """The peer's full run with the best trial's rate and batch, judged on the evaluation sets."""
+    """The peer's full run with the learning rate and batch size of the best trial, evaluated on the evaluation sets."""
 
     def make() -> dict[str, Any]:
         pairs = training_pairs(data, selection=False)
         model, log = train_peer(pairs, best["rate"], best["batch"], minutes * THREADS)
-        return log | {"figures": judged(data, lambda p: peer_images(model, p), lambda t: peer_texts(model, t))}
+        return log | {"figures": evaluate(data, lambda p: peer_images(model, p), lambda t: peer_texts(model, t))}
 
     settings = {"rate": best["rate"], "batch": best["batch"], "minutes": minutes} | mixture_settings()
     return kept(results / "peer.json", settings, make)
 
 
 def recipe_settings(changes: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The recipe as plain data, without what is only said about it."""
+    """The recipe as plain data, without `about`."""
     return {key: value for key, value in plain(load_recipe("flickr8k", changes)).items() if key != "about"}
 
 
-def packed(data: Path, work: Path) -> Path:
-    """The recipe's shards, packed once."""
+def pack_shards(data: Path, work: Path) -> Path:
+    """The directory of the recipe's shards, which are packed on first use."""
     shards = work / "shards"
     names = SourceOptions(names=NAMES)
     for archive in [data / "flickr8k-train.tar", data / "tiny-imagenet-train.tar", *sorted(data.glob("illus-*.tar"))]:
@@ -150,46 +159,62 @@ def packed(data: Path, work: Path) -> Path:
 
 
 def our_run(data: Path, work: Path, name: str, changes: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A run of the recipe, judged on the evaluation sets."""
-    recipe, shards = load_recipe("flickr8k", changes), packed(data, work)
+    """Run the recipe and evaluate it on the evaluation sets."""
+    recipe, shards = load_recipe("flickr8k", changes), pack_shards(data, work)
     begin, wall = core_minutes(), time.time()
     run = train(recipe, [shards], work / name, resume=True)
     spent = {"core_minutes": core_minutes() - begin, "wall_minutes": (time.time() - wall) / 60}
     clip = ws.load(run.directory)
     steps = {"steps": run.steps, "batch": recipe.batch_size, "pairs_seen": run.steps * recipe.batch_size}
-    return spent | steps | {"figures": judged(data, clip.embed_images, clip.embed_texts)}
+    return spent | steps | {"figures": evaluate(data, clip.embed_images, clip.embed_texts)}
 
 
 def our_full_run(data: Path, work: Path, best: dict[str, Any]) -> dict[str, Any]:
-    """Our run between two measures of the peer's pace, in CPU seconds a step."""
+    """Our run, with the mean of the peer's CPU seconds per step before and after it."""
     before = peer_step_s(data, best)
-    made = our_run(data, work, "ours")
-    return made | {"peer_step_s": (before + peer_step_s(data, best)) / 2}
+    result = our_run(data, work, "ours")
+    return result | {"peer_step_s": (before + peer_step_s(data, best)) / 2}
 
 
 def peer_step_s(data: Path, best: dict[str, Any]) -> float:
-    """CPU seconds that a step of the peer takes now."""
+    """The CPU time of a step of the peer at this moment, in seconds."""
     _, log = train_peer(training_pairs(data, selection=False), best["rate"], best["batch"], PACE_MINUTES)
     return float(log["core_minutes"] * 60 / log["steps"])
 
 
 def rows(ours: dict[str, Any], peer: dict[str, Any], equal: dict[str, Any], minutes: float) -> list[Row]:
-    """The table: bounds first, then what stands beside them."""
+    """The rows of the table.
+
+    Args:
+        ours: our full run.
+        peer: the peer's full run.
+        equal: our run with the peer's number of steps and batch size.
+        minutes: the time that both sides may take.
+    """
     figures, theirs, same = ours["figures"], peer["figures"], equal["figures"]
-    spent, had = ours["core_minutes"] / THREADS, peer["core_minutes"] / THREADS
+    our_minutes, peer_minutes = ours["core_minutes"] / THREADS, peer["core_minutes"] / THREADS
     slower = peer["core_minutes"] * 60 / peer["steps"] / ours["peer_step_s"]
     table = [
-        Row.at_most("minutes of two cores, ours", spent, minutes, had),
-        Row.at_most(f"the same at the speed of the peer's run ({slower:.2f} of ours)", spent * slower, minutes, had),
+        Row.at_most("minutes of two cores", our_minutes, minutes, peer_minutes),
+        Row.at_most(
+            f"the same at the speed of the peer's run ({slower:.2f} of ours)",
+            our_minutes * slower,
+            minutes,
+            peer_minutes,
+        ),
     ]
-    table.append(Row.compare("minutes by the clock (on a shared machine)", ours["wall_minutes"], peer["wall_minutes"]))
+    table.append(Row.compare("wall-clock minutes (on a shared machine)", ours["wall_minutes"], peer["wall_minutes"]))
     for way in ("image_to_text", "text_to_image"):
         name = f"{way}_recall@10"
         value, other = figures[name]["value"], theirs[name]["value"]
         table.append(Row.at_least(f"flickr8k-val {name} (share) {interval(figures[name])}", value, 0.12, other))
-        table.append(Row.compare(f"flickr8k-val {name}, times the peer's {interval(theirs[name])}", value, other, 1.5))
         table.append(
-            Row.compare(f"the same at the peer's steps and batch {interval(same[name])}", same[name]["value"], other)
+            Row.compare(f"flickr8k-val {name}, ratio to the peer's {interval(theirs[name])}", value, other, 1.5)
+        )
+        table.append(
+            Row.compare(
+                f"the same at the peer's steps and batch size {interval(same[name])}", same[name]["value"], other
+            )
         )
     cifar = figures["accuracy"]
     peer_cifar = theirs["accuracy"]["value"]
@@ -200,27 +225,57 @@ def rows(ours: dict[str, Any], peer: dict[str, Any], equal: dict[str, Any], minu
 
 
 def interval(figure: dict[str, float]) -> str:
-    """A figure's interval in words."""
+    """The confidence interval of a score as text."""
     return f"[{figure['low']:.3f}, {figure['high']:.3f}]"
 
 
+def quick_rows(data: Path) -> list[Row]:
+    """Train a few steps on flickr8k-train and compare the lower ends of the intervals of recall@10 with chance."""
+    full = load_recipe("flickr8k", (f"schedule.steps={QUICK_STEPS}", "schedule.warmup_steps=10"))
+    recipe = msgspec.structs.replace(full, sources=full.sources[:1])
+    with tempfile.TemporaryDirectory() as directory:
+        shards = Path(directory) / "shards" / "flickr8k-train"
+        pack(open_source(data / "flickr8k-train.tar", SourceOptions()), shards, PackOptions())
+        begin = time.perf_counter()
+        run = train(recipe, [shards.parent], Path(directory) / "run")
+        seconds = time.perf_counter() - begin
+        clip = ws.load(run.directory)
+        scores = retrieval(captioned(data / "flickr8k-val.tar"), clip.embed_images, clip.embed_texts)
+    rate = QUICK_STEPS * recipe.batch_size / seconds
+    return [
+        Row.measured(f"{QUICK_STEPS} steps of {recipe.batch_size} pairs, data loading included (pairs/s)", rate),
+        *(
+            Row.at_least(
+                f"flickr8k-val {score.metric} (share): lower end of the interval, chance", score.low, score.chance
+            )
+            for score in scores
+            if score.metric.endswith("recall@10")
+        ),
+    ]
+
+
 def main() -> None:
-    """Run what is not kept yet and print the table."""
-    parser = table_parser(__doc__)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--work", type=Path, default=Path("runs/quality"))
+    """Run the parts that are not kept yet and print the table."""
+    parser = table_parser(__doc__, needs_data=True)
+    parser.add_argument("--work", type=Path, default=Path("runs/quality"), help="where shards and runs are kept")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "train_quality")
-    parser.add_argument("--minutes", type=float, default=30.0)
-    arguments = parser.parse_args()
-    data, work, results = arguments.data, arguments.work, arguments.results
+    parser.add_argument("--minutes", type=float, default=30.0, help="minutes of two cores of the peer's full run")
+    options = parser.parse_args()
+    data, work, results = options.data, options.work, options.results
     torch.set_num_threads(THREADS)
-    trials = [peer_trial(data, results, rate, batch) for rate in RATES for batch in BATCHES]
+    if options.quick:
+        finish(quick_rows(data), options.json)
+    trials = [
+        peer_trial(data, results, learning_rate, batch_size)
+        for learning_rate in LEARNING_RATES
+        for batch_size in BATCH_SIZES
+    ]
     best = max(trials, key=lambda trial: trial["score"])
     ours = kept(results / "ours.json", recipe_settings(), lambda: our_full_run(data, work, best))
-    peer = peer_run(data, results, best, arguments.minutes)
+    peer = peer_run(data, results, best, options.minutes)
     equal = (f"schedule.steps={peer['steps']}", f"batch_size={peer['batch']}")
     at_equal_steps = kept(results / "equal.json", recipe_settings(equal), lambda: our_run(data, work, "equal", equal))
-    finish(rows(ours, peer, at_equal_steps, arguments.minutes), arguments.json)
+    finish(rows(ours, peer, at_equal_steps, options.minutes), options.json)
 
 
 if __name__ == "__main__":

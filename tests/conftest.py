@@ -1,4 +1,7 @@
-"""Warnings are errors (pyproject), algorithms deterministic, the network closed except loopback."""
+"""Rules for all tests: no network except loopback, and no downloads; `pyproject.toml` turns warnings into errors.
+
+It also has the fixtures that several directories share: the real data, the demo's images, and a finished demo.
+"""
 
 import os
 import signal
@@ -13,27 +16,27 @@ if TYPE_CHECKING:
     from wordsight.data.openmoji import EmojiPair
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
 def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any connection that leaves the machine fails the test that makes it."""
+    """Fail a test that connects to another machine."""
     connect = socket.socket.connect
 
-    def connect_near(self: socket.socket, address: Any) -> None:
+    def connect_loopback(self: socket.socket, address: Any) -> None:
         if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
-            raise AssertionError(f"a test reaches for the network: {address}")
+            raise AssertionError(f"a test connects to {address}; only loopback is allowed")
         connect(self, address)
 
-    monkeypatch.setattr(socket.socket, "connect", connect_near)
+    monkeypatch.setattr(socket.socket, "connect", connect_loopback)
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The directory of real archives beside the checkout, or a skip that says so."""
+    """The directory of real data next to the checkout; tests that need it skip if it is missing."""
     directory = ROOT.parent / "shared" / "data"
     if not (directory / "flickr8k-val.tar").exists():
         pytest.skip(f"needs the real data in {directory}")
@@ -54,7 +57,7 @@ DEMO_PACKAGES = (
 
 @pytest.fixture(scope="session")
 def pairs() -> "list[EmojiPair]":
-    """All the demo's images, drawn once."""
+    """All pairs of the demo, rendered once per session."""
     for package in DEMO_PACKAGES:
         try:
             metadata.distribution(package)
