@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import filelock
 import msgspec
 
 from wordsight.errors import OutputError, WordsightError
@@ -211,6 +210,8 @@ def lock(path: Path, wait: bool = False) -> Iterator[None]:
     Raises:
         OutputError: another process holds the lock and `wait` is false, or the file cannot be created.
     """
+    import filelock  # 30 ms that readers of cards need not spend
+
     make_directory(path.parent)
     held = filelock.FileLock(path)
     try:

@@ -136,33 +136,3 @@ def test_reading_a_ref_returns_its_contents_unless_there_is_nothing_to_do():
 def test_a_single_image_or_anything_that_is_not_iterable_becomes_a_list_of_one(single):
     (image,) = as_images(single)
     assert image is single
-
-
-@pytest.fixture
-def unprivileged_directory():
-    """A directory of a user without special permissions; the test runs as that user."""
-    with tempfile.TemporaryDirectory() as name:
-        is_root = os.geteuid() == 0
-        if is_root:
-            os.chown(name, 65534, 65534)
-            os.seteuid(65534)
-        yield Path(name)
-        if is_root:
-            os.seteuid(0)
-        (Path(name) / "below").chmod(0o700)
-
-
-def test_files_and_directories_without_permission_have_results_with_reasons(unprivileged_directory):
-    for name in ("a.png", "below/b.png", "c.png"):
-        (unprivileged_directory / name).parent.mkdir(exist_ok=True)
-        (unprivileged_directory / name).write_bytes(png(0))
-    (unprivileged_directory / "a.png").chmod(0)
-    (unprivileged_directory / "below").chmod(0)
-    (unprivileged_directory / "loop.png").symlink_to("loop.png")
-    assert count_image_files([unprivileged_directory]) == 4
-    results = list(embed_each(tiny_clip(), find_image_files([unprivileged_directory])))
-    assert [result.source.name for result in results] == ["a.png", "c.png", "loop.png", "below"]
-    assert [result.embedding is None for result in results] == [True, False, True, True]
-    reasons = ["Permission denied", "", "symbolic links", "Permission denied"]
-    for result, reason in zip(results, reasons, strict=True):
-        assert reason in result.error
