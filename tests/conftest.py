@@ -79,9 +79,3 @@ def demo_directory(pairs: "list[EmojiPair]", tmp_path_factory: pytest.TempPathFa
         patch.chdir(directory)
         assert main(["demo", "--steps", "3", "--json"]) == 0
     return directory
-
-
-@pytest.fixture(scope="session")
-def place(demo_directory: Path) -> Path:
-    """The former name of `demo_directory`."""
-    return demo_directory

@@ -168,7 +168,7 @@ def recall_hits(similarity: FloatArray, relevant: Sequence[Sequence[int]], k: in
         raise ValueError(f"recall_hits: k={k}; expected 1 or more")
     hits = np.empty(len(similarity), dtype=np.float64)
     for query, relevant_to_query in enumerate(relevant):
-        higher, tied, tied_relevant = _rank_counts(similarity[query], relevant_to_query)
+        higher, tied, tied_relevant = _tie_counts(similarity[query], relevant_to_query)
         drawn = max(0, min(k - higher, tied))
         hits[query] = 1 - _miss_probability(tied, tied_relevant, drawn)
     return hits
@@ -210,7 +210,7 @@ def first_positions(similarity: FloatArray, relevant: Sequence[Sequence[int]]) -
     _check_retrieval(similarity, relevant)
     positions = np.empty(len(similarity), dtype=np.float64)
     for query, relevant_to_query in enumerate(relevant):
-        higher, tied, tied_relevant = _rank_counts(similarity[query], relevant_to_query)
+        higher, tied, tied_relevant = _tie_counts(similarity[query], relevant_to_query)
         positions[query] = higher + (tied + 1) / (tied_relevant + 1)
     return positions
 
@@ -288,7 +288,7 @@ def _miss_probability(candidates: int, relevant: int, drawn: int) -> float:
     return math.comb(candidates - relevant, drawn) / math.comb(candidates, drawn)
 
 
-def _rank_counts(row: FloatArray, relevant: Sequence[int]) -> tuple[int, int, int]:
+def _tie_counts(row: FloatArray, relevant: Sequence[int]) -> tuple[int, int, int]:
     """Count the candidates above the best relevant one, those tied with it (included), and the relevant among these."""
     comparable = np.where(np.isnan(row), -np.inf, row)
     indices = np.unique(np.asarray(relevant, dtype=np.int64))

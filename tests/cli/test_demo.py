@@ -25,9 +25,9 @@ from wordsight.zeroshot import read_labels
 
 
 @pytest.fixture
-def in_demo_directory(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(place)
-    return place
+def in_demo_directory(demo_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(demo_directory)
+    return demo_directory
 
 
 @pytest.fixture(scope="module")
@@ -36,20 +36,20 @@ def parts(pairs: list[EmojiPair]) -> tuple[list[EmojiPair], list[EmojiPair]]:
 
 
 @pytest.fixture(scope="module")
-def evaluation(place: Path, parts: tuple[list[EmojiPair], list[EmojiPair]]) -> Evaluation:
-    return evaluate(ws.load(place / "demo" / "run"), parts[1])
+def evaluation(demo_directory: Path, parts: tuple[list[EmojiPair], list[EmojiPair]]) -> Evaluation:
+    return evaluate(ws.load(demo_directory / "demo" / "run"), parts[1])
 
 
-def test_no_concept_is_in_both_parts(place):
-    shard_sets = [open_shards(place / "demo" / "shards" / name) for name in ("train", "held-out")]
+def test_no_concept_is_in_both_parts(demo_directory):
+    shard_sets = [open_shards(demo_directory / "demo" / "shards" / name) for name in ("train", "held-out")]
     train, held_out = ({concept_of(shards.sample(n).key) for n in range(len(shards))} for shards in shard_sets)
     assert len(train) > 1000
     assert len(held_out) > 200
     assert not train & held_out
 
 
-def test_the_report_describes_the_data_and_attributes_the_images(place, parts):
-    html = (place / "demo" / "report.html").read_text("utf-8")
+def test_the_report_describes_the_data_and_attributes_the_images(demo_directory, parts):
+    html = (demo_directory / "demo" / "report.html").read_text("utf-8")
     images, concepts = len(parts[1]), len({pair.concept for pair in parts[1]})
     assert f"{images} drawings of {concepts} concepts" in html
     assert f"{len(parts[0]):,} drawings" in html
@@ -82,7 +82,7 @@ def test_finished_stages_are_not_repeated(in_demo_directory, pairs, monkeypatch)
     assert [path.stat().st_mtime_ns for path in kept] == times
 
 
-def test_ctrl_c_saves_and_the_same_command_continues(place, pairs, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_saves_and_the_same_command_continues(demo_directory, pairs, tmp_path, monkeypatch, capsys):
     def interrupt(encoder: ws.DualEncoder, steps: int) -> list[Score]:
         os.kill(os.getpid(), signal.SIGINT)
         return []
@@ -94,7 +94,7 @@ def test_ctrl_c_saves_and_the_same_command_continues(place, pairs, tmp_path, mon
         assert main(["demo", "--steps", "3"]) == 130
     assert "stopped after step 1; the checkpoint is saved" in capsys.readouterr().err
     assert main(["demo", "--steps", "3"]) == 0
-    states = [json.loads((directory / "demo" / "demo.json").read_bytes()) for directory in (place, tmp_path)]
+    states = [json.loads((directory / "demo" / "demo.json").read_bytes()) for directory in (demo_directory, tmp_path)]
     assert states[0]["summary"]["scores"] == states[1]["summary"]["scores"]
     assert states[0]["summary"]["weights"] == states[1]["summary"]["weights"]
 
@@ -181,20 +181,20 @@ def test_a_new_directory_has_a_new_state(tmp_path):
     assert not (tmp_path / "absent").exists()
 
 
-def test_every_kind_has_names_and_images(place, parts):
+def test_every_kind_has_names_and_images(demo_directory, parts):
     for part in parts:
         kinds = {kind_of(pair) for pair in part}
         assert kinds == {None, *(names[0] for names in KINDS)}
-    assert read_labels(str(place / "demo" / "kinds.json")) == list(KINDS)
+    assert read_labels(str(demo_directory / "demo" / "kinds.json")) == list(KINDS)
     kinds = {pair.name: kind_of(pair) for part in parts for pair in part}
     assert (kinds["guide dog"], kinds["french fries"], kinds["alarm clock"]) == ("animal", "food or drink", "clock")
     assert kinds["guitar"] is None
 
 
-def test_the_held_out_images_are_written_as_files(place, parts):
+def test_the_held_out_images_are_written_as_files(demo_directory, parts):
     names = {file_name(pair) for pair in parts[1]}
     assert len(names) == len(parts[1])
-    assert names == {path.name for path in (place / "demo" / "images").iterdir()}
+    assert names == {path.name for path in (demo_directory / "demo" / "images").iterdir()}
     assert EXAMPLE in names
 
 
@@ -206,11 +206,11 @@ def test_best_and_worst_images_are_ordered_by_position(evaluation):
     assert len({kind_of(evaluation.pairs[index]) for index in chosen}) == len(chosen) == 10
 
 
-def test_the_scores_agree_with_a_plain_count(evaluation, place, parts):
+def test_the_scores_agree_with_a_plain_count(evaluation, demo_directory, parts):
     for score, axis in ((evaluation.retrieval[0], 1), (evaluation.retrieval[3], 0)):
         best = evaluation.similarity.argmax(axis=axis)
         assert score.value == pytest.approx(sum(n == m for n, m in enumerate(best)) / len(best), abs=1e-9)
-    classifier = ws.ZeroShotClassifier(ws.load(place / "demo" / "run"), KINDS, templates="drawings")
+    classifier = ws.ZeroShotClassifier(ws.load(demo_directory / "demo" / "run"), KINDS, templates="drawings")
     with_kind = [pair for pair in parts[1] if kind_of(pair)]
     predictions = classifier.classify([pair.image for pair in with_kind])
     correct = sum(one.label == kind_of(pair) for one, pair in zip(predictions, with_kind, strict=True))
@@ -218,8 +218,8 @@ def test_the_scores_agree_with_a_plain_count(evaluation, place, parts):
     assert evaluation.kinds.accuracy.n == len(with_kind) == sum(score.n for score in evaluation.kinds.by_kind)
 
 
-def test_held_out_scores_do_not_select_the_best_model(place, parts):
-    encoder = ws.load(place / "demo" / "run")
+def test_held_out_scores_do_not_select_the_best_model(demo_directory, parts):
+    encoder = ws.load(demo_directory / "demo" / "run")
     to_names, to_images = held_out_evaluator(parts[1])(encoder, 3)
     assert (to_names.dataset, to_names.metric) == ("held-out", "image_to_text_recall@10")
     assert to_names.chance == to_images.chance == pytest.approx(10 / 296)
@@ -227,8 +227,8 @@ def test_held_out_scores_do_not_select_the_best_model(place, parts):
     assert encoder.card.training["steps"] == 3  # the last model is the best, whatever its scores
 
 
-def test_the_rows_of_the_summary_are_aligned(place, parts):
-    state = read_state(place / "demo", load_recipe("demo", tuple(recipe_changes(place))))
+def test_the_rows_of_the_summary_are_aligned(demo_directory, parts):
+    state = read_state(demo_directory / "demo", load_recipe("demo", tuple(recipe_changes(demo_directory))))
     lines = summary_text(state.summary, Path("demo"), [("wordsight recipes", "more")]).splitlines()
     assert lines[-1] == "  wordsight recipes"
     rows = [line for line in lines if " to " in line and line.startswith("  ")]
@@ -251,8 +251,8 @@ def test_a_recipe_key_added_later_with_a_default_is_not_another_setting(tmp_path
     assert read_state(tmp_path, recipe) == DemoState(recipe=recipe.without_about())
 
 
-def recipe_changes(place: Path) -> list[str]:
-    schedule = json.loads((place / "demo" / "demo.json").read_text())["recipe"]
+def recipe_changes(demo_directory: Path) -> list[str]:
+    schedule = json.loads((demo_directory / "demo" / "demo.json").read_text())["recipe"]
     return [
         f"schedule.steps={schedule['schedule']['steps']}",
         f"schedule.warmup_steps={schedule['schedule']['warmup_steps']}",

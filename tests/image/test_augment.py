@@ -45,11 +45,11 @@ def test_a_crop_of_the_output_size_is_not_resampled_and_is_uniformly_distributed
     num_crops = 4000
     corners = np.zeros((num_crops, 2), dtype=int)
     for row in range(num_crops):
-        square = augment(image, 80, augmentation, generator)
-        left, top = int(square[0, 0, 0]), int(square[0, 0, 1])
-        assert np.array_equal(square, image[top : top + 80, left : left + 80])
+        pixels = augment(image, 80, augmentation, generator)
+        left, top = int(pixels[0, 0, 0]), int(pixels[0, 0, 1])
+        assert np.array_equal(pixels, image[top : top + 80, left : left + 80])
         corners[row] = left, top
-    for axis in range(2):  # 21 positions, uniform: chi-square with 20 degrees of freedom, 45.3 at 0.1 %
+    for axis in range(2):  # 21 positions, uniform: chi-pixels with 20 degrees of freedom, 45.3 at 0.1 %
         counts = np.bincount(corners[:, axis], minlength=21)
         assert len(counts) == 21
         assert ((counts - num_crops / 21) ** 2 / (num_crops / 21)).sum() < 45.3
@@ -61,8 +61,8 @@ def boxes(augmentation: Augmentation, num_crops: int) -> np.ndarray:
     image, generator = coordinates(200, 200), np.random.default_rng(9)
     sizes = np.zeros((num_crops, 2))
     for row in range(num_crops):
-        square = augment(image, 64, augmentation, generator).astype(float)
-        sizes[row] = [(square[32, 60, 0] - square[32, 3, 0]), (square[60, 32, 1] - square[3, 32, 1])]
+        pixels = augment(image, 64, augmentation, generator).astype(float)
+        sizes[row] = [(pixels[32, 60, 0] - pixels[32, 3, 0]), (pixels[60, 32, 1] - pixels[3, 32, 1])]
     return sizes * 64 / 57
 
 
@@ -137,9 +137,9 @@ def test_flip_mirrors_half_of_the_crops() -> None:
     )
     mirrored = 0
     for _ in range(num_crops):
-        square = augment(image, 8, whole, generator)
-        is_mirrored = square[0, 0, 0] == 7
-        assert np.array_equal(square, image[:, ::-1] if is_mirrored else image)
+        pixels = augment(image, 8, whole, generator)
+        is_mirrored = pixels[0, 0, 0] == 7
+        assert np.array_equal(pixels, image[:, ::-1] if is_mirrored else image)
         mirrored += int(is_mirrored)
     assert abs(mirrored - num_crops / 2) < 4 * math.sqrt(num_crops) / 2
     without_flip = Augmentation(scale=(1.0, 1.0), ratio=(1.0, 1.0))

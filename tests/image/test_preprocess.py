@@ -22,18 +22,18 @@ def columns(width: int, height: int) -> np.ndarray:
 )
 def test_the_centre_crop_is_rounded_as_published(width: int, first_column: int) -> None:
     image = columns(width, 64)  # the shorter side already has the right size, so nothing is resampled
-    square = resize_and_crop(image, Preprocessing(size_px=64))
-    assert np.array_equal(square, image[:, first_column : first_column + 64])
+    pixels = resize_and_crop(image, Preprocessing(size_px=64))
+    assert np.array_equal(pixels, image[:, first_column : first_column + 64])
     upright = resize_and_crop(image.transpose(1, 0, 2), Preprocessing(size_px=64))
     assert np.array_equal(upright, image[:, first_column : first_column + 64].transpose(1, 0, 2))
 
 
 def test_an_image_of_the_right_size_is_copied_unchanged() -> None:
     image = columns(32, 32)
-    square = resize_and_crop(image, Preprocessing(size_px=32))
-    assert np.array_equal(square, image)
-    assert not np.shares_memory(square, image)
-    assert square.flags.writeable
+    pixels = resize_and_crop(image, Preprocessing(size_px=32))
+    assert np.array_equal(pixels, image)
+    assert not np.shares_memory(pixels, image)
+    assert pixels.flags.writeable
 
 
 def test_a_single_pixel_fills_the_square() -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from wordsight.cli.classify_options import (
     CalibrateOption,
-    LabelsOption,
+    LabelListOption,
     MultiLabelOption,
     NoneOption,
     TemperatureOption,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 def classify(
     images: ImagesArgument,
-    labels: LabelsOption,
+    labels: LabelListOption,
     model: ModelOption,
     templates: TemplatesOption = "photo",
     multi_label: MultiLabelOption = False,

@@ -9,7 +9,7 @@ from wordsight.cli.options import choice
 
 TEMPERATURES = ("model", "labels")
 
-LabelsOption = Annotated[
+LabelListOption = Annotated[
     str,
     typer.Option(
         metavar="A,B|FILE",

@@ -65,10 +65,10 @@ def augment(
     reduced_px = round(size_px * (smallest + (largest - smallest) * draws[-1]))
     if reduced_px < min(crop.size):
         crop = crop.resize((reduced_px, reduced_px), Image.Resampling.BICUBIC)
-    square = np.asarray(crop.resize((size_px, size_px), Image.Resampling.BICUBIC))
+    pixels = np.asarray(crop.resize((size_px, size_px), Image.Resampling.BICUBIC))
     if augmentation.flip and draws[-2] < 0.5:
-        square = square[:, ::-1]
-    return square.copy()
+        pixels = pixels[:, ::-1]
+    return pixels.copy()
 
 
 def _draw_box(

@@ -105,11 +105,11 @@ def resize_and_crop(
     return np.array(resized.crop((left, top, left + size_px, top + size_px)))
 
 
-def normalise(square: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
+def normalise(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
     """Compute (x / 255 - mean) / std in float32, channels first.
 
     Args:
-        square: (H, W, 3) or (N, H, W, 3) uint8.
+        pixels: (H, W, 3) or (N, H, W, 3) uint8.
         preprocessing: mean and standard deviation.
 
     Returns:
@@ -117,7 +117,7 @@ def normalise(square: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> np
 
     Source: torchvision's `ToTensor` and `Normalize`, the same operations in the same order and precision.
     """
-    values: npt.NDArray[np.float32] = np.moveaxis(square, -1, -3).astype(np.float32, order="C")
+    values: npt.NDArray[np.float32] = np.moveaxis(pixels, -1, -3).astype(np.float32, order="C")
     values /= np.float32(255)
     values -= np.asarray(preprocessing.mean, dtype=np.float32)[:, None, None]
     values /= np.asarray(preprocessing.std, dtype=np.float32)[:, None, None]

@@ -158,6 +158,6 @@ def _check_stated(path: Path, stated: Mapping[str, int], model: ModelConfig) -> 
 
 def _require_causal(mask: Tensor, where: str) -> None:
     """Refuse a mask other than the causal one: it is not a weight, but it changes the embeddings."""
-    is_square = mask.ndim == 2 and mask.shape[0] == mask.shape[1] <= _MAX_MASK_SIZE
-    if not is_square or not torch.equal(mask.float(), torch.full(mask.shape, -torch.inf).triu(1)):
+    has_equal_sides = mask.ndim == 2 and mask.shape[0] == mask.shape[1] <= _MAX_MASK_SIZE
+    if not has_equal_sides or not torch.equal(mask.float(), torch.full(mask.shape, -torch.inf).triu(1)):
         raise WeightsError(f"{where} is not the causal mask of the published text tower; no such model is supported")
