@@ -98,13 +98,13 @@ def test_choices_in_options_match_the_types_of_the_library():
     from wordsight.cli import classify_options, convert, options
     from wordsight.encoder.runtime import RuntimeName
     from wordsight.image import Decoding, Policy
-    from wordsight.weights.convert import Target
+    from wordsight.weights.convert import TARGETS
     from wordsight.zeroshot import classifier
 
     assert get_args(RuntimeName) == options.RUNTIMES
     assert get_args(Decoding) == options.DECODINGS
     assert set(get_args(Policy)) == set(options.POLICIES)
-    assert get_args(Target) == convert.TARGETS
+    assert set(TARGETS) == set(convert.TARGETS)
     assert classifier.TEMPERATURES == classify_options.TEMPERATURES
 
 
