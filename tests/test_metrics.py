@@ -162,7 +162,7 @@ def test_a_printed_score_contains_interval_items_chance_and_method(unreadable: i
         chance=0.01,
         method="Wilson 95 %",
     )
-    assert str(score) == f"flickr8k-val recall@10: 12.3 % [11.0, 13.8] of 1,000{note}, chance 1.0 % (Wilson 95 %)"
+    assert str(score) == f"flickr8k-val, recall@10: 12.3 % [11.0, 13.8] of 1,000{note}, chance 1.0 % (Wilson 95 %)"
 
 
 def test_metrics_do_not_load_torch() -> None:

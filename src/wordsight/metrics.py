@@ -47,11 +47,11 @@ class Score:
     method: str
 
     def __str__(self) -> str:
-        """One line: `cifar10 accuracy: 12.3 % [11.0, 13.8] of 1,000, chance 10.0 % (Wilson 95 %)`."""
+        """One line: `cifar10, accuracy: 12.3 % [11.0, 13.8] of 1,000, chance 10.0 % (Wilson 95 %)`."""
         value, low, high, chance = (100 * share for share in (self.value, self.low, self.high, self.chance))
         unreadable = f" ({self.unreadable:,} unreadable)" if self.unreadable else ""
         return (
-            f"{self.dataset} {self.metric}: {value:.1f} % [{low:.1f}, {high:.1f}] of {self.n:,}{unreadable}, "
+            f"{self.dataset}, {self.metric}: {value:.1f} % [{low:.1f}, {high:.1f}] of {self.n:,}{unreadable}, "
             f"chance {chance:.1f} % ({self.method})"
         )
 

@@ -19,8 +19,15 @@ command = "wordsight train first --data shards --out runs/first"
 hardware = "two cores"
 minutes = 30
 
-[about.scores]
-"flickr8k-val recall@10" = "12.3 % [11.0, 13.8]"
+[[about.scores]]
+dataset = "flickr8k-val"
+metric = "recall@10"
+value = 0.123
+low = 0.11
+high = 0.138
+n = 1000
+chance = 0.01
+method = "Wilson 95 %"
 """
 
 PLAIN_RECIPE = """
@@ -48,7 +55,7 @@ def test_recipes_are_listed_with_their_measured_results(directory, capsys):
         "  Small.\n"
         "  $ wordsight train first --data shards --out runs/first\n"
         "  measured: 30 minutes, two cores\n"
-        "  flickr8k-val recall@10: 12.3 % [11.0, 13.8]\n"
+        "  flickr8k-val, recall@10: 12.3 % [11.0, 13.8] of 1,000, chance 1.0 % (Wilson 95 %)\n"
         "\n"
         "plain\n"
     )

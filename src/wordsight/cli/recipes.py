@@ -53,5 +53,5 @@ def _entry(name: str, about: "About") -> str:
     duration = f"{about.minutes:g} minutes" if about.minutes else ""
     if measured := ", ".join(filter(None, [duration, about.hardware])):
         lines.append(f"  measured: {measured}")
-    lines += [f"  {score}: {value}" for score, value in about.scores.items()]
+    lines += [f"  {score}" for score in about.scores]
     return "\n".join(lines)

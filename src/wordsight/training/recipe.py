@@ -16,6 +16,7 @@ from wordsight.config import Config, decode, read_toml, set_key
 from wordsight.data import SourceConfig
 from wordsight.errors import ConfigError, nearest
 from wordsight.image import Augmentation, Preprocessing
+from wordsight.metrics import Score
 from wordsight.model import ModelConfig, preset
 
 PositiveInt = Annotated[int, Meta(ge=1)]
@@ -35,7 +36,8 @@ class About(Config, frozen=True):
         command: the command that runs the recipe.
         hardware: the machine on which `minutes` was measured.
         minutes: measured duration of the run.
-        scores: measured results: what was measured -> value, interval and chance, as text.
+        scores: measured results. Each has the keys `dataset`, `metric`, `value`, `low`, `high`, `n`, `chance` and `method`
+            of a `wordsight.metrics.Score`, and `unreadable` if some images could not be read.
     """
 
     title: str
@@ -43,7 +45,7 @@ class About(Config, frozen=True):
     command: str = ""
     hardware: str = ""
     minutes: float | None = None
-    scores: dict[str, str] = msgspec.field(default_factory=dict)
+    scores: tuple[Score, ...] = ()
 
 
 class ScheduleConfig(Config, frozen=True):

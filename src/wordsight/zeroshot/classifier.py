@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from wordsight.encoder.batch_sizes import batch_sizes
 from wordsight.encoder.pipeline import AnyImage, as_images, embed_each
 from wordsight.errors import ConfigError, ImageError, nearest
 from wordsight.zeroshot.background import WORDS, Background, sigmoid
@@ -39,8 +40,6 @@ NONE = "none of these"
 
 TEMPERATURES = ("model", "labels")
 """Values of `ZeroShotClassifier(temperature=)`: as the model was trained, or also adjusted to the labels."""
-
-_TEXTS_PER_BATCH = 8192
 
 
 @dataclass(frozen=True)
@@ -283,12 +282,13 @@ def _ensemble(
     texts = (template.replace(SLOT, name) for names in labels for name in names for template in templates)
     indices = (index for index, names in enumerate(labels) for _ in range(len(names) * len(templates)))
     sum_KE = np.zeros((len(labels), clip.card.model.embed_dim), np.float64)
-    for batch in _batches(zip(indices, texts, strict=True)):
+    size = batch_sizes(clip.runtime.device_type).tokenised_texts
+    for batch in _batches(zip(indices, texts, strict=True), size):
         np.add.at(sum_KE, [index for index, _ in batch], clip.embed_texts([text for _, text in batch]))
     lengths = np.linalg.norm(sum_KE, axis=1, keepdims=True)
     return np.asarray(sum_KE / np.where(lengths > 0, lengths, 1), np.float32)
 
 
-def _batches(pairs: Iterator[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
-    while batch := list(islice(pairs, _TEXTS_PER_BATCH)):
+def _batches(pairs: Iterator[tuple[int, str]], size: int) -> Iterator[list[tuple[int, str]]]:
+    while batch := list(islice(pairs, size)):
         yield batch
