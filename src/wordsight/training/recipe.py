@@ -36,8 +36,8 @@ class About(Config, frozen=True):
         command: the command that runs the recipe.
         hardware: the machine on which `minutes` was measured.
         minutes: measured duration of the run.
-        scores: measured results. Each has the keys `dataset`, `metric`, `value`, `low`, `high`, `n`, `chance` and `method`
-            of a `wordsight.metrics.Score`, and `unreadable` if some images could not be read.
+        scores: measured results, each with the keys `dataset`, `metric`, `value`, `low`, `high`, `n`, `chance` and
+            `method` of a `wordsight.metrics.Score`, and `unreadable` if some images could not be read.
     """
 
     title: str
