@@ -40,7 +40,7 @@ def test_the_exit_code_says_whether_all_targets_are_met(
     assert [row["name"] for row in json.loads((tmp_path / "rows.json").read_text())] == ["rate (texts/s)", "other"]
 
 
-def test_every_benchmark_has_the_options_json_and_quick() -> None:
+def test_all_benchmarks_share_their_options() -> None:
     options = parser("title", needs_data=True).parse_args(["--quick", "--json", "out.json", "--data", "archives"])
     assert (options.quick, options.json, options.data) == (True, Path("out.json"), Path("archives"))
     assert not parser("title").parse_args([]).quick
