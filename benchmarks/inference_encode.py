@@ -16,13 +16,11 @@ from wordsight.encoder.prepacked import prepack_text_tower
 from wordsight.image import normalise
 from wordsight.text import tokenize
 
-PEER_NUM_LABELS = 20  # the peer's time for all labels is extrapolated from these
-
 
 @torch.inference_mode()
 def texts(sides: Sides) -> list[Row]:
-    """Encode 256 distinct prompts of 8 to 14 tokens."""
-    strings = prompts(256, range(8, 15))
+    """Encode distinct prompts of 8 to 14 tokens."""
+    strings = prompts(sides.num_prompts, range(8, 15))
     ids = torch.from_numpy(tokenize(strings))
     padded = ids[:, : int(ids.argmax(1).max()) + 1].long()
     mask = (torch.arange(padded.shape[1]) <= padded.argmax(1)[:, None]).long()
@@ -38,7 +36,7 @@ def texts(sides: Sides) -> list[Row]:
     expected = runs["open_clip"]()
     assert max(max_difference(runs[name](), expected) for name in ("separate", "shared")) < 1e-5
     rates = {name: len(strings) / seconds for name, seconds in race(runs, sides.rounds).items()}
-    title = "256 prompts of 8 to 14 tokens (texts/s)"
+    title = f"{len(strings)} prompts of 8 to 14 tokens (texts/s)"
     return [
         Row.compare(f"{title}: no shared prefixes, transformers", rates["separate"], rates["transformers"], 1.1),
         Row.compare(f"{title}: no shared prefixes, open_clip", rates["separate"], rates["open_clip"], 7.5),
@@ -52,7 +50,7 @@ def classifier(sides: Sides) -> list[Row]:
     """Build a classifier with the 80 published templates, tokenization included; open_clip builds a sample of it."""
     library = open_clip()
     templates = [template("{}") for template in library.OPENAI_IMAGENET_TEMPLATES]
-    names = labels(sides.num_labels)
+    names, sample = labels(sides.num_labels), sides.peer_num_labels
     begin = time.perf_counter()
     ours = ws.ZeroShotClassifier(sides.clip, names, templates, cache=False).weights
     seconds = time.perf_counter() - begin
@@ -64,11 +62,11 @@ def classifier(sides: Sides) -> list[Row]:
     begin = time.perf_counter()
     tokenizer = library.get_tokenizer(NAME)
     theirs = library.build_zero_shot_classifier(
-        sides.open_clip, tokenizer, names[:PEER_NUM_LABELS], library.OPENAI_IMAGENET_TEMPLATES, num_classes_per_batch=10
+        sides.open_clip, tokenizer, names[:sample], library.OPENAI_IMAGENET_TEMPLATES, num_classes_per_batch=10
     )
-    peer_seconds = (time.perf_counter() - begin) * len(names) / PEER_NUM_LABELS
+    peer_seconds = (time.perf_counter() - begin) * len(names) / sample
     num_texts, title = len(names) * len(templates), f"classifier of {len(names)} labels x 80 templates"
-    peer_difference = max_difference(ours[:PEER_NUM_LABELS], theirs.T)
+    peer_difference = max_difference(ours[:sample], theirs.T)
     return [
         Row.compare(f"{title} (texts/s)", num_texts / seconds, num_texts / peer_seconds, 14),
         Row.at_most("the same, largest difference from the plain path", max_difference(ours[:3], mean), 1e-5),
@@ -116,10 +114,10 @@ def _image_rows(sides: Sides, count: int) -> list[Row]:
     }
     expected = runs["open_clip"]()
     assert max(max_difference(runs[name](), expected) for name in ("torch", "auto", "session")) < 1e-5
-    rates = {name: count / seconds for name, seconds in race(runs, 3 * sides.rounds, PAUSE_S).items()}
+    rates = {name: count / seconds for name, seconds in race(runs, sides.image_rounds, PAUSE_S).items()}
     print({name: round(rate, 2) for name, rate in rates.items()}, "auto is", sides.auto.runtime.name)
     best = max(("open_clip", "transformers", "session"), key=lambda name: rates[name])
-    close_rounds = sides.close_rounds if count == 1 else 3 * sides.rounds
+    close_rounds = sides.close_rounds if count == 1 else sides.image_rounds
     close = race({name: runs[name] for name in ("auto", best)}, close_rounds, PAUSE_S)
     title = f"{count} images, pixels ready (images/s)"
     comparisons = (
@@ -150,7 +148,7 @@ def resnet(sides: Sides) -> list[Row]:
             "open_clip": lambda pixels=pixels: peer.encode_image(pixels),
         }
         assert max_difference(runs["torch"](), runs["open_clip"]()) < 1e-5
-        rates = {name: count / seconds for name, seconds in race(runs, 3 * sides.rounds).items()}
+        rates = {name: count / seconds for name, seconds in race(runs, sides.image_rounds).items()}
         title = f"RN50, {count} images, pixels ready (images/s): torch, open_clip"
         rows.append(Row.compare(title, rates["torch"], rates["open_clip"]))
     return rows
@@ -162,7 +160,10 @@ def batch_independence(sides: Sides) -> list[Row]:
     pixels = list(generator.integers(0, 256, (64, 224, 224, 3), dtype=np.uint8))
     strings = prompts(64, range(4, 20))
     rows = []
-    for name, clip, bound in (("torch", sides.clip, 1e-5), ("onnx", sides.onnx, 1e-5), ("int8", sides.int8, 1e-3)):
+    encoders = [("torch", sides.clip, 1e-5)]
+    if not sides.quick:
+        encoders += [("onnx", sides.onnx, 1e-5), ("int8", sides.int8, 1e-3)]
+    for name, clip, bound in encoders:
         for kind, inputs, embed in (("images", pixels, clip.embed_images), ("texts", strings, clip.embed_texts)):
             together, order = embed(inputs), generator.permutation(64)
             others = [

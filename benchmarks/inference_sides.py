@@ -30,12 +30,12 @@ from wordsight.weights.convert import convert
 THREADS = 2
 ROUNDS = 9
 CLOSE_ROUNDS = 101  # two sides that differ by 1 %: the median of fewer rounds scatters by more than the target allows
-QUICK_ROUNDS = 3
-QUICK_CLOSE_ROUNDS = 25
+IMAGE_ROUNDS = 27
 PAUSE_S = 0.1  # ONNX Runtime's threads keep spinning after a run and would take half of the next side's CPU time
 NAME = "ViT-B-32"
+NUM_PROMPTS = 256
 NUM_LABELS = 1000
-QUICK_NUM_LABELS = 200
+PEER_NUM_LABELS = 20  # the peer's time for all labels is extrapolated from these
 
 Side = Callable[[], Any]
 
@@ -80,17 +80,32 @@ class Sides:
     @property
     def rounds(self) -> int:
         """Rounds of an ordinary comparison."""
-        return QUICK_ROUNDS if self.quick else ROUNDS
+        return 3 if self.quick else ROUNDS
+
+    @property
+    def image_rounds(self) -> int:
+        """Rounds of a comparison of the image towers."""
+        return 6 if self.quick else IMAGE_ROUNDS
 
     @property
     def close_rounds(self) -> int:
         """Rounds of a comparison between two sides that are about equally fast."""
-        return QUICK_CLOSE_ROUNDS if self.quick else CLOSE_ROUNDS
+        return 25 if self.quick else CLOSE_ROUNDS
 
     @property
     def num_labels(self) -> int:
         """Labels of the classifier."""
-        return QUICK_NUM_LABELS if self.quick else NUM_LABELS
+        return 200 if self.quick else NUM_LABELS
+
+    @property
+    def peer_num_labels(self) -> int:
+        """Labels of the part of the classifier that open_clip builds."""
+        return 4 if self.quick else PEER_NUM_LABELS
+
+    @property
+    def num_prompts(self) -> int:
+        """Prompts that are encoded together."""
+        return 64 if self.quick else NUM_PROMPTS
 
     @cached_property
     def open_clip(self) -> Any:

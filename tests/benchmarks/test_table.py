@@ -40,7 +40,11 @@ def test_the_exit_code_says_whether_all_targets_are_met(
     assert [row["name"] for row in json.loads((tmp_path / "rows.json").read_text())] == ["rate (texts/s)", "other"]
 
 
+<<<<<<< HEAD
 def test_every_benchmark_has_the_shared_options() -> None:
+=======
+def test_all_benchmarks_share_their_options() -> None:
+>>>>>>> w-bench
     options = parser("title", needs_data=True).parse_args(["--quick", "--json", "out.json", "--data", "archives"])
     assert (options.quick, options.json, options.data) == (True, Path("out.json"), Path("archives"))
     assert not parser("title").parse_args([]).quick
