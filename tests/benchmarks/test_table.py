@@ -1,14 +1,10 @@
-"""The table that every benchmark ends with, and the sizes of the benchmarks' files and functions."""
+"""The table that every benchmark ends with."""
 
-import ast
 import json
 from pathlib import Path
 
 import pytest
 from benchmarks.table import Row, finish, parser
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 
 def test_a_comparison_holds_if_the_ratio_reaches_the_target() -> None:
@@ -40,25 +36,7 @@ def test_the_exit_code_says_whether_all_targets_are_met(
     assert [row["name"] for row in json.loads((tmp_path / "rows.json").read_text())] == ["rate (texts/s)", "other"]
 
 
-<<<<<<< HEAD
-def test_every_benchmark_has_the_shared_options() -> None:
-=======
 def test_all_benchmarks_share_their_options() -> None:
->>>>>>> w-bench
     options = parser("title", needs_data=True).parse_args(["--quick", "--json", "out.json", "--data", "archives"])
     assert (options.quick, options.json, options.data) == (True, Path("out.json"), Path("archives"))
     assert not parser("title").parse_args([]).quick
-
-
-def test_files_and_functions_of_the_benchmarks_are_small() -> None:
-    too_long = []
-    for path in BENCHMARKS.glob("*.py"):
-        text = path.read_text()
-        if len(text.splitlines()) > MAX_FILE_LINES:
-            too_long.append(path.name)
-        too_long += [
-            f"{path.name}: {node.name}"
-            for node in ast.walk(ast.parse(text))
-            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= MAX_FUNCTION_LINES
-        ]
-    assert too_long == []
