@@ -76,6 +76,15 @@ def test_commands_and_options_are_frozen():
     assert options == {name: sorted(expected) for name, expected in OPTIONS.items()}
 
 
+def test_listed_commands_have_the_first_sentence_of_their_help():
+    built = typer.main.get_command(build_app()).commands
+    listed = typer.main.get_command(build_app(needed=())).commands
+    assert list(built) == list(listed) == list(COMMANDS)
+    for name, summary in COMMANDS.items():
+        assert built[name].help.startswith(summary)
+        assert listed[name].help == summary
+
+
 def test_shared_options_have_the_same_meaning_in_every_command():
     meanings: dict[str, set[tuple[object, ...]]] = {}
     for command in typer.main.get_command(build_app()).commands.values():

@@ -20,7 +20,7 @@ def failing_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr(cli, "build_app", lambda: app)
+    monkeypatch.setattr(cli, "build_app", lambda needed: app)
 
 
 def test_help_is_shown_without_a_command(capsys):

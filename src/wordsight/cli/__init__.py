@@ -1,14 +1,15 @@
 """The command line: the list of commands, and how errors become messages and exit codes.
 
-The command `NAME` is the function `NAME` in the module `wordsight.cli.NAME`. These modules import only typer, the
-standard library and light modules at the top, and everything else inside the function, so that `--help` starts fast.
+The command `NAME` is the function `NAME` in the module `wordsight.cli.NAME`, which is imported when it is named. These
+modules import only typer, the standard library and light modules at the top, and everything else inside the function,
+so that `--help` starts fast.
 """
 
 import inspect
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -17,8 +18,19 @@ from typer.core import TyperGroup
 
 from wordsight.errors import ConfigError, WordsightError, nearest
 
-COMMANDS = ("demo", "train", "classify", "embed", "shards", "models", "convert", "recipes", "info", "cache")
-"""The commands in the order of `--help`."""
+COMMANDS = {
+    "demo": "Train a small model in minutes, evaluate it and write a report.",
+    "train": "Train a model on shards of images and texts.",
+    "classify": "Classify images with labels of your choice, without training.",
+    "embed": "Write embeddings of images to a Parquet or NumPy file.",
+    "shards": "Pack images with their texts or labels into WebDataset shards.",
+    "models": "List published weights, print a card, or download weights.",
+    "convert": "Convert a model to another format and verify the result.",
+    "recipes": "List training recipes with their measured results, or print one.",
+    "info": "Print versions, devices and settings, for bug reports.",
+    "cache": "List what is cached, or delete it.",
+}
+"""The commands in the order of `--help`, each with the first sentence of its own help."""
 
 PROGRAM = "wordsight"
 
@@ -62,8 +74,12 @@ def _start(
         typer.echo(context.get_help())
 
 
-def build_app() -> typer.Typer:
-    """Build the application with all its commands."""
+def build_app(needed: Collection[str] = COMMANDS) -> typer.Typer:
+    """Build the application.
+
+    Args:
+        needed: commands to build with their options. The others are only listed, which saves their imports.
+    """
     app = typer.Typer(
         cls=_CommandGroup,
         rich_markup_mode=None,
@@ -71,10 +87,24 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True, **_help_texts(_start))(_start)
-    for command in COMMANDS:
-        function = getattr(import_module(f"wordsight.cli.{command}"), command)
-        app.command(command, **_help_texts(function))(function)
+    for command, summary in COMMANDS.items():
+        if command in needed:
+            function = getattr(import_module(f"wordsight.cli.{command}"), command)
+            app.command(command, **_help_texts(function))(function)
+        else:
+            app.command(command, help=summary)(_do_nothing)
     return app
+
+
+def _do_nothing() -> None:
+    """Stand for a command that is listed and not run."""
+
+
+def _needed_commands(arguments: Sequence[str]) -> Collection[str]:
+    """The commands whose options are needed to run a command line: the one that it names, or all for completion."""
+    if _COMPLETION_VARIABLE in os.environ:
+        return COMMANDS
+    return [argument for argument in arguments if not argument.startswith("-")][:1]
 
 
 def _help_texts(function: Any) -> dict[str, Any]:
@@ -100,7 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # print characters that the terminal cannot encode as escapes
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = build_app()(args=arguments, prog_name=PROGRAM, standalone_mode=False)
+        app = build_app(_needed_commands(sys.argv[1:] if arguments is None else arguments))
+        code = app(args=arguments, prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
         if code == _EXIT_INTERRUPTED:  # typer's code for a KeyboardInterrupt
             raise KeyboardInterrupt

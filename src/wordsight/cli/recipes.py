@@ -17,7 +17,7 @@ def recipes(
     ] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """List the available training recipes with their measured results, or print one of them.
+    """List training recipes with their measured results, or print one.
 
     With --json, a recipe is printed with all its keys, including those that have their default values.
 
