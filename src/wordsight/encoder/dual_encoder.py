@@ -34,7 +34,7 @@ class DualEncoder:
     unit length, and an embedding does not depend on the rest of its batch (to within 1e-5 in float32).
 
     ```python
-    clip = wordsight.load("mini")
+    clip = wordsight.load("openai/ViT-B-32")
     images = clip.embed_images(["cat.jpg", "dog.jpg"])        # (2, E) float32
     texts = clip.embed_texts(["a photo of a cat"])            # (1, E) float32
     clip.similarity(images, texts)                            # (2, 1), cosine similarity
