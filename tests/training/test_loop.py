@@ -197,6 +197,7 @@ def wait_for(condition: object, process: "subprocess.Popen[bytes]", limit_s: flo
     end = time.monotonic() + limit_s
     while process.poll() is None and not condition():  # type: ignore[operator]
         assert time.monotonic() < end, "waited too long"
+        time.sleep(0.001)  # a loop without a pause would take a CPU from the process that it waits for
 
 
 @pytest.mark.parametrize("matrices", ["adamw", "muon"])
