@@ -4,8 +4,7 @@
 
 Peers: open_clip, transformers (sdpa), and a bare ONNX Runtime session of our own export. All sides have the same
 weights and inputs, and their results are compared before anything is timed. `--quick` leaves out `classifier_memory`,
-`resnet`, `directories` and `scaled_embeddings`, measures fewer rounds and inputs, and tests the independence of the
-batch on torch only.
+`resnet`, `batch_independence`, `directories` and `scaled_embeddings`, and measures fewer rounds and inputs.
 """
 
 import os
@@ -18,7 +17,7 @@ from benchmarks.inference_files import directories, jpeg, processes, scaled_embe
 from benchmarks.inference_sides import THREADS, Sides, random_clip
 from benchmarks.table import finish, parser
 
-QUICK = (texts, classifier, images, batch_independence, jpeg, processes)
+QUICK = (texts, classifier, images, jpeg, processes)
 PARTS = {
     part.__name__: part
     for part in (
