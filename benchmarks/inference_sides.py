@@ -85,7 +85,7 @@ class Sides:
     @property
     def image_rounds(self) -> int:
         """Rounds of a comparison of the image towers."""
-        return 6 if self.quick else IMAGE_ROUNDS
+        return 4 if self.quick else IMAGE_ROUNDS
 
     @property
     def close_rounds(self) -> int:
@@ -95,7 +95,7 @@ class Sides:
     @property
     def num_labels(self) -> int:
         """Labels of the classifier."""
-        return 200 if self.quick else NUM_LABELS
+        return 64 if self.quick else NUM_LABELS
 
     @property
     def peer_num_labels(self) -> int:
@@ -105,7 +105,7 @@ class Sides:
     @property
     def num_prompts(self) -> int:
         """Prompts that are encoded together."""
-        return 64 if self.quick else NUM_PROMPTS
+        return 32 if self.quick else NUM_PROMPTS
 
     @cached_property
     def open_clip(self) -> Any:
