@@ -67,6 +67,20 @@ class MissingExtraError(WordsightError):
         super().__init__(f"{feature} needs optional packages: pip install 'wordsight[{extra}]'")
 
 
+def printable(text: object) -> str:
+    """Return untrusted text on one line, for terminals, logs, JSON and HTML.
+
+    Control characters, including those that change the direction or the colour of text, line breaks, and characters
+    that UTF-8 cannot encode (undecodable bytes of file names) become escapes such as `\\x1b`.
+    """
+    shown = str(text)
+    if shown.isprintable():
+        return shown
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in shown
+    )
+
+
 def nearest(word: str, candidates: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the candidate most similar to a misspelt word, or an empty string."""
     matches = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)

@@ -9,8 +9,8 @@ from tests.tiny_clip import write_images
 import wordsight
 from wordsight import cli
 from wordsight.cli import main
-from wordsight.cli.terminal import human_bytes, printable, show_byte_progress, show_progress, silence_notes
-from wordsight.errors import DataError
+from wordsight.cli.terminal import human_bytes, show_byte_progress, show_progress, silence_notes
+from wordsight.errors import DataError, printable
 
 
 def failing_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:

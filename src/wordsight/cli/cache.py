@@ -75,7 +75,8 @@ def usage_lines(usage: "list[CacheUsage]") -> list[str]:
 
 def _describe(usage: "list[CacheUsage]") -> str:
     from wordsight.cache import cache_directory
-    from wordsight.cli.terminal import human_bytes, printable
+    from wordsight.cli.terminal import human_bytes
+    from wordsight.errors import printable
 
     num_files, num_bytes = sum(entry.num_files for entry in usage), sum(entry.num_bytes for entry in usage)
     total = f"{'total':12} {num_files:>6,} files {human_bytes(num_bytes):>10}"

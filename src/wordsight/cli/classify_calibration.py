@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wordsight.cli.terminal import print_note, printable
+from wordsight.cli.terminal import print_note
+from wordsight.errors import printable
 
 if TYPE_CHECKING:
     from wordsight.zeroshot import ZeroShotClassifier

@@ -3,7 +3,7 @@
 import sys
 from typing import TYPE_CHECKING, Any
 
-from wordsight.cli.terminal import printable
+from wordsight.errors import printable
 
 if TYPE_CHECKING:
     from wordsight.zeroshot import Prediction

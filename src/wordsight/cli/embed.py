@@ -82,7 +82,7 @@ def embed(
 def _print_summary(summary: "EmbedSummary", encoder: "DualEncoder", out: Path, as_json: bool) -> None:
     import json
 
-    from wordsight.cli.terminal import printable
+    from wordsight.errors import printable
 
     if as_json:
         result = {

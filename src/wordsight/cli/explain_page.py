@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wordsight.cli.classify_output import image_name
-from wordsight.cli.terminal import printable
+from wordsight.errors import printable
 from wordsight.report import Gallery, ImageCard, Page, RankedText, Section
 
 if TYPE_CHECKING:

@@ -30,7 +30,8 @@ def info(as_json: JsonOption = False) -> None:
 
 def _describe(environment: "Environment") -> str:
     from wordsight.cli.cache import usage_lines
-    from wordsight.cli.terminal import human_bytes, printable
+    from wordsight.cli.terminal import human_bytes
+    from wordsight.errors import printable
 
     lines = [f"{name:10} {value}" for name, value in environment.versions.items()]
     lines += ["", "packages"]

@@ -20,13 +20,6 @@ class Progress(Protocol):
         """May be called at any rate; the display is updated at a bounded one."""
 
 
-def printable(text: object) -> str:
-    """Return text on one line, with control characters and characters that cannot be encoded written as escapes."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in str(text)
-    )
-
-
 def human_bytes(size: int) -> str:
     """Format a number of bytes in decimal units, such as `354 MB`."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
