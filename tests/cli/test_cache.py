@@ -9,7 +9,7 @@ from wordsight.cli import main
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache with two files of weights and one index."""
+    """A cache with two weights files and one index."""
     root = tmp_path / "cache"
     monkeypatch.setenv("WORDSIGHT_CACHE", str(root))
     (root / "weights" / "digests").mkdir(parents=True)

@@ -232,7 +232,7 @@ def test_temperature_from_the_labels_is_reported(workspace, capsys):
         ),
         (
             ["classify", "photos", "--labels", "a,b", "--model", "runs/blind"],
-            "the card says 4 layers, but the file has only",
+            "the architecture has 4 layers, but the file has only",
         ),
         (["classify", "photos", "--labels", "a,a", "--model", "runs/first"], "--labels: labels given more than once"),
         (["classify", "photos", "--labels", "no.txt", "--model", "runs/first"], "no.txt: cannot be read as labels"),

@@ -39,5 +39,5 @@ def test_mistakes_are_one_line_and_exit_code_2(workspace, capsys):
     assert main(["convert", "models/mien", "out", "--to", "hf"]) == 2
     assert "did you mean 'mine'?" in capsys.readouterr().err
     assert main(["convert", "models/mine", "models", "--to", "hf"]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert not (workspace / "out").exists()

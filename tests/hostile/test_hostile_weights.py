@@ -1,4 +1,4 @@
-"""Hostile files of weights: each raises a one-line `WeightsError` within 5 s and 512 MB, and none of its code runs.
+"""Hostile weights files: each raises a one-line `WeightsError` within 5 s and 512 MB, and none of its code runs.
 
 All are read in one subprocess, whose address space is limited to 512 MB more than it occupies after importing torch.
 """
@@ -315,9 +315,9 @@ def test_the_error_states_the_reason(results):
         "tensors-many-times-over": "its tensors are larger than the file",
         "id-out-of-the-directory": "member 'data/../data.pkl' is missing",
         "two-of-one-name": "two members are named",
-        "two-roots": "a zip file with 2 members data.pkl",
+        "two-roots": "a zip file with 2 members named data.pkl",
         "old-file-of-torch": "written by torch before 1.6",
-        "something-behind": "not a complete file of torch",
+        "something-behind": "not a complete torch file",
     }
     for file, reason in reasons.items():
         assert any(reason in result for result, _ in results[f"{file}.pt"]), (file, results[f"{file}.pt"])

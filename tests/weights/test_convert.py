@@ -101,7 +101,7 @@ def test_half_precision_is_written_as_float32(tmp_path: Path) -> None:
 
 
 def test_a_format_that_changes_the_model_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Negative control: files whose model computes other values are not written."""
+    """Negative control: files whose model computes different values are not written."""
     from wordsight.weights import convert as module
 
     hugging_face = module.FORMATS["hf"]
@@ -114,14 +114,14 @@ def test_a_format_that_changes_the_model_leaves_no_files(tmp_path: Path, monkeyp
         return Checkpoint(tensors, again.card, again.files)
 
     monkeypatch.setitem(module.FORMATS, "hf", hugging_face._replace(read=read_swapped))
-    with pytest.raises(WeightsError, match=r"computes other values: images differ by 0\.\d+, texts by 0, "):
+    with pytest.raises(WeightsError, match=r"computes different values: images differ by 0\.\d+, texts by 0, "):
         convert(checkpoint_of("vit"), tmp_path / "out", "hf")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_directory_and_an_unknown_target_are_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with pytest.raises(OutputError, match="exists already; choose a new directory"):
+    with pytest.raises(OutputError, match="already exists; choose a new directory"):
         convert(checkpoint_of("vit"), tmp_path / "out", "hf")
     with pytest.raises(WeightsError, match=r"--to open-clip: expected one of .*; did you mean 'open_clip'\?"):
         convert(checkpoint_of("vit"), tmp_path / "new", "open-clip")

@@ -97,13 +97,13 @@ def test_a_configuration_with_too_many_layers_is_not_built():
         text=TextConfig(width=64, heads=1, layers=1),
         embed_dim=8,
     )
-    with pytest.raises(WeightsError, match="the card says 1000001 layers, but the file has only 300 tensors"):
+    with pytest.raises(WeightsError, match="the architecture has 1000001 layers, but the file has only 300 tensors"):
         build_bounded(deep, 300)
-    with pytest.raises(WeightsError, match="the card says 1000001 layers"):
+    with pytest.raises(WeightsError, match="the architecture has 1000001 layers"):
         build_bounded(deep, 10**9)
 
 
 def test_many_layers_with_one_tensor_each_are_not_built():
     many = shapes(VIT) | {f"transformer.resblocks.{n}.x": (1,) for n in range(100_000)}
-    with pytest.raises(WeightsError, match="the card says 100005 layers, but the file has only"):
+    with pytest.raises(WeightsError, match="the architecture has 100005 layers, but the file has only"):
         architecture_of(many, "quick_gelu")

@@ -1,7 +1,7 @@
 """Checkpoints: read from files into models, written in other formats, downloaded by name.
 
 card.py            Card: architecture, preprocessing, tokenizer, source and hash of a checkpoint in one frozen object
-checkpoint.py      Checkpoint: what every reader returns, which builds the model
+checkpoint.py      Checkpoint: the result of every reader, from which the model is built
 shapes.py          the architecture that tensor shapes imply; comparison of shapes with a configuration
 read.py            read any file or directory; start here
 convert.py         write a model in another format

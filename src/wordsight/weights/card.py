@@ -31,13 +31,13 @@ class Card(Config, frozen=True):
     """Describes a checkpoint.
 
     Attributes:
-        name: name of the model for people.
+        name: human-readable name of the model.
         model: architecture, including the activation.
         preprocessing: how an image becomes the input of the image tower.
         tokenizer: how a text becomes the input of the text tower.
         source: where the weights come from: a URL, `hf-hub:owner/name` or a sentence.
         licence: licence of the weights.
-        weights_sha256: SHA-256 of the file of weights in lower-case hexadecimal; empty until that file is written.
+        weights_sha256: SHA-256 of the weights file in lower-case hexadecimal; empty until that file is written.
         training: how the weights were trained, as plain data: recipe, data fingerprints, steps, seed, scores with
             confidence intervals; empty if unknown.
         format: version of this card's format.

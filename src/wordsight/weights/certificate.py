@@ -1,4 +1,4 @@
-"""Proof that a written model computes the same as its source, stored next to the written files.
+"""Proof that a written model computes the same outputs as its source, stored next to the written files.
 
 Two comparisons are made. The towers are compared on fixed pixels and token ids, drawn by Philox: these need no image
 and no tokenizer, so every model has a certificate. Preprocessing and tokenizer of the written files are compared with
@@ -75,8 +75,8 @@ class Certificate(Config, frozen=True):
         """
         if not self.holds:
             raise WeightsError(
-                f"{out}: not written, because the model in {self.target} format computes other values: images differ "
-                f"by {self.images:.2g}, texts by {self.texts:.2g}, scale by {self.scale:.2g}, "
+                f"{out}: not written, because the model in {self.target} format computes different values: "
+                f"images differ by {self.images:.2g}, texts by {self.texts:.2g}, scale by {self.scale:.2g}, "
                 f"pixels by {self.pixels:.2g} and {self.ids} token ids; "
                 f"expected at most {self.tolerance:g} and 0: please report this as a bug"
             )
@@ -122,7 +122,7 @@ def probe_pixels(size_px: int, count: int = 4) -> Tensor:
 def probe_ids(text: TextConfig, count: int = 4, length: int | None = None) -> Tensor:
     """Fixed texts: (M, L) int32 token ids, each a random sequence with an end and padding, of lengths from 2 to L.
 
-    A text ends with `text.end_id`, or with the largest id, as in the published vocabulary, if that is None.
+    A text ends with `text.end_id`; if that is None, with the largest id, as in the published vocabulary.
 
     Args:
         text: the text tower.
@@ -147,7 +147,7 @@ def max_difference(one: NDArray[Any], other: NDArray[Any]) -> float:
 
 
 def sentence_ids(checkpoint: Checkpoint) -> NDArray[np.int32]:
-    """(M, L) token ids of the fixed sentences, by the checkpoint's own tokenizer."""
+    """(M, L) token ids of the fixed sentences, from the checkpoint's own tokenizer."""
     return build_tokenizer(checkpoint.card.tokenizer, checkpoint.files)(SENTENCES)
 
 

@@ -52,15 +52,15 @@ def convert(checkpoint: Checkpoint, out: Path, target: str) -> Certificate:
         The certificate, which is also stored in the directory.
 
     Raises:
-        WeightsError: the format cannot represent this model, or the written model computes other values; no files are
-            left behind.
-        OutputError: the directory exists already or cannot be written.
+        WeightsError: the format cannot represent this model, or the written model computes different values; no files
+            are left behind.
+        OutputError: the directory already exists or cannot be written.
         MissingExtraError: ONNX needs packages that are not installed.
     """
     if target not in TARGETS:
         raise WeightsError(f"--to {target}: expected one of {', '.join(TARGETS)}{nearest(target, TARGETS)}")
     if out.exists():
-        raise OutputError(f"{out}: exists already; choose a new directory")
+        raise OutputError(f"{out}: already exists; choose a new directory")
     tensors = {name: _as_float32(tensor) for name, tensor in checkpoint.tensors.items()}
     checkpoint = Checkpoint(tensors, checkpoint.card, checkpoint.files)
     model = checkpoint.build(checkpoint.card.name)
@@ -93,7 +93,8 @@ def _require_same_card(card: Card, written: Card, target: str) -> None:
     """Refuse a target whose files would be read as another model.
 
     Raises:
-        WeightsError: names the first key that the format cannot represent, and the value that would be read instead.
+        WeightsError: the format cannot represent a key; the message names the first such key and the value that would
+            be read instead.
     """
     before, after = (
         {key: value for key, value in plain(each).items() if key not in _PROVENANCE_KEYS} for each in (card, written)

@@ -4,7 +4,7 @@ directory with wordsight.json           wordsight
 directory with open_clip_config.json    open_clip
 directory with config.json              transformers' CLIPModel or SiglipModel
 TorchScript archive                     OpenAI
-any other file of weights               a state dict, whose architecture is named by the caller or by the card of
+any other weights file                  a state dict, whose architecture is named by the caller or by the card of
                                         published weights with the same SHA-256
 """
 
@@ -33,8 +33,9 @@ def read(path: Path, architecture: str | None = None, averaged: bool | None = No
     """Read a model of any format.
 
     Args:
-        path: a directory or a file. A file of weights next to a file that describes its model is read with it.
-        architecture: for weights that do not say their architecture, a name of `state_dict.architectures`.
+        path: a directory or a file. If the directory of a weights file describes a model, and `architecture` is None,
+            the directory is read instead of the file.
+        architecture: for weights that do not state their architecture, a name of `state_dict.architectures`.
         averaged: for a training checkpoint, whether to take its averaged (EMA) weights; see `read_checkpoint`.
 
     Raises:
@@ -57,10 +58,10 @@ def read(path: Path, architecture: str | None = None, averaged: bool | None = No
 
 
 def described(checkpoint: Checkpoint, published: PublishedCard) -> Checkpoint:
-    """Complete a published checkpoint with what its card in the catalogue says: name, preprocessing, source, licence.
+    """Complete a published checkpoint with the name, preprocessing, source and licence of its card in the catalogue.
 
     Raises:
-        WeightsError: the files have another architecture than the card.
+        WeightsError: the architecture of the files differs from that of the card.
     """
     model = published.model()
     if model is not None and model != checkpoint.card.model:
@@ -84,8 +85,8 @@ def stated_architecture(published: PublishedCard) -> str | None:
     """
     if not published.architecture:
         return None
-    is_quick = published.activation == "quick_gelu"
-    return f"{published.architecture}-quickgelu" if is_quick else published.architecture
+    has_quick_gelu = published.activation == "quick_gelu"
+    return f"{published.architecture}-quickgelu" if has_quick_gelu else published.architecture
 
 
 def _format_of(directory: Path) -> Format | None:
@@ -100,9 +101,9 @@ def _read_directory(path: Path, architecture: str | None, averaged: bool | None)
         return directory_format.read(path)
     files = sorted(file for file in path.iterdir() if file.suffix in WEIGHTS_SUFFIXES)
     if len(files) != 1:
-        contents = f"{len(files)} files of weights" if files else "no weights"
+        contents = f"{len(files)} weights files" if files else "no weights"
         names = ", ".join(each.description_name for each in FORMATS.values() if each.description_name)
         raise WeightsError(
-            f"{path}: contains {contents} and none of {names}; pass the directory of a model, or one file of weights"
+            f"{path}: contains {contents} and none of {names}; pass the directory of a model, or one weights file"
         )
     return read(files[0], architecture, averaged)

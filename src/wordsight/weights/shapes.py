@@ -53,22 +53,22 @@ def architecture_of(shapes: Mapping[str, Shape], activation: Activation) -> Mode
 
 
 def build_bounded(config: ModelConfig, num_tensors: int) -> CLIP:
-    """Build a model without memory, as `build_empty` does, from a configuration that is not trusted.
+    """Build a model from an untrusted configuration without allocating memory, as `build_empty` does.
 
     Args:
         config: the configuration.
         num_tensors: number of tensors in the file; a model whose layers have more is not built.
 
     Raises:
-        WeightsError: building would take too long: a size is absurd, or there are more layers than tensors.
+        WeightsError: building would take too long: a size is implausibly large, or there are more layers than tensors.
     """
     counts = list(_counts(msgspec.to_builtins(config)))
     for key, count in counts:
         if count > _MAX_COUNT:
-            raise WeightsError(f"the card says {key} {count}, which is more than any model has")
+            raise WeightsError(f"the architecture has {key} {count}, which is more than any model has")
     num_layers = sum(count for key, count in counts if key in ("layers", "blocks"))
     if num_layers > min(num_tensors // _TENSORS_PER_LAYER, _MAX_LAYERS):
-        raise WeightsError(f"the card says {num_layers} layers, but the file has only {num_tensors} tensors")
+        raise WeightsError(f"the architecture has {num_layers} layers, but the file has only {num_tensors} tensors")
     return build_empty(config)
 
 
@@ -99,7 +99,7 @@ def differences(shapes: Mapping[str, Shape], expected: Mapping[str, Shape], auth
 
 
 def first_names(names: Iterable[str]) -> str:
-    """The first five names in sorted order, and the number of all if there are more; for error messages."""
+    """The first five names in sorted order, and the total if there are more; for error messages."""
     ordered = sorted(names)
     shown = ", ".join(name[:80] if name.isprintable() else ascii(name)[:80] for name in ordered[:_NAMES_IN_ERROR])
     return shown + (f", ... ({len(ordered)} in all)" if len(ordered) > _NAMES_IN_ERROR else "")

@@ -105,7 +105,7 @@ def test_the_first_five_missing_and_unexpected_names_and_their_number_are_listed
         to_ours(theirs, "hugging_face_clip", CLIP_MODEL, "a/b")
     message = str(caught.value)
     assert message.startswith(
-        "a/b: not the model of its configuration: missing text_model.encoder.layers.0.self_attn.k"
+        "a/b: not the model that its configuration describes: missing text_model.encoder.layers.0.self_attn.k"
     )
     assert message.count("k_proj") == 5
     assert "... (8 in all); unexpected extra.0, extra.1, extra.2; download both again" in message

@@ -130,7 +130,7 @@ def test_a_flat_state_dict_is_read_too(tmp_path, is_half, has_metadata):
 
 def test_metadata_that_contradicts_the_tensors_is_refused(tmp_path):
     torch.save(add_metadata(TinyClip(), 17).state_dict(), tmp_path / "tiny.pt")
-    with pytest.raises(WeightsError, match="input_resolution is 17, but its tensors have 16"):
+    with pytest.raises(WeightsError, match="input_resolution is 17, but its tensors imply 16"):
         read_openai(tmp_path / "tiny.pt")
 
 
@@ -176,7 +176,7 @@ def test_a_file_without_a_model_is_refused(tmp_path):
         read_openai(tmp_path / "other.pt")
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as file:
         file.writestr("readme.txt", "no model")
-    with pytest.raises(WeightsError, match=r"0 members data\.pkl, which torch did not write"):
+    with pytest.raises(WeightsError, match=r"0 members named data\.pkl, which torch did not write"):
         read_openai(tmp_path / "other.zip")
 
 

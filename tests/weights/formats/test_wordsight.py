@@ -178,11 +178,11 @@ def test_a_huge_card_is_not_read(directory):
 def test_a_card_that_would_take_too_long_to_build_is_refused(directory):
     model = json.loads((directory / "wordsight.json").read_text())["model"]
     edit_card(directory, model=model | {"text": model["text"] | {"layers": 10**9}})
-    assert "the card says layers 1000000000" in refusal(directory)
+    assert "the architecture has layers 1000000000" in refusal(directory)
     edit_card(directory, model=model | {"text": model["text"] | {"layers": 10**6}})
-    assert "the card says 1000002 layers, but the file has only" in refusal(directory)
+    assert "the architecture has 1000002 layers, but the file has only" in refusal(directory)
     edit_card(directory, model=model | {"embed_dim": 10**15})
-    assert "the card says embed_dim" in refusal(directory)
+    assert "the architecture has embed_dim" in refusal(directory)
 
 
 def test_an_unknown_key_in_the_card_is_refused_with_the_nearest(directory):

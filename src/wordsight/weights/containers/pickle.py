@@ -1,4 +1,4 @@
-"""Interpret pickles that torch wrote as data; nothing that they name is imported or called.
+"""Interpret torch's pickles as data; nothing that they name is imported or called.
 
 A pickle is a program for a small stack machine. The machine here supports only the instructions that torch writes, and
 does not resolve names: a function is replaced by one that the caller provides, or the file is refused; an object of a

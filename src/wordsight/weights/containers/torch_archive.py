@@ -42,7 +42,7 @@ _LISTS = ("intlist", "tensorlist", "doublelist", "boollist")
 _MAX_DIMENSIONS = 64
 _MAX_CODE_BYTES = 1 << 24
 _MAX_USES = 2
-"""How often the bytes of a file may be used by tensors on average: tied weights are one storage under two names."""
+"""Upper limit of the total size of all tensors, in multiples of the file size: tied weights share one storage."""
 
 
 @dataclass(frozen=True)
@@ -127,13 +127,13 @@ class _Reader:
         roots = [root for root in roots if root.count("/") == 1]
         if len(roots) != 1:
             raise WeightsError(
-                f"{self.where}: a zip file with {len(roots)} members data.pkl, which torch did not write; "
+                f"{self.where}: a zip file with {len(roots)} members named data.pkl, which torch did not write; "
                 "pass the file as torch saved it"
             )
         return roots[0]
 
     def _is_swapped(self) -> bool:
-        """Whether the file is big-endian; older files do not say, and are little-endian."""
+        """Whether the file is big-endian; older files do not state their byte order, and are little-endian."""
         if f"{self.root}byteorder" not in self.members:
             return False
         order = self.member("byteorder", 16)
@@ -171,7 +171,7 @@ class _Reader:
         return self.members[self.root + name]
 
     def builders(self) -> Mapping[str, Builder]:
-        """Replacements for the functions and types that a pickle of torch may name."""
+        """Replacements for the functions and types that torch's pickles may name."""
         types = dict.fromkeys([*_STORAGES, *_TYPED_STORAGE_TYPES, *_UNTYPED_STORAGE_TYPES], self._refuse_call)
         lists = dict.fromkeys([f"torch.jit._pickle.build_{name}" for name in _LISTS], self._first)
         return {

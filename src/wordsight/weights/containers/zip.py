@@ -1,4 +1,4 @@
-"""Find the members of a zip file, which is mapped into memory and read in place.
+"""Find the members of a zip file that is mapped into memory, and read them in place.
 
 Nothing is extracted: torch stores weights uncompressed, so a member is a range of the file, and a compressed member (it
 might be a bomb) is refused. Only code is decompressed, up to a limit. Sizes and offsets are checked against the file
@@ -105,7 +105,7 @@ def unpack(buffer: mmap, member: Member, where: str, max_bytes: int) -> bytes:
         buffer: the mapped file.
         member: the member, stored or deflated.
         where: the file, named in errors.
-        max_bytes: limit of the bytes that are read and of those that are returned.
+        max_bytes: limit both of the bytes that are read and of those that are returned.
 
     Raises:
         WeightsError: the member contradicts its own header, exceeds the file, or cannot be decompressed.
@@ -137,7 +137,7 @@ def _start(buffer: mmap, member: Member, where: str) -> int:
 
 
 def _broken(where: str, reason: str) -> WeightsError:
-    return WeightsError(f"{where}: not a complete file of torch: {reason}; download the file again")
+    return WeightsError(f"{where}: not a complete torch file: {reason}; download the file again")
 
 
 def _find_directory(buffer: mmap, where: str) -> tuple[int, int]:

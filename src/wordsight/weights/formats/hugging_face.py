@@ -160,7 +160,8 @@ def _tokenizer(model: ModelConfig, layout: Layout, files: Mapping[str, bytes], w
     if layout == "hugging_face_clip":
         return tokenizer
     settings = read_settings(files, where)
-    lower_case = bool(settings.get("do_lower_case", True))  # SigLIP 2 was trained on lower case, whatever its class
+    # SigLIP 2 was trained on lower-cased texts, but its settings do not say so
+    lower_case = bool(settings.get("do_lower_case", True))
     return msgspec.structs.replace(tokenizer, lower_case=lower_case, removes_punctuation=is_siglip_tokenizer(settings))
 
 

@@ -2,7 +2,7 @@
 
 Keys that are omitted have the defaults of transformers' classes. Keys that do not affect embeddings are listed here and
 ignored. Any other unknown key is an error, and so is a known key whose value describes a model that wordsight does not
-have.
+support.
 
 Source: transformers 5.24 `configuration_clip.py`, `configuration_siglip.py`, `image_processing_pil_clip.py`,
 `image_processing_pil_siglip.py`.
@@ -142,7 +142,7 @@ def read_model(config: Mapping[str, Any], where: str) -> tuple[ModelConfig, Layo
         )
     if model_type not in ("clip", "siglip"):
         hint = nearest(str(model_type), ["clip", "siglip"])
-        raise WeightsError(f"{where}: model_type {model_type!r}{hint}: expected clip or siglip")
+        raise WeightsError(f"{where}: model_type {model_type!r}: expected clip or siglip{hint}")
     top = decode(_without_cosmetics(config), _Top, where)
     text, vision = _tower_settings(top, "text_config", where), _tower_settings(top, "vision_config", where)
     if model_type == "clip":
@@ -181,13 +181,12 @@ def read_preprocessing(settings: Mapping[str, Any], where: str, layout: Layout, 
     _require(images.resample in _FILTERS, where, "resample", images.resample, "expected 3 (bicubic) or 2 (bilinear)")
     crops = is_clip if images.do_center_crop is None else images.do_center_crop
     size = _size(images.size, "shortest_edge" if is_clip else "both", size_px)
-    expected = {"shortest_edge": size_px} if crops else {"height": size_px, "width": size_px}
-    reason = (
-        f"expected {expected}, because the image tower expects {size_px} pixels{' after the crop' if crops else ''}"
-    )
-    _require(size == expected, where, "size", images.size, reason)
+    side = {"height": size_px, "width": size_px}
+    expected = {"shortest_edge": size_px} if crops else side
+    reason = f"because the image tower expects {size_px} pixels{' after the crop' if crops else ''}"
+    _require(size == expected, where, "size", images.size, f"expected {expected}, {reason}")
     crop = _size(images.crop_size, "both", size_px)
-    _require(not crops or crop == {"height": size_px, "width": size_px}, where, "crop_size", images.crop_size, reason)
+    _require(not crops or crop == side, where, "crop_size", images.crop_size, f"expected {side}, {reason}")
     return Preprocessing(
         size_px=size_px,
         mean=images.image_mean or (CLIP_MEAN if is_clip else _HALF),
@@ -241,7 +240,7 @@ def _mlp_width(width: int, inner: int) -> int | None:
     return None if inner == 4 * width else inner
 
 
-def _common(tower: _Tower, where: str, key: str) -> None:
+def _require_supported(tower: _Tower, where: str, key: str) -> None:
     _require(not tower.pruned_heads, where, f"{key}.pruned_heads", tower.pruned_heads, "pruned heads are not supported")
     channels = getattr(tower, "num_channels", 3)
     _require(channels == 3, where, f"{key}.num_channels", channels, "expected 3")
@@ -250,8 +249,8 @@ def _common(tower: _Tower, where: str, key: str) -> None:
 def _clip(embed_dim: int, text_settings: dict[str, Any], vision_settings: dict[str, Any], where: str) -> ModelConfig:
     text = decode(text_settings, _ClipText, f"{where}: text_config")
     vision = decode(vision_settings, _ClipVision, f"{where}: vision_config")
-    _common(text, where, "text_config")
-    _common(vision, where, "vision_config")
+    _require_supported(text, where, "text_config")
+    _require_supported(vision, where, "vision_config")
     image = VisionTransformerConfig(
         image_size_px=_side(vision.image_size, where, "image_size"),
         patch_size_px=_side(vision.patch_size, where, "patch_size"),
@@ -269,8 +268,8 @@ def _clip(embed_dim: int, text_settings: dict[str, Any], vision_settings: dict[s
 def _siglip(text_settings: dict[str, Any], vision_settings: dict[str, Any], where: str) -> ModelConfig:
     text = decode(text_settings, _SiglipText, f"{where}: text_config")
     vision = decode(vision_settings, _SiglipVision, f"{where}: vision_config")
-    _common(text, where, "text_config")
-    _common(vision, where, "vision_config")
+    _require_supported(text, where, "text_config")
+    _require_supported(vision, where, "vision_config")
     _require(
         vision.vision_use_head,
         where,

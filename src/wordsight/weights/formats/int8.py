@@ -109,7 +109,7 @@ def quantise(graph: Path, out: Path) -> int:
 def _quantised(
     node: "NodeProto", tensors: Mapping[str, "TensorProto"]
 ) -> "tuple[list[NodeProto], dict[str, TensorProto]]":
-    """The nodes that replace one and the constants that they use; empty unless it multiplies by a weight matrix."""
+    """The nodes that replace a node, and their constants; empty unless the node multiplies by a weight matrix."""
     from onnx import TensorProto, helper, numpy_helper
 
     is_linear = node.op_type == "Gemm"
@@ -129,10 +129,10 @@ def _quantised(
     }
     for name, value in (
         ("int8.axis", np.array([-1])),
-        ("int8.greatest", np.float32(_MAX_VALUE)),
-        ("int8.least_scale", np.finfo(np.float32).tiny),
-        ("int8.middle", np.float32(_ZERO_POINT)),
-        ("int8.zero", np.uint8(_ZERO_POINT)),
+        ("int8.max_value", np.float32(_MAX_VALUE)),
+        ("int8.min_scale", np.finfo(np.float32).tiny),
+        ("int8.offset", np.float32(_ZERO_POINT)),
+        ("int8.zero_point", np.uint8(_ZERO_POINT)),
     ):
         constants[name] = numpy_helper.from_array(np.asarray(value), name)
 
@@ -145,9 +145,9 @@ def _quantised(
 
     activations = node.input[0]
     maximum = add("ReduceMax", add("Abs", activations), "int8.axis", keepdims=1)
-    scale = add("Max", add("Div", maximum, "int8.greatest"), "int8.least_scale")
-    rounded = add("Add", add("Round", add("Div", activations, scale)), "int8.middle")
-    product = add("MatMulInteger", add("Cast", rounded, to=TensorProto.UINT8), names["values"], "int8.zero")
+    scale = add("Max", add("Div", maximum, "int8.max_value"), "int8.min_scale")
+    rounded = add("Add", add("Round", add("Div", activations, scale)), "int8.offset")
+    product = add("MatMulInteger", add("Cast", rounded, to=TensorProto.UINT8), names["values"], "int8.zero_point")
     scaled = add("Mul", add("Cast", product, to=TensorProto.FLOAT), scale)
     if is_linear and len(node.input) > 2:
         add("Add", add("Mul", scaled, names["scale"]), node.input[2], output=node.output[0])

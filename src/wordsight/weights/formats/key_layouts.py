@@ -29,7 +29,7 @@ Layout = Literal["open_clip", "open_clip_text", "open_clip_siglip", "hugging_fac
 
 _LAYER = re.compile(r"(?<=resblocks\.)\d+(?=\.)")
 _NOT_WEIGHTS = re.compile(r"(.*\.)?(position_ids|attn_mask)|input_resolution|context_length|vocab_size")
-"""Buffers in files of older versions, which only repeat the configuration."""
+"""Buffers in files that older versions wrote; they only repeat the configuration."""
 
 
 class KeyMapping(NamedTuple):
@@ -95,7 +95,9 @@ def to_ours(tensors: Mapping[str, Tensor], layout: Layout, model: ModelConfig, w
     differences = {"missing": required - present, "unexpected": present - required}
     mismatches = [f"{label} {first_names(names)}" for label, names in differences.items() if names]
     if mismatches:
-        raise WeightsError(f"{where}: not the model of its configuration: {'; '.join(mismatches)}; download both again")
+        raise WeightsError(
+            f"{where}: not the model that its configuration describes: {'; '.join(mismatches)}; download both again"
+        )
     return {name: _convert(tensors, mappings[name], shape, f"{where}: {name}") for name, shape in expected.items()}
 
 

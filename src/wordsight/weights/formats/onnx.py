@@ -1,8 +1,8 @@
 """Write a model as two ONNX graphs, for programs without torch.
 
     image.onnx   pixels (N, 3, H, W) float32, preprocessed as the card says -> unit-length embeddings (N, E) float32
-    text.onnx    token ids (M, L) int32 -> unit-length embeddings (M, E) float32; L is the context length, or from 2 to
-                 the context length if the text tower is causal
+    text.onnx    token ids (M, L) int32 -> unit-length embeddings (M, E) float32; L is the context length; if texts can
+                 be trimmed (`TextConfig.is_trimmed`), L is from 2 to the context length
 
 A graph is never read back into a model; instead its outputs are compared with those of the model.
 """
@@ -62,13 +62,13 @@ def write_graphs(model: CLIP, directory: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=1 << 16)
     pixels = torch.zeros(2, 3, *(2 * [model.config.image.image_size_px]))
     _write(_ImageEncoder(model), directory / IMAGE_NAME, pixels, {0: batch}, "pixels")
-    ids, sizes = probe_ids(model.config.text, 2), {0: batch}
+    ids, dimensions = probe_ids(model.config.text, 2), {0: batch}
     if model.config.text.is_trimmed:
-        sizes[1] = torch.export.Dim("length", min=2, max=model.config.text.context_length)
-    _write(_TextEncoder(model), directory / TEXT_NAME, ids, sizes, "ids")
+        dimensions[1] = torch.export.Dim("length", min=2, max=model.config.text.context_length)
+    _write(_TextEncoder(model), directory / TEXT_NAME, ids, dimensions, "ids")
 
 
-def _write(module: nn.Module, path: Path, example: Tensor, sizes: Mapping[int, Any], name: str) -> None:
+def _write(module: nn.Module, path: Path, example: Tensor, dimensions: Mapping[int, Any], name: str) -> None:
     try:
         from onnxscript import optimizer
     except ModuleNotFoundError as error:
@@ -79,13 +79,13 @@ def _write(module: nn.Module, path: Path, example: Tensor, sizes: Mapping[int, A
             module.eval(),
             (example,),
             dynamo=True,
-            dynamic_shapes={name: dict(sizes)},
+            dynamic_shapes={name: dict(dimensions)},
             input_names=[name],
             output_names=["embeddings"],
             verbose=False,
         )
         assert program is not None
-        # weights are stored transposed and scaled, so that the runtime need not do it; there is no limit of size
+        # constants of any size are folded, so that weights are stored transposed and scaled, not computed at run time
         optimizer.fold_constants(program.model, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT)
         optimizer.remove_unused_nodes(program.model)
         program.save(path, external_data=num_bytes > MAX_INLINE_BYTES)
@@ -110,8 +110,8 @@ def _quiet() -> Iterator[None]:
 def max_differences(model: CLIP, directory: Path) -> tuple[float, float]:
     """Compare the embeddings of written graphs with those of their model.
 
-    Images and texts are compared at batch sizes 1, 2 and 7; if the text tower is causal, also at 2, 3, half and all
-    tokens of the context.
+    Images and texts are compared at batch sizes 1, 2 and 7. If texts can be trimmed, they are compared at lengths of 2,
+    3, half the context and the whole context.
 
     Returns:
         The largest absolute difference of a component, for images and for texts.

@@ -28,7 +28,7 @@ class Exported(Config, frozen=True):
     Attributes:
         scale: factor by which the cosine similarity is multiplied (the exponential of the learnt logit scale).
         bias: learnt bias that is added afterwards; 0 if the model has none.
-        weights: SHA-256 of the weights from which the graphs were made, as in a fingerprint.
+        weights: SHA-256 of the weights from which the graphs were made, as in the fingerprint of an encoder.
         precision: precision of the matrix products with weights.
     """
 
@@ -39,7 +39,7 @@ class Exported(Config, frozen=True):
 
 
 class ExportedDirectory(NamedTuple):
-    """The contents of an ONNX directory without its graphs.
+    """The contents of an ONNX directory, except for its graphs.
 
     Attributes:
         card: describes the model.
@@ -58,7 +58,7 @@ def is_exported(directory: Path) -> bool:
 
 
 def read_exported(directory: Path) -> ExportedDirectory:
-    """Read an ONNX directory without its graphs.
+    """Read the files of an ONNX directory, except for its graphs.
 
     Raises:
         WeightsError: a file is missing or broken.

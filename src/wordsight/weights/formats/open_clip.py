@@ -50,7 +50,7 @@ def read_open_clip(directory: str | Path, weights: str | Path | None = None) -> 
 
     Args:
         directory: contains `open_clip_config.json`, the weights, and the tokenizer's files if the model has its own.
-        weights: a file of weights to read instead of the directory's.
+        weights: a weights file to read instead of the directory's.
 
     Raises:
         WeightsError: a file is missing or broken, the configuration has an unknown key or an unsupported value, or the
@@ -91,7 +91,7 @@ def write_open_clip(checkpoint: Checkpoint, model: CLIP, directory: Path) -> Non
 
 
 def layout_of(model: ModelConfig, names: Mapping[str, Any]) -> Layout:
-    """The key layout of open_clip's that a state dict with these names has."""
+    """The one of open_clip's key layouts that a state dict with these names has."""
     if isinstance(model.image, SigLIPConfig):
         return "open_clip_siglip"
     return "open_clip_text" if any(name.startswith("text.") for name in names) else "open_clip"
@@ -111,13 +111,13 @@ def open_clip_config_of(card: Card) -> dict[str, Any]:
         WeightsError: the configuration cannot represent the card.
     """
     model, text = card.model, card.model.text
-    is_biased = model.logit_bias
-    needs_own_tower = layout_for_writing(model) != "open_clip"
+    has_bias = model.logit_bias
+    has_custom_text = layout_for_writing(model) != "open_clip"
     model_cfg: dict[str, Any] = {
         "embed_dim": model.embed_dim,
-        "init_logit_scale": _INITIAL_SCALE_WITH_BIAS if is_biased else _INITIAL_SCALE,
-        **({"init_logit_bias": _INITIAL_BIAS} if is_biased else {}),
-        **({"custom_text": True} if needs_own_tower else {}),
+        "init_logit_scale": _INITIAL_SCALE_WITH_BIAS if has_bias else _INITIAL_SCALE,
+        **({"init_logit_bias": _INITIAL_BIAS} if has_bias else {}),
+        **({"custom_text": True} if has_custom_text else {}),
         **({"quick_gelu": True} if text.activation == "quick_gelu" else {}),
         "vision_cfg": _vision_cfg(model),
         "text_cfg": _text_cfg(text) | _tokenizer_cfg(card.tokenizer, card.name),

@@ -1,7 +1,7 @@
 """Read open_clip's configuration, `open_clip_config.json`, as a card.
 
 Keys that are omitted have the defaults of open_clip's data classes, which are repeated here. An unknown key is an
-error, and so is a known key whose value describes a model that wordsight does not have.
+error, and so is a known key whose value describes a model that wordsight does not support.
 
 Source: open_clip 3.3.0 `model.py: CLIPVisionCfg, CLIPTextCfg`, `transform.py: PreprocessCfg`, `factory.py`.
 """
@@ -27,7 +27,7 @@ _HEAD_WIDTH = 64
 
 
 class _Attention(Config, frozen=True):
-    """Options of both towers for other kinds of blocks, which no published model of these classes uses."""
+    """Options of both towers that select other kinds of blocks; no published model of these classes uses them."""
 
     block_type: str | None = None
     qk_norm: bool = False
@@ -294,7 +294,7 @@ def _tokenizer(text: _Text, files: Mapping[str, bytes], where: str) -> Tokenizer
         )
         return TokenizerConfig(context_length=text.context_length)
     _require_choice(clean, {"whitespace", "lower", "canonicalize"}, where, "text_cfg.tokenizer_kwargs.clean")
-    _require(not text.tokenizer_mode, where, "text_cfg.tokenizer_mode", text.tokenizer_mode, "is not supported")
+    _require(not text.tokenizer_mode, where, "text_cfg.tokenizer_mode", text.tokenizer_mode, "no mode is supported")
     tokenizer = read_tokenizer(files, text.context_length, text.vocab_size, where)
     return msgspec.structs.replace(
         tokenizer,

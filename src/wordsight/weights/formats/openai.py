@@ -37,7 +37,7 @@ _GELU_CALL = "torch.gelu("
 
 
 def read_openai(path: Path) -> Checkpoint:
-    """Read an OpenAI archive, or a flat state dict with its names; half precision becomes float32.
+    """Read an OpenAI archive, or a flat state dict with the same names; half precision becomes float32.
 
     Raises:
         WeightsError: the file has another format or is broken, or its tensors contradict one another.
@@ -73,7 +73,7 @@ def read_openai(path: Path) -> Checkpoint:
 
 
 def read_openai_directory(directory: Path) -> Checkpoint:
-    """Read what `write_openai` wrote into a directory; see `read_openai`."""
+    """Read the file that `write_openai` writes into a directory; see `read_openai`."""
     return read_openai(directory / WEIGHTS_NAME)
 
 
@@ -97,7 +97,7 @@ def write_openai(checkpoint: Checkpoint, model: CLIP, directory: Path) -> None:
 
 
 def is_openai(path: Path) -> bool:
-    """Whether a file of torch is in OpenAI's format: a TorchScript module, or weights with the integers of `METADATA`.
+    """Whether a torch file is in OpenAI's format: a TorchScript module, or weights with the integers of `METADATA`.
 
     Raises:
         WeightsError: the file was not written by torch, or is broken.
@@ -134,7 +134,7 @@ def _attributes(module: Record, where: str) -> Iterator[tuple[str, Tensor]]:
             max_length = max(map(len, names), default=0)
             if num_parts > _MAX_PARTS or len(path) == _MAX_DEPTH or max_length > _MAX_NAME_LENGTH:
                 raise WeightsError(
-                    f"{where}: its modules are nested too deeply, too many or too long in name; "
+                    f"{where}: too many modules, modules nested too deeply, or names that are too long; "
                     "the file is broken or hostile: download it again"
                 )
             pending += [((*path, name), inner) for name, inner in zip(names, part.state.values(), strict=True)][::-1]
@@ -152,12 +152,12 @@ def _check_stated(path: Path, stated: Mapping[str, int], model: ModelConfig) -> 
     for name, integer in zip(METADATA, integers, strict=True):
         if stated.get(name, integer) != integer:
             raise WeightsError(
-                f"{path}: {name} is {stated[name]}, but its tensors have {integer}; download the file again"
+                f"{path}: {name} is {stated[name]}, but its tensors imply {integer}; download the file again"
             )
 
 
 def _require_causal(mask: Tensor, where: str) -> None:
-    """Refuse a mask other than the causal one: it is not a weight, but it changes the embeddings."""
+    """Refuse a mask other than the causal one: masks are not weights, but they affect the embeddings."""
     has_equal_sides = mask.ndim == 2 and mask.shape[0] == mask.shape[1] <= _MAX_MASK_SIZE
     if not has_equal_sides or not torch.equal(mask.float(), torch.full(mask.shape, -torch.inf).triu(1)):
-        raise WeightsError(f"{where} is not the causal mask of the published text tower; no such model is supported")
+        raise WeightsError(f"{where} is not the causal mask of the published text tower; other masks are not supported")

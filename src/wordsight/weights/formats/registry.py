@@ -1,4 +1,4 @@
-"""The formats in which a directory can hold a model: how each is recognised, read and written.
+"""The formats of model directories: how each is recognised, read and written.
 
 ONNX is not among them: its graphs are never read back into a model (`onnx.py`).
 """
@@ -19,7 +19,7 @@ class Format(NamedTuple):
     Attributes:
         description_name: name of the file that describes the model, by which a directory of this format is recognised;
             empty if the format has no such file.
-        weights_names: names that the file of weights may have, preferred first.
+        weights_names: names that the weights file may have, preferred first.
         read: reads a directory. Raises WeightsError.
         write: writes a float32 model into an existing directory. Raises WeightsError if the format cannot represent
             the model, and OutputError if the directory is not writable.

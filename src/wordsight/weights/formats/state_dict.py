@@ -1,4 +1,4 @@
-"""Files with weights alone: a state dict, possibly within a training checkpoint, without a configuration.
+"""Files that contain only weights: a state dict, possibly within a training checkpoint, without a configuration.
 
 The user names the architecture, because the activation does not follow from any tensor; the shapes are then checked.
 Names are those of open_clip: `ViT-B-32` has GELU, `ViT-B-32-quickgelu` and `openai/ViT-B-32` have the QuickGELU of
@@ -40,7 +40,7 @@ def read_checkpoint(path: Path, architecture: str | None, averaged: bool | None)
     """Read a training checkpoint or a bare state dict.
 
     Args:
-        path: a file that torch wrote, a safetensors file, or the index of several.
+        path: a file that torch wrote, a safetensors file, or the index of several safetensors files.
         architecture: a name of `architectures`. None is always refused, with a message that suggests a name.
         averaged: whether to take the averaged (EMA) weights; None takes whichever the file has, and is refused if it
             has both.
@@ -79,7 +79,7 @@ def read_checkpoint(path: Path, architecture: str | None, averaged: bool | None)
 def read_state_dict(path: Path, averaged: bool | None = None) -> dict[str, Tensor]:
     """Read the tensors of a file under the names that they have there.
 
-    Wrappers of training are removed: surrounding dictionaries, the prefix `module.` of distributed models, and
+    Wrappers that training adds are removed: surrounding dictionaries, the prefix `module.` of distributed models, and
     `_orig_mod.` of compiled models.
 
     Args:
@@ -97,7 +97,7 @@ def read_first_state_dict(directory: Path, names: Sequence[str | Path]) -> tuple
 
     Args:
         directory: the directory.
-        names: names of files of weights, preferred first.
+        names: names of weights files, preferred first.
 
     Returns:
         The tensors, as `read_state_dict` returns them, and the path of the file.
@@ -139,16 +139,16 @@ def _with_gelu(config: ModelConfig) -> ModelConfig:
 
 
 def _advice(shapes: Mapping[str, Shape]) -> str:
-    """Which architecture to name for weights with these shapes."""
+    """Advice on which architecture to name for weights with these shapes."""
     try:
         implied = architecture_of(shapes, "quick_gelu")
     except WeightsError:
         implied = None
     names = [name for name, config in PUBLISHED.items() if config == implied]
     if names:
-        name, quick = names[0], f"{names[0]}{_QUICKGELU_SUFFIX}"
-        return f"the file looks like {name}: pass --as {name} (GELU) or --as {quick} (QuickGELU)"
-    # names with OpenAI's prefix are omitted, because they equal those with QuickGELU
+        name, with_quick_gelu = names[0], f"{names[0]}{_QUICKGELU_SUFFIX}"
+        return f"the file looks like {name}: pass --as {name} (GELU) or --as {with_quick_gelu} (QuickGELU)"
+    # names with OpenAI's prefix are omitted, because they are synonyms of those with the suffix -quickgelu
     choices = [name for name in architectures() if not name.startswith(_OPENAI_PREFIX)]
     return f"name the architecture with --as, one of {', '.join(choices)}"
 
@@ -156,7 +156,7 @@ def _advice(shapes: Mapping[str, Shape]) -> str:
 def _read(path: Path, averaged: bool | None) -> tuple[dict[str, Tensor], Callable[[], None]]:
     """A state dict, and a function that releases the memory pages of the file that were read."""
     if not path.is_file():
-        raise WeightsError(f"{path}: no such file; pass a file of weights")
+        raise WeightsError(f"{path}: no such file; pass a weights file")
     if not is_archive(path):
         _refuse_legacy(path)
         return _without_prefixes(_select(read_safetensors(path), averaged, str(path)), str(path)), lambda: None

@@ -1,4 +1,4 @@
-"""SigLIP's image towers by the names of timm, which open_clip's configurations refer to.
+"""SigLIP's image towers under timm's names, to which open_clip's configurations refer.
 
 Source: timm's `vision_transformer.py`.
 """
@@ -12,7 +12,16 @@ _SIGLIP_NAME = re.compile(r"vit_(base|large|so400m|giantopt)_patch(\d+)_siglip_(
 
 
 class _Size(NamedTuple):
-    """Image towers of SigLIP in timm; `tanh` lists the (patch, side) with the tanh approximation of GELU."""
+    """Towers that differ only in patch size, image size and GELU.
+
+    Attributes:
+        width: of the residual stream.
+        layers: number of blocks.
+        heads: number of attention heads.
+        mlp_ratio: ratio of the inner width of the MLPs to `width`.
+        patches_and_sides: patch size and image size in pixels of every tower.
+        tanh: those of the towers with the tanh approximation of GELU.
+    """
 
     width: int
     layers: int

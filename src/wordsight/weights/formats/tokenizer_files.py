@@ -1,4 +1,4 @@
-"""Tokenizer files in the form that transformers and open_clip share, read and written.
+"""Read and write tokenizer files in the format that transformers and open_clip share.
 
 A tokenizer is one file with the vocabulary (`tokenizer.json`, or a sentencepiece model such as `spiece.model`) and
 settings in `tokenizer_config.json` and `special_tokens_map.json`. Models with the published CLIP tokenizer need none of
@@ -85,10 +85,10 @@ def is_siglip_tokenizer(settings: Mapping[str, Any]) -> bool:
 def read_tokenizer(
     files: Mapping[str, bytes], context_length: int, vocabulary_size: int, where: str
 ) -> TokenizerConfig:
-    """Read what the tokenizer's own files say: family, begin, end and padding ids, padding side, case.
+    """Read family, begin, end and padding ids, and padding side of a tokenizer from its files.
 
     If there is a `spiece.model` and the settings name SiglipTokenizer, sentencepiece reads it, as in transformers.
-    Otherwise `tokenizer.json` is preferred to a sentencepiece model. Texts of a SiglipTokenizer always have an end.
+    Otherwise `tokenizer.json` is preferred to a sentencepiece model. Texts of a SiglipTokenizer always have an end id.
 
     Args:
         files: as `tokenizer_files` returns them.

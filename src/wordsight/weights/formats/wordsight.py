@@ -1,6 +1,6 @@
 """The format that wordsight writes: a directory with `model.safetensors` and its card, `wordsight.json`.
 
-Such directories may come from strangers: the card is read first, with bounds, the names, shapes and types of the
+Such directories may come from untrusted sources: the size of the card is limited, the names, shapes and types of the
 tensors are compared with those of the model that the card describes, and nothing in either file is executed.
 """
 
@@ -29,11 +29,11 @@ WEIGHTS_NAME = "model.safetensors"
 def save_directory(
     directory: str | Path, state_dict: Mapping[str, Tensor], card: Card, files: Mapping[str, bytes] | None = None
 ) -> Card:
-    """Write weights and their card as a directory that appears complete; an earlier model of that name is replaced.
+    """Write weights and their card as a directory, atomically; an earlier model in that directory is replaced.
 
     Args:
         directory: the output directory.
-        state_dict: of the model that `card.model` describes; not modified.
+        state_dict: state dict of the model that `card.model` describes; not modified.
         card: its `weights_sha256` is replaced by the hash of the written file.
         files: the tokenizer's file under its name, unless it is the published CLIP tokenizer.
 

@@ -1,6 +1,6 @@
 """The catalogue of published weights: one TOML card per checkpoint in `cards/`. Reading it does not load torch.
 
-A card says where the weights are, by which SHA-256 they are recognised, what the files do not say themselves
+A card says where the weights are, by which SHA-256 they are recognised, what the files themselves do not state
 (architecture, activation, preprocessing, tokenizer), and which scores were published, each with its source. Anything
 for which no public source was found is omitted. Adding weights of a known architecture means adding one file.
 """
@@ -51,7 +51,7 @@ class PublishedCard(Config, frozen=True, kw_only=True):
         family: publisher or series, such as `OpenAI` or `SigLIP 2`.
         format: format of the files.
         aliases: other accepted names: open_clip's `MODEL/TAG`, OpenAI's own name, the repository.
-        address: URL of the file of weights; empty if they are in a repository.
+        address: URL of the weights file; empty if the weights are in a repository.
         repository: `owner/name` on the Hugging Face hub; empty if there is an address.
         size_bytes: size of the file at the address; None if it was not published.
         sha256: SHA-256 of that file in lower-case hexadecimal, or as many of its first digits as were published.
@@ -59,7 +59,7 @@ class PublishedCard(Config, frozen=True, kw_only=True):
         embed_dim: dimension of the joint embedding space.
         million_parameters: number of parameters of both towers, in millions; None if unknown.
         architecture: name of a preset; empty if the repository's configuration describes the architecture.
-        activation: activation of the transformer blocks; None if the repository's configuration says it.
+        activation: activation of the transformer blocks; None if the repository's configuration specifies it.
         preprocessing: preprocessing of images; None if the repository's configuration describes it.
         tokenizer: family of the tokenizer.
         context_length: number of token ids per text.

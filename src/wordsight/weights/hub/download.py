@@ -22,7 +22,7 @@ def resolve(name: str, mirror: str | None = None, progress: Progress | None = No
         progress: called with the progress of a single file; huggingface_hub shows its own progress.
 
     Returns:
-        The file of weights, or the directory of a repository.
+        The weights file, or the directory of a repository.
 
     Raises:
         WeightsError: the name is unknown.
@@ -68,7 +68,7 @@ def cached_file(card: PublishedCard) -> Path:
 
 
 def card_of_file(path: Path) -> PublishedCard | None:
-    """The card of a file of weights, recognised by its SHA-256, which is computed once; None if there is none.
+    """The card of a weights file, recognised by its SHA-256, which is computed once; None if there is none.
 
     Raises:
         WeightsError: the file cannot be read.

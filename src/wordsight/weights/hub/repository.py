@@ -2,7 +2,7 @@
 
 huggingface_hub downloads the files into its own cache, which other programs share. This module selects the files that
 are needed (configurations, vocabularies, one file format of weights, never code), verifies them against the hashes that
-the hub states, which that library does not do, and turns its many errors into one line.
+the hub states, which that library does not do, and converts its errors into one-line errors.
 """
 
 import hashlib
@@ -137,13 +137,14 @@ def _download(repository: str, source: dict[str, Any], names: Iterable[str]) -> 
 
 
 class _UnreachableError(DownloadError):
-    """The server does not respond, or not like a hub."""
+    """The server does not respond, or its response is not that of a hub."""
 
 
 class _OneLineErrors:
-    """Context manager that turns the errors of huggingface_hub into one-line errors of wordsight.
+    """Context manager that converts the errors of huggingface_hub into one-line errors of wordsight.
 
-    The base class of its HTTP errors is that of the HTTP library that it uses, whichever that is.
+    Which HTTP library huggingface_hub uses depends on its version. Its own HTTP errors derive from the base class of
+    that library's errors, so the class is looked up there instead of being imported.
     """
 
     def __init__(self, repository: str, endpoint: str | None) -> None:
