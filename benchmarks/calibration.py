@@ -91,19 +91,25 @@ def calibration_rows(
         calibration = fit_calibration(logits_NK[fit], label_N[fit], None, COVERAGE)
         hits = (logits_NK[test].argmax(axis=1) == label_N[test]).astype(float)
         fitted = fit_temperature(logits_NK[fit], label_N[fit])
-        before, unseen, after = (
+        at_unfitted, at_labels, at_fitted = (
             calibration_error(softmax(logits_NK[test] / t).max(axis=1), hits) for t in (1, by_labels, fitted)
         )
         in_set = 1 - softmax(logits_NK[test] / calibration.temperature) <= calibration.max_nonconformity
         coverage = in_set[np.arange(len(test)), label_N[test]].mean()
-        results.append((before, unseen, after, fitted, coverage, in_set.sum(axis=1).mean(), hits.mean()))
-    before, unseen, after, fitted, coverage, size, accuracy = np.mean(results, axis=0).tolist()
+        results.append((at_unfitted, at_labels, at_fitted, fitted, coverage, in_set.sum(axis=1).mean(), hits.mean()))
+    at_unfitted, at_labels, at_fitted, fitted, coverage, size, accuracy = np.mean(results, axis=0).tolist()
     return [
         Row.at_most(
-            f"{name}, accuracy {accuracy:.1%}: ECE by labels ({by_labels:.2f}) / unfitted", unseen, before, before
+            f"{name}, accuracy {accuracy:.1%}: ECE by labels ({by_labels:.2f}) / unfitted",
+            at_labels,
+            at_unfitted,
+            at_unfitted,
         ),
         Row.at_most(
-            f"{name}, accuracy {accuracy:.1%}: ECE fitted (temperature {fitted:.2f}) / unfitted", after, before, before
+            f"{name}, accuracy {accuracy:.1%}: ECE fitted (temperature {fitted:.2f}) / unfitted",
+            at_fitted,
+            at_unfitted,
+            at_unfitted,
         ),
         Row.at_least(f"{name}: coverage of sets of {size:.1f} of {logits_NK.shape[1]}", coverage, COVERAGE - SLACK),
     ]

@@ -64,9 +64,9 @@ def make(directory: Path) -> None:
             tokenizer=TokenizerConfig(context_length=16),
         )
         model = build(config, torch.Generator().manual_seed(SEED + number)).eval()
-        own = directory / "models" / f"wordsight-{name}"
-        ws.DualEncoder(model, card).save(own)
-        run("convert", str(own), str(directory / "models" / target), "--to", target)
+        saved = directory / "models" / f"wordsight-{name}"
+        ws.DualEncoder(model, card).save(saved)
+        run("convert", str(saved), str(directory / "models" / target), "--to", target)
     generator = np.random.default_rng(SEED)
     images = directory / "images"
     images.mkdir()
@@ -89,7 +89,7 @@ def sha256(array: np.ndarray) -> str:
 
 
 def graph_digest(path: Path) -> str:
-    """Digest of an ONNX graph without what torch's exporter says about the modules that it came from."""
+    """Digest of an ONNX graph without the metadata in which torch's exporter names the modules that it came from."""
     import onnx
 
     model = onnx.load(path)

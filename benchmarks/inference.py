@@ -1,6 +1,6 @@
 """Inference with equal weights: ViT-B/32 with QuickGELU, random weights, two threads, alternating sides, medians.
 
-    OMP_WAIT_POLICY=PASSIVE python -m benchmarks.inference [--quick] [--only texts,classifier] [--json FILE]
+    OMP_WAIT_POLICY=PASSIVE python -m benchmarks.inference [--trained RUN] [--only texts,jpeg] [--quick] [--json FILE]
 
 Peers: open_clip, transformers (sdpa), and a bare ONNX Runtime session of our own export. All sides have the same
 weights and inputs, and their results are compared before anything is timed. `--quick` leaves out `classifier_memory`,

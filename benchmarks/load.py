@@ -76,9 +76,9 @@ def write_models(directory: Path) -> tuple[Path, Path]:
     config = preset(ARCHITECTURE)
     model = build(config, torch.Generator().manual_seed(0)).eval()
     card = Card("random", config, Preprocessing(size_px=224), TokenizerConfig())
-    save_directory(directory / "own", model.state_dict(), card)
+    save_directory(directory / "saved", model.state_dict(), card)
     halves = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in model.state_dict().items()}
-    return directory / "own", write_script(directory / "archive.pt", Node(halves).eval(), None)
+    return directory / "saved", write_script(directory / "archive.pt", Node(halves).eval(), None)
 
 
 def main() -> None:
@@ -90,12 +90,12 @@ def main() -> None:
         child(*options.child)
         return
     with tempfile.TemporaryDirectory() as directory:
-        own, archive = write_models(Path(directory))
-        file_bytes = (own / "model.safetensors").stat().st_size
-        for side, path in (("ours", own), ("peer", own), ("ours", archive)):  # warms the file cache
+        saved, archive = write_models(Path(directory))
+        file_bytes = (saved / "model.safetensors").stat().st_size
+        for side, path in (("ours", saved), ("peer", saved), ("ours", archive)):  # warms the file cache
             measure(side, path)
         num_rounds = QUICK_ROUNDS if options.quick else ROUNDS
-        rounds = [(measure("ours", own), measure("peer", own), measure("ours", archive)) for _ in range(num_rounds)]
+        rounds = [(measure("ours", saved), measure("peer", saved), measure("ours", archive)) for _ in range(num_rounds)]
     ours, peer, from_archive = (
         [statistics.median(column) for column in zip(*results, strict=True)] for results in zip(*rounds, strict=True)
     )

@@ -101,14 +101,14 @@ def training_pairs(data: Path, selection: bool) -> dict[str, list[Pair]]:
     }
 
 
-def _random_resized_crop(image: Image.Image, draw: random.Random) -> Image.Image:
+def _random_resized_crop(image: Image.Image, generator: random.Random) -> Image.Image:
     width, height = image.size
     for _ in range(10):
-        area = width * height * draw.uniform(0.9, 1.0)
-        ratio = math.exp(draw.uniform(math.log(3 / 4), math.log(4 / 3)))
+        area = width * height * generator.uniform(0.9, 1.0)
+        ratio = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
-            left, top = draw.randint(0, width - w), draw.randint(0, height - h)
+            left, top = generator.randint(0, width - w), generator.randint(0, height - h)
             return image.crop((left, top, left + w, top + h)).resize((PEER_SIZE_PX, PEER_SIZE_PX), Image.BICUBIC)
     return image.resize((PEER_SIZE_PX, PEER_SIZE_PX), Image.BICUBIC)
 
@@ -118,7 +118,7 @@ def _as_batch(images: list[Image.Image]) -> torch.Tensor:
     return (torch.from_numpy(array).permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
 
 
-def _batches(sources: dict[str, list[Pair]], batch: int, draw: random.Random):
+def _batches(sources: dict[str, list[Pair]], batch: int, generator: random.Random):
     """Yield batches without end, with a fixed share of each source; a source is reshuffled after each pass over it."""
     counts = {name: round(batch * share) for name, share in SHARES.items()}
     counts["captions"] += batch - sum(counts.values())
@@ -126,7 +126,7 @@ def _batches(sources: dict[str, list[Pair]], batch: int, draw: random.Random):
 
     def next_pair(name: str) -> Pair:
         if not queues[name]:
-            queues[name] = draw.sample(sources[name], len(sources[name]))
+            queues[name] = generator.sample(sources[name], len(sources[name]))
         return queues[name].pop()
 
     while True:
@@ -134,9 +134,9 @@ def _batches(sources: dict[str, list[Pair]], batch: int, draw: random.Random):
         for name, count in counts.items():
             for _ in range(count):
                 pair = next_pair(name)
-                text = draw.choice(pair.texts)
-                texts.append(draw.choice(TEMPLATES[name]).replace("{}", text))
-                images.append(_random_resized_crop(Image.open(io.BytesIO(pair.image)).convert("RGB"), draw))
+                text = generator.choice(pair.texts)
+                texts.append(generator.choice(TEMPLATES[name]).replace("{}", text))
+                images.append(_random_resized_crop(Image.open(io.BytesIO(pair.image)).convert("RGB"), generator))
         yield _as_batch(images), texts
 
 

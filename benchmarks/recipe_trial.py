@@ -64,12 +64,12 @@ def prepare(data: Path, work: Path) -> None:
     names = json.loads(NAMES.read_text())
     twenty, everyday = split_classes(names)
     files, rows = read_rows(data / "flickr8k-train.tar", "captions.jsonl")
-    held = set(by_hash([row["file"] for row in rows])[:500])
-    write(work / "flickr8k-train", files, [row for row in rows if row["file"] not in held], "captions.jsonl")
-    write(work / "held-captions", files, [row for row in rows if row["file"] in held], "captions.jsonl")
+    held_out = set(by_hash([row["file"] for row in rows])[:500])
+    write(work / "flickr8k-train", files, [row for row in rows if row["file"] not in held_out], "captions.jsonl")
+    write(work / "held-captions", files, [row for row in rows if row["file"] in held_out], "captions.jsonl")
     files, rows = read_rows(data / "tiny-imagenet-train.tar", "labels.jsonl")
-    out = set(twenty) | set(everyday)
-    kept = [row for row in rows if row["wnid"] not in out]
+    left_out = set(twenty) | set(everyday)
+    kept = [row for row in rows if row["wnid"] not in left_out]
     write(work / "tiny-imagenet-train", files, kept, "labels.jsonl")
     for name, words in (("held-twenty", {w: names[w][0] for w in twenty}), ("held-everyday", everyday)):
         held_rows = [row | {"word": words[row["wnid"]]} for row in rows if row["wnid"] in words]
@@ -112,12 +112,12 @@ def evaluate(clip: ws.DualEncoder, work: Path) -> dict[str, float]:
     owner = [number for number, row in enumerate(rows) for _ in row["captions"]]
     images = clip.embed_images([work / "held-captions" / row["file"] for row in rows])
     texts = clip.embed_texts([caption for row in rows for caption in row["captions"]])
-    scores = retrieval_scores(images, texts, owner, "held-captions")
-    figures = {score.metric: score.value for score in scores if score.metric.endswith("recall@10")}
-    figures["twenty"] = word_accuracy(clip, work / "held-twenty", 64)
+    retrieval = retrieval_scores(images, texts, owner, "held-captions")
+    scores = {score.metric: score.value for score in retrieval if score.metric.endswith("recall@10")}
+    scores["twenty"] = word_accuracy(clip, work / "held-twenty", 64)
     for size_px in (64, 32):
-        figures[f"everyday_{size_px}"] = word_accuracy(clip, work / "held-everyday", size_px)
-    return figures
+        scores[f"everyday_{size_px}"] = word_accuracy(clip, work / "held-everyday", size_px)
+    return scores
 
 
 def main() -> None:
@@ -138,8 +138,8 @@ def main() -> None:
     begin = time.process_time()
     run = train(recipe, [arguments.work / "shards"], arguments.work / arguments.name, resume=True)
     minutes = (time.process_time() - begin) / 60
-    figures = evaluate(ws.load(run.directory), arguments.work)
-    line = {"name": arguments.name, "core_minutes": round(minutes, 2)} | {k: round(v, 4) for k, v in figures.items()}
+    scores = evaluate(ws.load(run.directory), arguments.work)
+    line = {"name": arguments.name, "core_minutes": round(minutes, 2)} | {k: round(v, 4) for k, v in scores.items()}
     print(json.dumps(line), flush=True)
     with (arguments.work / "trials.jsonl").open("a") as file:
         file.write(json.dumps(line | {"changes": arguments.changes}) + "\n")

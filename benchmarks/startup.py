@@ -1,9 +1,9 @@
-"""Time from starting Python to `import wordsight` and `wordsight --help`, beyond a bare interpreter.
+"""Time that `import wordsight` and `wordsight --help` take in a fresh process, beyond a bare interpreter.
 
     python -m benchmarks.startup [--quick] [--json FILE]
 
-Each command runs in a fresh process with warm file caches; the three alternate, and the rows compare their medians of
-seven. `--quick` changes nothing: the whole run takes seconds.
+Each command runs in a fresh process with warm file caches; the three alternate, and the rows compare the medians of
+seven rounds. `--quick` changes nothing: the whole run takes seconds.
 """
 
 import statistics

@@ -2,9 +2,10 @@
 
     python -m benchmarks.tokenizer [--quick] [--json FILE]
 
-Each round takes 4,000 captions that are new to both tokenizers; no tokenizer sees a text twice. The sides alternate in
-going first, and rates are medians over all rounds of three passes (`--quick`: one), each with new tokenizers. Warm:
-the word caches contain the words of 9,000 other captions and of earlier rounds. Cold: new tokenizers in every round.
+Each round takes 4,000 captions that are new to both tokenizers; no tokenizer sees a text twice. The two sides take
+turns at going first, and rates are medians over all rounds of three passes (`--quick`: one), each with new tokenizers.
+Warm: the word caches contain the words of 9,000 other captions and of earlier rounds. Cold: new tokenizers in every
+round.
 """
 
 import json

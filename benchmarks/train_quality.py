@@ -93,9 +93,9 @@ def zero_shot(pairs: list[Pair], images: Embed, texts: Embed) -> Score:
 
 def evaluate(data: Path, images: Embed, texts: Embed) -> dict[str, Any]:
     """The scores of one model on flickr8k-val and CIFAR-10, as plain data."""
-    figures = retrieval(captioned(data / "flickr8k-val.tar"), images, texts)
-    figures.append(zero_shot(labelled(data / "cifar10.tar"), images, texts))
-    return {f.metric: {"value": f.value, "low": f.low, "high": f.high, "chance": f.chance, "n": f.n} for f in figures}
+    scores = retrieval(captioned(data / "flickr8k-val.tar"), images, texts)
+    scores.append(zero_shot(labelled(data / "cifar10.tar"), images, texts))
+    return {s.metric: {"value": s.value, "low": s.low, "high": s.high, "chance": s.chance, "n": s.n} for s in scores}
 
 
 def peer_trial(data: Path, results: Path, learning_rate: float, batch_size: int) -> dict[str, Any]:
@@ -108,8 +108,8 @@ def peer_trial(data: Path, results: Path, learning_rate: float, batch_size: int)
         pairs = captioned(data / "flickr8k-train.tar")
         left_out = selection_keys(pairs)
         pairs = [pair for pair in pairs if pair.key in left_out]
-        figures = retrieval(pairs, lambda p: peer_images(model, p), lambda t: peer_texts(model, t))
-        scores = {figure.metric: figure.value for figure in figures}
+        recalls = retrieval(pairs, lambda p: peer_images(model, p), lambda t: peer_texts(model, t))
+        scores = {score.metric: score.value for score in recalls}
         return log | {"scores": scores, "score": mean_recall(scores)}
 
     settings = {"rate": learning_rate, "batch": batch_size, "minutes": TRIAL_MINUTES} | mixture_settings()
@@ -136,7 +136,7 @@ def peer_run(data: Path, results: Path, best: dict[str, Any], minutes: float) ->
     def make() -> dict[str, Any]:
         pairs = training_pairs(data, selection=False)
         model, log = train_peer(pairs, best["rate"], best["batch"], minutes * THREADS)
-        return log | {"figures": evaluate(data, lambda p: peer_images(model, p), lambda t: peer_texts(model, t))}
+        return log | {"scores": evaluate(data, lambda p: peer_images(model, p), lambda t: peer_texts(model, t))}
 
     settings = {"rate": best["rate"], "batch": best["batch"], "minutes": minutes} | mixture_settings()
     return kept(results / "peer.json", settings, make)
@@ -166,7 +166,7 @@ def our_run(data: Path, work: Path, name: str, changes: tuple[str, ...] = ()) ->
     spent = {"core_minutes": core_minutes() - begin, "wall_minutes": (time.time() - wall) / 60}
     clip = ws.load(run.directory)
     steps = {"steps": run.steps, "batch": recipe.batch_size, "pairs_seen": run.steps * recipe.batch_size}
-    return spent | steps | {"figures": evaluate(data, clip.embed_images, clip.embed_texts)}
+    return spent | steps | {"scores": evaluate(data, clip.embed_images, clip.embed_texts)}
 
 
 def our_full_run(data: Path, work: Path, best: dict[str, Any]) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def rows(ours: dict[str, Any], peer: dict[str, Any], equal: dict[str, Any], minu
         equal: our run with the peer's number of steps and batch size.
         minutes: the time that both sides may take.
     """
-    figures, theirs, same = ours["figures"], peer["figures"], equal["figures"]
+    scores, theirs, same = ours["scores"], peer["scores"], equal["scores"]
     our_minutes, peer_minutes = ours["core_minutes"] / THREADS, peer["core_minutes"] / THREADS
     slower = peer["core_minutes"] * 60 / peer["steps"] / ours["peer_step_s"]
     table = [
@@ -204,10 +204,10 @@ def rows(ours: dict[str, Any], peer: dict[str, Any], equal: dict[str, Any], minu
         ),
     ]
     table.append(Row.compare("wall-clock minutes (on a shared machine)", ours["wall_minutes"], peer["wall_minutes"]))
-    for way in ("image_to_text", "text_to_image"):
-        name = f"{way}_recall@10"
-        value, other = figures[name]["value"], theirs[name]["value"]
-        table.append(Row.at_least(f"flickr8k-val {name} (share) {interval(figures[name])}", value, 0.12, other))
+    for direction in ("image_to_text", "text_to_image"):
+        name = f"{direction}_recall@10"
+        value, other = scores[name]["value"], theirs[name]["value"]
+        table.append(Row.at_least(f"flickr8k-val {name} (share) {interval(scores[name])}", value, 0.12, other))
         table.append(
             Row.compare(f"flickr8k-val {name}, ratio to the peer's {interval(theirs[name])}", value, other, 1.5)
         )
@@ -216,7 +216,7 @@ def rows(ours: dict[str, Any], peer: dict[str, Any], equal: dict[str, Any], minu
                 f"the same at the peer's steps and batch size {interval(same[name])}", same[name]["value"], other
             )
         )
-    cifar = figures["accuracy"]
+    cifar = scores["accuracy"]
     peer_cifar = theirs["accuracy"]["value"]
     table.append(
         Row.at_least(f"CIFAR-10 zero-shot accuracy (share) {interval(cifar)}", cifar["value"], 0.25, peer_cifar)
@@ -224,9 +224,9 @@ def rows(ours: dict[str, Any], peer: dict[str, Any], equal: dict[str, Any], minu
     return table
 
 
-def interval(figure: dict[str, float]) -> str:
+def interval(score: dict[str, float]) -> str:
     """The confidence interval of a score as text."""
-    return f"[{figure['low']:.3f}, {figure['high']:.3f}]"
+    return f"[{score['low']:.3f}, {score['high']:.3f}]"
 
 
 def quick_rows(data: Path) -> list[Row]:

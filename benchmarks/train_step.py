@@ -126,8 +126,8 @@ def peer_step(model: nn.Module, dtype: torch.dtype | None = None, backend: str |
     """
     without_decay = ("bn", "ln", "bias", "logit_scale")
     named = list(model.named_parameters())
-    excluded = [one for name, one in named if one.ndim < 2 or any(part in name for part in without_decay)]
-    rest = [one for name, one in named if not (one.ndim < 2 or any(part in name for part in without_decay))]
+    excluded = [tensor for name, tensor in named if tensor.ndim < 2 or any(part in name for part in without_decay)]
+    rest = [tensor for name, tensor in named if not (tensor.ndim < 2 or any(part in name for part in without_decay))]
     optimizer = torch.optim.AdamW(
         [{"params": excluded, "weight_decay": 0.0}, {"params": rest, "weight_decay": OPTIMIZER.weight_decay}],
         lr=OPTIMIZER.learning_rate,

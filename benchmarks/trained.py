@@ -4,8 +4,8 @@
     OMP_WAIT_POLICY=PASSIVE python -m benchmarks.trained --quick [--json FILE]
 
 Accuracy is zero-shot, on all images of cifar10 and tiny-imagenet-eval, with both precisions on the same images.
-Explanations: the tenth of an 8x8 grid that an explanation marks most is covered with the image's mean colour, and the
-loss of log probability is compared with that of covering a random tenth.
+Explanations: the tenth of an 8x8 grid that an explanation marks most strongly is covered with the image's mean colour,
+and the loss of log probability is compared with that of covering a random tenth.
 
 `--quick` uses cifar10 only and explains 20 images; without `--trained` it compares the precisions on a model with
 random weights and explains nothing.
@@ -61,7 +61,7 @@ def accuracy(exact: ws.DualEncoder, int8: ws.DualEncoder, archive: Path, work: P
 
 
 def explanations(clip: ws.DualEncoder, archive: Path, count: int) -> list[Row]:
-    """Compare covering the most marked tenth of an 8x8 grid with covering a random tenth.
+    """Compare covering the most strongly marked tenth of an 8x8 grid with covering a random tenth.
 
     Whole cells are covered on both sides: single random pixels are noise unlike anything the model has seen, whatever
     they cover.

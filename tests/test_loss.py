@@ -73,5 +73,5 @@ def test_masked_pairs_have_no_gradient() -> None:
 def test_caption_token_loss_matches_a_hand_computed_case() -> None:
     logits = torch.tensor([[0.0, math.log(3.0)], [5.0, 1.0]])
     target = torch.tensor([[0.25, 0.75], [0.0, 0.0]])  # the second caption has none of the tokens
-    wanted = (0.25 * math.log(4) + 0.75 * math.log(4 / 3)) / 2
-    assert caption_token_loss(logits, target).item() == pytest.approx(wanted, rel=1e-6)
+    expected = (0.25 * math.log(4) + 0.75 * math.log(4 / 3)) / 2
+    assert caption_token_loss(logits, target).item() == pytest.approx(expected, rel=1e-6)

@@ -1,4 +1,4 @@
-"""Shell completion: what the scripts that `--show-completion` prints call, and their exit codes."""
+"""Shell completion: the calls that the scripts of `--show-completion` make, and their exit codes."""
 
 import os
 import subprocess

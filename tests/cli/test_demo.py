@@ -252,9 +252,9 @@ def test_a_recipe_key_added_later_with_a_default_is_not_another_setting(tmp_path
 
 
 def recipe_changes(demo_directory: Path) -> list[str]:
-    schedule = json.loads((demo_directory / "demo" / "demo.json").read_text())["recipe"]
+    recipe = json.loads((demo_directory / "demo" / "demo.json").read_text())["recipe"]
     return [
-        f"schedule.steps={schedule['schedule']['steps']}",
-        f"schedule.warmup_steps={schedule['schedule']['warmup_steps']}",
-        f"validation.every_steps={schedule['validation']['every_steps']}",
+        f"schedule.steps={recipe['schedule']['steps']}",
+        f"schedule.warmup_steps={recipe['schedule']['warmup_steps']}",
+        f"validation.every_steps={recipe['validation']['every_steps']}",
     ]

@@ -67,7 +67,7 @@ def test_mistakes_are_one_line_and_exit_code_2(capsys, monkeypatch, tmp_path, ar
     assert err.count("\n") == 1
 
 
-def test_what_was_fetched_is_printed_as_a_place(capsys, monkeypatch, tmp_path):
+def test_the_path_of_a_fetched_model_is_printed(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path))
     card = published_card("laion/ViT-B-16-laion400m_e32")
     path = cached_file(card)

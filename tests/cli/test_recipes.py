@@ -75,7 +75,7 @@ def test_json_contains_the_typed_recipe_with_defaults(directory, capsys):
     assert printed["batch_size"] == 256
 
 
-def test_a_misspelt_recipe_is_answered_with_the_nearest(directory, capsys):
+def test_a_misspelt_recipe_is_an_error_that_suggests_the_nearest(directory, capsys):
     assert main(["recipes", "frist"]) == 2
     assert capsys.readouterr().err == "error: frist: no such recipe; did you mean 'first'?; known: first, plain\n"
 

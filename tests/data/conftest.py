@@ -21,10 +21,10 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def image() -> Callable[..., bytes]:
     """A function that encodes an image; each number gives a different one."""
 
-    def make(number: int = 0, size: tuple[int, int] = (20, 16), form: str = "JPEG") -> bytes:
+    def make(number: int = 0, size: tuple[int, int] = (20, 16), file_format: str = "JPEG") -> bytes:
         pixels = np.random.Generator(np.random.Philox(number)).integers(0, 256, (size[1] // 4, size[0] // 4, 3))
         file = io.BytesIO()
-        Image.fromarray(pixels.astype(np.uint8)).resize(size).save(file, form)
+        Image.fromarray(pixels.astype(np.uint8)).resize(size).save(file, file_format)
         return file.getvalue()
 
     return make

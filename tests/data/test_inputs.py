@@ -91,7 +91,7 @@ def test_the_kind_of_an_input_follows_from_its_content_or_suffix(
         ("missing", "file"),
     ],
 )
-def test_the_kind_of_missing_and_remote_inputs(path: str, kind: str) -> None:
+def test_the_kind_of_a_missing_or_remote_input_follows_from_its_name(path: str, kind: str) -> None:
     assert detect_input(path) == kind
 
 
@@ -159,7 +159,7 @@ def test_image_files_are_a_stream(tmp_path: Path) -> None:
     assert next(paths).name == "000.png"
 
 
-def test_names_are_sorted_although_few_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_are_sorted_although_few_are_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_NAMES", 4)
     names = [f"{number * 7 % 101:03d}.png" for number in range(101)]
     touch(tmp_path, *names, *(f"below/{number}.jpg" for number in range(8)), "z.txt", "below/deep/x.gif")

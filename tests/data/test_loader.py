@@ -117,7 +117,7 @@ def test_concatenated_ranks_are_the_global_batch(mixture: Mixture, world: int) -
         assert_equal(batch, joined)
 
 
-def test_another_seed_gives_other_batches(mixture: Mixture) -> None:
+def test_another_seed_changes_the_batches(mixture: Mixture) -> None:
     """A negative control of the three tests above."""
     (one,), (other,) = take(mixture, 1), take(mixture, 1, dataclasses.replace(PLAN, seed=4))
     assert one.keys != other.keys
@@ -256,10 +256,10 @@ class TestBroken:
         write_tar(tmp_path / "set" / "000001.tar", self.members(image, 60))
         mixture = Mixture([MixtureSource(open_shards(tmp_path / "set"))])
         with Loader(mixture, clip_tokenizer(16), PLAN, workers=2) as loader:
-            words = (
+            message = (
                 r"000001\.tar: [345] broken samples, .* of 1\d\d samples read are broken, more than 2\.0%; the first"
             )
-            with pytest.raises(DataError, match=words):
+            with pytest.raises(DataError, match=message):
                 deque(loader, maxlen=0)
             assert len(loader.broken) >= 3
             with pytest.raises(StopIteration):
@@ -319,7 +319,7 @@ def test_prefetching_is_bounded_and_closing_stops_the_threads(
 
 
 @pytest.mark.parametrize(
-    ("plan", "options", "words"),
+    ("plan", "options", "message"),
     [
         ({}, {"rank": 2, "world": 2}, "equal parts"),
         ({}, {"rank": 0, "world": 5}, "equal parts"),
@@ -331,9 +331,9 @@ def test_prefetching_is_bounded_and_closing_stops_the_threads(
     ],
 )
 def test_invalid_arguments_are_refused(
-    mixture: Mixture, plan: dict[str, Any], options: dict[str, int], words: str
+    mixture: Mixture, plan: dict[str, Any], options: dict[str, int], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=message):
         Loader(mixture, clip_tokenizer(16), dataclasses.replace(PLAN, **plan), **options)
 
 

@@ -60,7 +60,7 @@ def test_a_mixture_without_sources_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"weight": 0}, "weight 0"),
         ({"weight": float("nan")}, "weight nan"),
@@ -69,8 +69,8 @@ def test_a_mixture_without_sources_is_refused() -> None:
         ({"wieght": 1}, "did you mean 'weight'"),
     ],
 )
-def test_invalid_settings_of_a_source_are_refused(settings: dict[str, object], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_invalid_settings_of_a_source_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         decode({"shards": "set", **settings}, SourceConfig, "recipe.toml")
 
 

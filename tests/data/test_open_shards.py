@@ -46,7 +46,7 @@ def test_samples_of_several_shards_can_be_read_in_any_order(make_shards: Callabl
         ({"json": b'{"label": "cat"}'}, (), ("cat",)),
     ],
 )
-def test_texts_of_shards_written_by_other_programs(
+def test_texts_of_shards_written_by_other_programs_are_read(
     members: dict[str, bytes],
     captions: tuple[str, ...],
     names: tuple[str, ...],
@@ -109,7 +109,7 @@ def test_missing_and_empty_paths_are_one_line_errors(tmp_path: Path, write_tar: 
     (tmp_path / "empty").mkdir()
     write_tar(tmp_path / "none" / "s.tar", [("README", b"hello")])
     (tmp_path / "shards").mkdir()
-    for name, words in (
+    for name, message in (
         ("empty", "no shards"),
         ("none", "no samples"),
         ("shard", "no such file or directory; did you mean 'shards'?"),
@@ -117,7 +117,7 @@ def test_missing_and_empty_paths_are_one_line_errors(tmp_path: Path, write_tar: 
     ):
         with pytest.raises(DataError) as caught:
             open_shards(tmp_path / name)
-        assert words in str(caught.value)
+        assert message in str(caught.value)
         assert str(tmp_path / name)[:10] in str(caught.value)
         assert "\n" not in str(caught.value)
 

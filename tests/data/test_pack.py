@@ -30,8 +30,8 @@ def write_source(root: Path, images: dict[str, bytes], captions: dict[str, objec
 def test_original_bytes_are_kept_and_broken_images_are_listed(tmp_path: Path, image: Images) -> None:
     images = {
         "a.JPG": image(1),
-        "b.png": image(2, form="PNG"),
-        "liar.jpg": image(3, form="WEBP"),
+        "b.png": image(2, file_format="PNG"),
+        "liar.jpg": image(3, file_format="WEBP"),
         "cut.jpg": image(4, (300, 200))[:700],
         "empty.jpg": b"",
         "text.jpg": b"hello",
@@ -93,9 +93,9 @@ def test_keys_are_usable_member_names(file: str, key: str) -> None:
 def test_files_with_the_same_stem_get_different_keys(tmp_path: Path, image: Images) -> None:
     images = {
         "a.jpg": image(1),
-        "a.png": image(2, form="PNG"),
+        "a.png": image(2, file_format="PNG"),
         "a_2.jpg": image(3),
-        "a.webp": image(4, form="WEBP"),
+        "a.webp": image(4, file_format="WEBP"),
     }
     pack(open_source(write_source(tmp_path / "in", images)), tmp_path / "out")
     shards = open_shards(tmp_path / "out")

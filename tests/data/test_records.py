@@ -47,7 +47,7 @@ def as_source(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[dict[
 MakeSource = Callable[[dict[str, bytes | str]], Path]
 
 
-def test_captions_listing(as_source: MakeSource, image: Images) -> None:
+def test_captions_of_one_image_are_merged_and_unusable_rows_have_reasons(as_source: MakeSource, image: Images) -> None:
     listing = rows(
         {"file": "a.jpg", "captions": ["one", " two "]},
         {"file": "b/c.PNG", "captions": "three"},
@@ -77,7 +77,7 @@ def test_captions_listing(as_source: MakeSource, image: Images) -> None:
     assert records[0].read() == image()
 
 
-def test_a_pairs_listing_in_a_subdirectory(as_source: MakeSource, image: Images) -> None:
+def test_a_pairs_listing_in_a_subdirectory_is_read(as_source: MakeSource, image: Images) -> None:
     listing = rows({"file": "a.png", "texts": ["bell", "ring, sound"], "licence": "MIT"})
     source = open_source(as_source({"inner/pairs.jsonl": listing, "inner/a.png": image()}))
     (record,) = source.records
@@ -85,7 +85,9 @@ def test_a_pairs_listing_in_a_subdirectory(as_source: MakeSource, image: Images)
     assert record.read() == image()
 
 
-def test_labels_by_number_name_and_names_file(as_source: MakeSource, image: Images, tmp_path: Path) -> None:
+def test_labels_are_numbers_or_names_and_a_names_file_replaces_them(
+    as_source: MakeSource, image: Images, tmp_path: Path
+) -> None:
     listing = rows(
         {"file": "a.jpg", "label": 1, "wnid": "n02"},
         {"file": "b.jpg", "label": "zebra", "wnid": "n09"},
@@ -111,7 +113,7 @@ def test_labels_that_are_numbers_without_names_have_a_helpful_reason(as_source: 
     assert "put classes.json next to labels.jsonl, or use --names FILE" in next(open_source(source).records).problem
 
 
-def test_text_files_next_to_the_images(as_source: MakeSource, image: Images) -> None:
+def test_text_files_next_to_the_images_contain_their_captions(as_source: MakeSource, image: Images) -> None:
     files: dict[str, bytes | str] = {f"{name}.jpg": image() for name in "abcd"}
     files |= {"a.txt": "one\n\ntwo\n", "b.json": '{"caption": "three"}', "c.json": '{"width": 3}', "c.txt": "four"}
     source = open_source(as_source(files))
@@ -124,7 +126,7 @@ def test_text_files_next_to_the_images(as_source: MakeSource, image: Images) -> 
     }
 
 
-def test_one_directory_per_class(as_source: MakeSource, image: Images, tmp_path: Path) -> None:
+def test_the_directory_of_an_image_names_its_class(as_source: MakeSource, image: Images, tmp_path: Path) -> None:
     source = as_source({"red_fox/1.jpg": image(), "n01/2.jpg": image(), "x.jpg": image()})
     texts = texts_by_file(list(open_source(source).records))
     assert texts == {
@@ -170,7 +172,7 @@ def test_a_directory_of_shards_is_a_source(make_shards: Callable[..., Path]) -> 
 
 
 @pytest.mark.parametrize(
-    ("files", "name", "words"),
+    ("files", "name", "message"),
     [
         ({"a.txt": "x"}, "", "no images in it"),
         ({"a.jpg": "x"}, "", "1 images and no texts; expected captions.jsonl"),
@@ -182,11 +184,11 @@ def test_a_directory_of_shards_is_a_source(make_shards: Callable[..., Path]) -> 
     ],
 )
 def test_unrecognised_sources_are_one_line_errors(
-    files: dict[str, bytes | str], name: str, words: str, tmp_path: Path
+    files: dict[str, bytes | str], name: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError) as caught:
         open_source(write_files(tmp_path / "in", files) / name)
-    assert words in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

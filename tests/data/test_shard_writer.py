@@ -29,7 +29,7 @@ def write(out: Path, items: list[Sample], max_samples: int = 10_000, max_bytes: 
 
 
 def test_written_samples_are_read_back(tmp_path: Path, image: Images) -> None:
-    label = Sample(key="l", image=image(7, form="PNG"), names=("Egyptian cat", "Mau"))
+    label = Sample(key="l", image=image(7, file_format="PNG"), names=("Egyptian cat", "Mau"))
     items = [*samples(image, 5), label]
     write(tmp_path / "out", items, max_samples=2)
     shards = open_shards(tmp_path / "out")
@@ -40,7 +40,7 @@ def test_written_samples_are_read_back(tmp_path: Path, image: Images) -> None:
 
 
 def test_the_standard_library_reads_the_shards(tmp_path: Path, image: Images) -> None:
-    write(tmp_path / "out", [Sample(key="a", image=image(form="PNG"), names=("cat", "kitty"))])
+    write(tmp_path / "out", [Sample(key="a", image=image(file_format="PNG"), names=("cat", "kitty"))])
     with tarfile.open(tmp_path / "out" / "000000.tar") as tar:
         assert tar.getnames() == ["a.png", "a.json"]
         assert json.load(tar.extractfile("a.json")) == {"label": "cat", "names": ["cat", "kitty"]}
@@ -136,7 +136,7 @@ def test_our_own_directory_is_replaced_and_a_foreign_one_refused(tmp_path: Path,
 
 def test_suffixes_follow_from_the_bytes(image: Images) -> None:
     suffixes = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
-    assert {form: suffix_of(image(form=form)) for form in suffixes} == suffixes
+    assert {name: suffix_of(image(file_format=name)) for name in suffixes} == suffixes
 
 
 def test_limits_of_zero_are_refused(tmp_path: Path) -> None:

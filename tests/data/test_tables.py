@@ -99,13 +99,13 @@ def test_paths_can_point_outside_the_tables_directory_and_addresses_are_not_fetc
     records = list(open_source(write_table(tmp_path / "in" / "t.jsonl", columns)).records)
     assert records[0].read() == image()
     expected = ("fetch the images first", "no such file", "no such file|null")
-    for record, words in zip(records[1:], expected, strict=True):
-        with pytest.raises(DataError, match=words):
+    for record, message in zip(records[1:], expected, strict=True):
+        with pytest.raises(DataError, match=message):
             record.read()
 
 
 @pytest.mark.parametrize(
-    ("columns", "options", "words"),
+    ("columns", "options", "message"),
     [
         (
             {"x": ["a"], "caption": ["b"]},
@@ -118,12 +118,12 @@ def test_paths_can_point_outside_the_tables_directory_and_addresses_are_not_fetc
     ],
 )
 def test_errors_about_missing_columns_list_the_existing_ones(
-    columns: dict[str, list[str]], options: dict[str, Any], words: str, tmp_path: Path
+    columns: dict[str, list[str]], options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     for suffix in FORMATS:
         with pytest.raises(DataError, match="the columns are: ") as caught:
             open_source(write_table(tmp_path / f"t.{suffix}", columns), SourceOptions(**options))
-        assert words in str(caught.value)
+        assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(

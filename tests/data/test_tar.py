@@ -20,9 +20,9 @@ def members_of(content: bytes, path: str = "s.tar") -> list[Member]:
     return list(walk_members(lambda offset, size: content[offset : offset + size], len(content), path))
 
 
-def archive(form: int, names: list[str]) -> bytes:
+def archive(tar_format: int, names: list[str]) -> bytes:
     file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w", format=form) as tar:
+    with tarfile.open(fileobj=file, mode="w", format=tar_format) as tar:
         for number, name in enumerate(names):
             information = tarfile.TarInfo(name)
             information.size = number * 311
@@ -43,10 +43,10 @@ def one_member(
     return bytes(header) + content + padding_of(len(content)) + END_OF_ARCHIVE
 
 
-@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_members_equal_those_of_tarfile(form: int) -> None:
-    names = [name for name in NAMES if form != tarfile.USTAR_FORMAT or "/" in name or len(name) <= 100]
-    content = archive(form, names)
+@pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_members_equal_those_of_tarfile(tar_format: int) -> None:
+    names = [name for name in NAMES if tar_format != tarfile.USTAR_FORMAT or "/" in name or len(name) <= 100]
+    content = archive(tar_format, names)
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         expected = [(member.name, member.offset_data, member.size) for member in tar.getmembers()]
     assert [(member.name, member.offset, member.size) for member in members_of(content)] == expected
@@ -98,7 +98,7 @@ def test_a_name_in_an_extended_header_belongs_to_one_member_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "words"),
+    ("size", "message"),
     [
         (b"77777777777\0", "truncated"),
         (b"\x80" + b"\0" * 3 + b"\x7f" + b"\xff" * 7, "truncated"),
@@ -107,8 +107,8 @@ def test_a_name_in_an_extended_header_belongs_to_one_member_only() -> None:
         (b"hello world\0", "invalid size"),
     ],
 )
-def test_invalid_sizes_are_refused(size: bytes, words: str) -> None:
-    with pytest.raises(DataError, match=words):
+def test_invalid_sizes_are_refused(size: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         members_of(one_member(size=size))
 
 

@@ -204,11 +204,8 @@ def test_an_interrupted_run_keeps_its_work(tmp_path, paths, name, encoded, monke
     assert len(list((tmp_path / f".{name}.parts").glob("*.parquet"))) == 3
     encoded.clear()
     summary = embed_files(clip, paths, out)
-    assert (summary.num_embeddings, summary.num_computed, sum(encoded)) == (
-        70,
-        21,
-        21,
-    )  # 49 of the first 50 could be read
+    # 49 of the first 50 could be read
+    assert (summary.num_embeddings, summary.num_computed, sum(encoded)) == (70, 21, 21)
     np.testing.assert_allclose(embeddings_of(out), clip.embed_images(readable(paths)), atol=1e-5)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 

@@ -23,9 +23,8 @@ pytestmark = pytest.mark.gpu
 
 LOSS_TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 1e-3  # relative to the largest component of the same parameter's gradient
-BFLOAT16_COSINE = (
-    0.9  # of all gradients together; bfloat16 has 7 bits of mantissa, and on a CPU the ResNet reaches 0.946
-)
+# of all gradients together; bfloat16 has 7 bits of mantissa, and on a CPU the ResNet reaches 0.946
+BFLOAT16_COSINE = 0.9
 
 RECIPE = """\
 batch_size = 8
@@ -82,7 +81,7 @@ def random_batch(model: CLIP) -> tuple[Tensor, Tensor]:
 def gradients(
     model: CLIP, batch: tuple[Tensor, Tensor], dtype: torch.dtype | None = None
 ) -> tuple[float, dict[str, Tensor]]:
-    """The loss of a batch and the gradients of all parameters, on the CPU."""
+    """The loss of a batch, and the gradients of all parameters, moved to the CPU."""
     device = next(model.parameters()).device
     pixels, ids = (tensor.to(device) for tensor in batch)
     with torch.autocast(device.type, dtype, enabled=dtype is not None):

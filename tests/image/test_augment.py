@@ -49,7 +49,7 @@ def test_a_crop_of_the_output_size_is_not_resampled_and_is_uniformly_distributed
         left, top = int(pixels[0, 0, 0]), int(pixels[0, 0, 1])
         assert np.array_equal(pixels, image[top : top + 80, left : left + 80])
         corners[row] = left, top
-    for axis in range(2):  # 21 positions, uniform: chi-pixels with 20 degrees of freedom, 45.3 at 0.1 %
+    for axis in range(2):  # 21 positions, uniform: chi-squared with 20 degrees of freedom, 45.3 at 0.1 %
         counts = np.bincount(corners[:, axis], minlength=21)
         assert len(counts) == 21
         assert ((counts - num_crops / 21) ** 2 / (num_crops / 21)).sum() < 45.3
@@ -112,10 +112,8 @@ def test_detail_is_lost_by_reducing_the_crop_first() -> None:
 def test_if_no_box_fits_the_centre_with_the_nearest_ratio_is_used(
     width: int, height: int, box: tuple[int, int, int, int]
 ) -> None:
-    image = np.random.default_rng(0).integers(
-        0, 256, (height, width, 3), dtype=np.uint8
-    )  # 10 / 0.75 is 13, (200-13)//2 is 93
-    left, top, right, bottom = box
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    left, top, right, bottom = box  # for example: 10 / 0.75 is 13, and (200 - 13) // 2 is 93
     assert np.array_equal(
         augment(image, 32, Augmentation(), np.random.default_rng(0)), resized(image[top:bottom, left:right], 32)
     )
@@ -130,11 +128,8 @@ def test_full_scale_uses_the_whole_image() -> None:
 
 def test_flip_mirrors_half_of_the_crops() -> None:
     image = coordinates(8, 8)
-    whole, generator, num_crops = (
-        Augmentation(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=True),
-        np.random.default_rng(4),
-        4000,
-    )
+    whole = Augmentation(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=True)
+    generator, num_crops = np.random.default_rng(4), 4000
     mirrored = 0
     for _ in range(num_crops):
         pixels = augment(image, 8, whole, generator)

@@ -160,7 +160,7 @@ def test_palette_entries_with_alpha_are_blended_with_white() -> None:
         assert "transparency" in image.info, "the source is not modified"
 
 
-def test_grey_and_rgb_with_a_transparent_colour() -> None:
+def test_a_transparent_colour_is_white_for_viewer_and_unchanged_for_published() -> None:
     grey = encode(Image.fromarray(np.array([[10, 20]], dtype=np.uint8)), "PNG", transparency=20)
     assert decode(grey, "viewer")[0, :, 0].tolist() == [10, 255]
     assert decode(grey, "published")[0, :, 0].tolist() == [10, 20]

@@ -52,7 +52,7 @@ def assert_same(one: Tensor, other: Tensor) -> None:
 
 
 def texts(lengths: list[int]) -> Tensor:
-    """Ids between 98 and 99, padded with 0."""
+    """Random ids that begin with 98 and end with 99, padded with 0."""
     generator = torch.Generator().manual_seed(2)
     ids = torch.zeros(len(lengths), TEXT.context_length, dtype=torch.int32)
     for row, length in zip(ids, lengths, strict=True):
@@ -145,9 +145,9 @@ def test_training_and_inference_compute_the_same_embeddings(activation: str) -> 
 
 @each_tower
 def test_forward_returns_unit_embeddings_and_the_scale(tower: str) -> None:
-    images, words, scale = model_of(tower)(random_images(4), texts([4, 5, 6, 7]))
-    assert images.shape == words.shape == (4, 24)
-    torch.testing.assert_close(torch.cat([images, words]).norm(dim=1), torch.ones(8))
+    image_NE, text_NE, scale = model_of(tower)(random_images(4), texts([4, 5, 6, 7]))
+    assert image_NE.shape == text_NE.shape == (4, 24)
+    torch.testing.assert_close(torch.cat([image_NE, text_NE]).norm(dim=1), torch.ones(8))
     assert scale.item() == pytest.approx(1 / 0.07)
 
 
@@ -163,8 +163,8 @@ def test_every_parameter_has_a_gradient(tower: str) -> None:
     with torch.no_grad():  # gains that are initialised to 0 block the gradients of earlier layers
         for parameter in model.parameters():
             parameter.add_(0.01)
-    images, words, scale = model(random_images(6), texts([4, 5, 6, 7, 8, 9]))
-    F.cross_entropy(scale * images @ words.T, torch.arange(6)).backward()
+    image_NE, text_NE, scale = model(random_images(6), texts([4, 5, 6, 7, 8, 9]))
+    F.cross_entropy(scale * image_NE @ text_NE.T, torch.arange(6)).backward()
     without_gradient = [name for name, one in model.named_parameters() if one.grad is None or not one.grad.any()]
     assert without_gradient == []
 
@@ -276,11 +276,11 @@ def test_an_exported_model_accepts_any_number_of_texts() -> None:
 def test_bfloat16_stays_close_to_float32() -> None:
     model = perturbed()
     with torch.no_grad():
-        images, words, _ = model(random_images(3), texts([4, 5, 6]))
+        image_NE, text_NE, _ = model(random_images(3), texts([4, 5, 6]))
         with torch.autocast("cpu", torch.bfloat16):
-            half_images, half_words, _ = model(random_images(3), texts([4, 5, 6]))
-    assert F.cosine_similarity(images, half_images.float()).min() > 0.999
-    assert F.cosine_similarity(words, half_words.float()).min() > 0.999
+            half_image_NE, half_text_NE, _ = model(random_images(3), texts([4, 5, 6]))
+    assert F.cosine_similarity(image_NE, half_image_NE.float()).min() > 0.999
+    assert F.cosine_similarity(text_NE, half_text_NE.float()).min() > 0.999
 
 
 def test_a_model_does_not_modify_its_configuration() -> None:

@@ -12,8 +12,8 @@ def test_every_pixel_value_is_normalised_as_published() -> None:
     values = to_float(pixels, MEAN, STD)
     assert values.shape == (2, 3, 16, 16)
     for channel in range(3):
-        wanted = (torch.arange(256).float() / 255 - torch.tensor(MEAN[channel])) / torch.tensor(STD[channel])
-        assert torch.equal(values[1, channel].flatten(), wanted)
+        expected = (torch.arange(256).float() / 255 - torch.tensor(MEAN[channel])) / torch.tensor(STD[channel])
+        assert torch.equal(values[1, channel].flatten(), expected)
 
 
 def test_the_result_is_channels_last_and_the_input_is_not_modified() -> None:

@@ -35,22 +35,22 @@ SIDES = (5, 31, 32, 33, 47, 64, 65, 97, 100, 128)
 def clip_config(name: str = "ViT-B-32", text: dict[str, Any] | None = None, **vision: Any) -> Any:
     """A published architecture with all layers and patches, at an eighth of the width."""
     config = PUBLISHED[name]
-    wide, long = config.image, config.text
+    image_tower, text_tower = config.image, config.text
     towers = {
         "vision_config": {
-            "hidden_size": wide.width // 8,
-            "intermediate_size": wide.width // 2,
-            "num_hidden_layers": wide.layers,
-            "num_attention_heads": wide.heads,
-            "image_size": wide.image_size_px,
-            "patch_size": wide.patch_size_px,
+            "hidden_size": image_tower.width // 8,
+            "intermediate_size": image_tower.width // 2,
+            "num_hidden_layers": image_tower.layers,
+            "num_attention_heads": image_tower.heads,
+            "image_size": image_tower.image_size_px,
+            "patch_size": image_tower.patch_size_px,
         }
         | vision,
         "text_config": {
-            "hidden_size": long.width // 8,
-            "intermediate_size": long.width // 2,
-            "num_hidden_layers": long.layers,
-            "num_attention_heads": long.heads,
+            "hidden_size": text_tower.width // 8,
+            "intermediate_size": text_tower.width // 2,
+            "num_hidden_layers": text_tower.layers,
+            "num_attention_heads": text_tower.heads,
         }
         | (text or {}),
     }

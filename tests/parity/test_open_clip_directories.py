@@ -105,7 +105,7 @@ def inputs(config: ModelConfig) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def max_difference(ours: CLIP, peer: Any, config: ModelConfig) -> float:
-    """Of a component of the unit embeddings, of either tower; scale and bias must be equal."""
+    """The largest difference of a component of the unit embeddings of either tower; scale and bias must be equal."""
     pixels, ids = inputs(config)
     images, texts, scale = ours(pixels, ids)
     torch.testing.assert_close(scale, peer.logit_scale.exp().reshape(()))

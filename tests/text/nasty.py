@@ -110,13 +110,13 @@ _SHORT_PIECES = [piece for piece in _PIECES if len(piece) <= 12]
 
 def nasty_texts(seed: int, count: int) -> Iterator[str]:
     """Generate texts of random pieces; every second one is nearly clean, to test the boundary of the fast path."""
-    draw = random.Random(seed)
+    generator = random.Random(seed)
     for number in range(count):
         if number % 2:
-            yield "".join(draw.choices(_SHORT_PIECES, k=draw.randint(1, 30)))
+            yield "".join(generator.choices(_SHORT_PIECES, k=generator.randint(1, 30)))
         else:
-            words = draw.choices(
-                ("a", "Dog's", "RUNS", "snow,", "3rd", "(red)", "mid-air", "..."), k=draw.randint(1, 12)
+            words = generator.choices(
+                ("a", "Dog's", "RUNS", "snow,", "3rd", "(red)", "mid-air", "..."), k=generator.randint(1, 12)
             )
-            words.insert(draw.randrange(len(words)), draw.choice(_SHORT_PIECES))
-            yield draw.choice((" ", "  ", "")).join(words)
+            words.insert(generator.randrange(len(words)), generator.choice(_SHORT_PIECES))
+            yield generator.choice((" ", "  ", "")).join(words)

@@ -37,20 +37,22 @@ def test_all_symbols_are_distinct():
 
 
 def test_both_merge_algorithms_agree_with_the_definition():
-    draw = random.Random(5)
+    generator = random.Random(5)
     few = [(0, 0), (512, 0), (0, 1), (1, 2), (514, 2), (512, 512), (2, 1), (515, 513), (1, 1), (517, 0), (514, 514)]
     merged = {left << 16 | right: 512 + index for index, (left, right) in enumerate(few)}
     for _ in range(3000):
-        ids = draw.choices((0, 1, 2), k=draw.randint(1, 20))
+        ids = generator.choices((0, 1, 2), k=generator.randint(1, 20))
         expected = merged_by_definition(ids, few)
         assert byte_pairs._merge_short(ids.copy(), merged) == expected
         assert byte_pairs._merge_long(ids.copy(), merged) == expected
 
 
 def test_both_merge_algorithms_agree_for_the_published_merges():
-    encoder, draw = clip_encoder(), random.Random(6)
+    encoder, generator = clip_encoder(), random.Random(6)
     for _ in range(1000):
-        ids = draw.choices(range(512), k=draw.randint(1, 3)) + draw.choices(range(64, 94), k=draw.randint(1, 60))
+        ids = generator.choices(range(512), k=generator.randint(1, 3)) + generator.choices(
+            range(64, 94), k=generator.randint(1, 60)
+        )
         expected = byte_pairs._merge_short(ids.copy(), encoder._merged)
         assert byte_pairs._merge_long(ids.copy(), encoder._merged) == expected
 
@@ -85,8 +87,8 @@ def test_the_cache_of_words_is_bounded(merges: np.ndarray, monkeypatch: pytest.M
 
 
 def test_a_word_of_200000_letters_takes_seconds():
-    draw = random.Random(7)
-    word = "".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=200_000))
+    generator = random.Random(7)
+    word = "".join(generator.choices("abcdefghijklmnopqrstuvwxyz", k=200_000))
     start = time.process_time()
     clip_encoder().pack([word])
     assert time.process_time() - start < 20

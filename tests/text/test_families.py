@@ -68,8 +68,8 @@ SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 
 
 def sentences() -> list[str]:
-    draw = random.Random(0)
-    return [" ".join(draw.choices(WORDS, k=draw.randint(3, 9))) for _ in range(400)]
+    generator = random.Random(0)
+    return [" ".join(generator.choices(WORDS, k=generator.randint(3, 9))) for _ in range(400)]
 
 
 @functools.cache

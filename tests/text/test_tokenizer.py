@@ -21,7 +21,7 @@ def row(ids: list[int], length: int = 77) -> list[int]:
     return ids + [0] * (length - len(ids))
 
 
-def test_published_ids():
+def test_ids_equal_the_published_ones():
     ids = tokenize(["Hello World!", "a photo of a cat"])
     assert ids.dtype == np.int32
     assert ids.shape == (2, 77)

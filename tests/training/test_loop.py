@@ -141,7 +141,7 @@ def test_accumulation_takes_the_same_step_as_the_whole_batch(world: Path, tmp_pa
         torch.testing.assert_close(four[name], tensor, atol=1e-4, rtol=1e-3, msg=name)
 
 
-def test_an_error_of_a_loss_that_is_not_finite_names_step_and_batch(world: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_is_an_error_that_names_step_and_batch(world: Path, tmp_path: Path) -> None:
     diverging = load_recipe(world / "recipe.toml", ("optimizer.learning_rate=1e30", "schedule.warmup_steps=0"))
     with pytest.raises(TrainingError, match=r"^step \d+: loss .* on the batch of \d+") as caught:
         train(diverging, world, tmp_path / "run")

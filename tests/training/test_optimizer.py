@@ -25,8 +25,8 @@ def test_the_first_step_matches_the_formula_of_adamw() -> None:
         g = gradients[name]
         mean, square = 0.1 * g / (1 - 0.9), 0.02 * g**2 / (1 - 0.98)
         decayed = before[name] * (1 - 0.01 * (0.2 if name == "weight" else 0.0))
-        wanted = decayed - 0.01 * mean / (square.sqrt() + 1e-6)
-        torch.testing.assert_close(parameter.detach(), wanted, rtol=1e-6, atol=1e-7)
+        expected = decayed - 0.01 * mean / (square.sqrt() + 1e-6)
+        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-6, atol=1e-7)
 
 
 def test_the_second_step_uses_the_moments_of_the_first() -> None:
@@ -129,8 +129,8 @@ def test_muon_steps_matrices_as_computed_by_hand_and_other_parameters_as_adamw()
         muon.step()
         adamw.step()
     for (name, one), other in zip(both[0].named_parameters(), both[1].parameters(), strict=True):
-        wanted = expected[name] if one.ndim >= 2 else other
-        torch.testing.assert_close(one, wanted, rtol=1e-5, atol=1e-6)
+        reference = expected[name] if one.ndim >= 2 else other
+        torch.testing.assert_close(one, reference, rtol=1e-5, atol=1e-6)
 
 
 def test_muon_agrees_with_torch() -> None:

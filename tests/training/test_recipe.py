@@ -62,7 +62,7 @@ def test_an_invalid_change_is_an_error_of_one_line(recipe_file: Path, change: st
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_recipe_is_answered_with_the_known_ones() -> None:
+def test_an_unknown_recipe_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(
         ConfigError, match=r"flicker9k: no such recipe; did you mean 'flickr8k'\?; known: demo, flickr8k$"
     ):

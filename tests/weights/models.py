@@ -103,7 +103,7 @@ def checkpoint_of(name: str, seed: int = 0) -> Checkpoint:
 
 
 def heads_64_wide() -> Checkpoint:
-    """A model that every format can hold."""
+    """A model that every format can represent."""
     return checkpoint_of("vit")
 
 

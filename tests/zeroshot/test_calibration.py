@@ -71,7 +71,7 @@ def test_the_200_background_words_are_distinct() -> None:
     assert len(WORDS) == len(set(WORDS)) == 200
 
 
-def test_lift_and_independent_probabilities_by_hand() -> None:
+def test_lift_and_independent_probabilities_match_a_hand_computed_case() -> None:
     angles = np.radians([0, 40, 80, 120])
     words = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     label_angles = np.radians([-5, 60])

@@ -27,7 +27,7 @@ def test_the_200_nonsense_words_are_distinct() -> None:
     assert len(NONSENSE) == len(set(NONSENSE)) == 200
 
 
-def test_two_labels_in_two_templates_by_hand() -> None:
+def test_the_reliability_of_two_labels_in_two_templates_matches_a_hand_computed_case() -> None:
     embeddings, nonsense = np.random.default_rng(1).normal(size=(2, 2, 2, 3)).astype(np.float32)
     embeddings[1] = embeddings[0] + embeddings[1] / 20
 
@@ -70,12 +70,12 @@ def test_learned_words_are_more_reliable_than_unknown_ones() -> None:
     clip = trained_clip()
     predictions = ZeroShotClassifier(clip, LEARNED).classify(map(random_image, range(8)))
     assert [prediction.label for prediction in predictions] == LEARNED
-    learned_spelling, other_spelling = (
+    learned_unreliability, other_unreliability = (
         1 - 1 / ZeroShotClassifier(clip, names, temperature="labels").calibration.temperature
         for names in (LEARNED, OTHERS)
     )
-    assert learned_spelling < 0.1
-    assert other_spelling > 3 * learned_spelling
+    assert learned_unreliability < 0.1
+    assert other_unreliability > 3 * learned_unreliability
 
 
 def trained_clip() -> DualEncoder:

@@ -43,17 +43,17 @@ SIGLIP_MODEL = ModelConfig(image=SIGLIP_IMAGE, text=SIGLIP_TEXT, embed_dim=16, l
 
 
 def clip_config(vision: dict[str, Any] | None = None, text: dict[str, Any] | None = None, **top: Any) -> dict[str, Any]:
-    wide = TOWER | {"image_size": 16, "patch_size": 8} | (vision or {})
-    long = TOWER | {"max_position_embeddings": 12} | (text or {})
-    return {"model_type": "clip", "projection_dim": 8, "vision_config": wide, "text_config": long} | top
+    vision_config = TOWER | {"image_size": 16, "patch_size": 8} | (vision or {})
+    text_config = TOWER | {"max_position_embeddings": 12} | (text or {})
+    return {"model_type": "clip", "projection_dim": 8, "vision_config": vision_config, "text_config": text_config} | top
 
 
 def siglip_config(
     vision: dict[str, Any] | None = None, text: dict[str, Any] | None = None, **top: Any
 ) -> dict[str, Any]:
-    wide = TOWER | {"image_size": 16, "patch_size": 8} | (vision or {})
-    long = TOWER | {"max_position_embeddings": 16, "vocab_size": 700} | (text or {})
-    return {"model_type": "siglip", "vision_config": wide, "text_config": long} | top
+    vision_config = TOWER | {"image_size": 16, "patch_size": 8} | (vision or {})
+    text_config = TOWER | {"max_position_embeddings": 16, "vocab_size": 700} | (text or {})
+    return {"model_type": "siglip", "vision_config": vision_config, "text_config": text_config} | top
 
 
 def directory_of(directory: Path, config: dict[str, Any], images: dict[str, Any], files: dict[str, bytes]) -> Path:

@@ -206,6 +206,5 @@ def test_reading_half_precision_needs_little_more_memory_than_the_float32_tensor
     growth = subprocess.run(
         [sys.executable, "-c", _MEASURE, str(tmp_path / "half.pt")], check=True, capture_output=True, text=True
     ).stdout
-    assert (
-        float(growth) < 1.3
-    )  # 36 MB; at full size, where the allocator's overhead is relatively smaller, 1.2 was measured
+    # for 36 MB; at full size, where the allocator's overhead is relatively smaller, 1.2 was measured
+    assert float(growth) < 1.3

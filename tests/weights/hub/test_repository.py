@@ -29,7 +29,7 @@ FILES = {
     "modeling_tiny.py": b"raise SystemExit",
     "onnx/config.json": b"{}",
 }
-WANTED = ["config.json", "merges.txt", "open_clip_config.json", "open_clip_model.safetensors", "vocab.json"]
+EXPECTED = ["config.json", "merges.txt", "open_clip_config.json", "open_clip_model.safetensors", "vocab.json"]
 
 
 def is_large(name: str) -> bool:
@@ -117,8 +117,8 @@ def names(directory: Path) -> list[str]:
 
 def test_files_that_a_model_needs_are_downloaded_but_no_code(hub):
     directory = fetch_repository(NAME)
-    assert names(directory) == WANTED
-    assert all((directory / name).read_bytes() == FILES[name] for name in WANTED)
+    assert names(directory) == EXPECTED
+    assert all((directory / name).read_bytes() == FILES[name] for name in EXPECTED)
     assert not any("modeling" in request or "pytorch_model" in request for request in hub.requests)
 
 
@@ -168,7 +168,7 @@ def test_an_unreachable_server_without_a_cached_copy_is_one_line(hub):
 
 def test_a_mirror_takes_precedence_over_the_environment(hub, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
-    assert names(fetch_repository(NAME, mirror=hub.address)) == WANTED
+    assert names(fetch_repository(NAME, mirror=hub.address)) == EXPECTED
 
 
 @pytest.mark.parametrize(
@@ -232,5 +232,5 @@ def test_a_large_file_is_hashed_once(hub, monkeypatch):
 
 
 def test_a_name_with_the_hub_prefix_is_a_repository(hub):
-    assert names(resolve(f"hf-hub:{NAME}")) == WANTED
-    assert names(resolve(f"hf-hub:{NAME}@{COMMIT}")) == WANTED
+    assert names(resolve(f"hf-hub:{NAME}")) == EXPECTED
+    assert names(resolve(f"hf-hub:{NAME}@{COMMIT}")) == EXPECTED
