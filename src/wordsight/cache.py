@@ -67,7 +67,7 @@ def cache_usage() -> list[CacheUsage]:
 
 
 def clear_cache(kind: CacheKind) -> CacheUsage:
-    """Delete all cache entries of one kind and return their disk usage before.
+    """Delete all cache entries of one kind and return the disk usage that they had.
 
     Raises:
         OutputError: an entry cannot be deleted.

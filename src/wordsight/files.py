@@ -210,12 +210,12 @@ def lock(path: Path, wait: bool = False) -> Iterator[None]:
     Raises:
         OutputError: another process holds the lock and `wait` is false, or the file cannot be created.
     """
-    import filelock  # 30 ms that readers of cards need not spend
+    import filelock  # takes 30 ms, which reading a card need not pay for
 
     make_directory(path.parent)
-    held = filelock.FileLock(path)
+    file_lock = filelock.FileLock(path)
     try:
-        held.acquire(timeout=-1 if wait else 0)
+        file_lock.acquire(timeout=-1 if wait else 0)
     except filelock.Timeout as error:
         raise OutputError(
             f"{path.parent}: another process is writing to this directory; wait until it has finished"
@@ -225,4 +225,4 @@ def lock(path: Path, wait: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        held.release()
+        file_lock.release()

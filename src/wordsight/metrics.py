@@ -1,8 +1,8 @@
 """Scores with their confidence intervals, in NumPy alone: no torch, no models.
 
 Every reported number is a `Score`: value, interval, number of items, chance level and the method of the interval.
-Ties count as their expected value: where the correct answer shares its similarity with other candidates, it scores as
-if the tied candidates were put in random order. A model that returns the same similarity for everything therefore
+Ties count as their expected value: a correct answer whose similarity equals that of other candidates scores as if the
+tied candidates were in random order. A model that returns the same similarity for everything therefore
 scores exactly the chance level, not 0 or 100 %.
 """
 
@@ -149,7 +149,7 @@ def recall_hits(similarity: FloatArray, relevant: Sequence[Sequence[int]], k: in
     """Return for each query whether any of its relevant candidates is among the k most similar.
 
     For image to text, a query is an image and its captions are relevant; one of them suffices. For text to image, a
-    query is a caption and its image is relevant. If a tie extends across rank k, the hit is the probability that a
+    query is a caption and its image is relevant. If a tie extends across position k, the hit is the probability that a
     relevant candidate is among the first k when the tied candidates are put in random order.
 
     Args:
@@ -180,7 +180,8 @@ def recall_at_k(
     """Return recall@k with its interval and chance level; see `recall_hits` for the first three arguments.
 
     The items are the queries. If several of them are captions of one image, they are not independent, and the
-    interval is too narrow, by at most the square root of their number. `metric` defaults to `recall@<k>`.
+    interval is too narrow, by at most a factor of the square root of the number of captions per image. `metric`
+    defaults to `recall@<k>`.
     """
     hits = recall_hits(similarity, relevant, k)
     chance = float(np.mean([recall_chance(similarity.shape[1], len(set(indices)), k) for indices in relevant]))

@@ -20,9 +20,10 @@ def ordered_map(work: Callable[[Task], Result], tasks: Iterable[Task], ahead: in
     """Apply `work` to each task in one thread per CPU and yield the results in the order of the tasks.
 
     Args:
-        work: called in the threads; the first exception it raises is raised here, and ends them.
-        tasks: can be a stream; at most `ahead` tasks are taken before their results are requested.
-        ahead: number of results in flight.
+        work: called in the threads. The first exception that it raises, in the order of the tasks, is raised here, and
+            tasks that have not started are cancelled.
+        tasks: consumed lazily; can be a stream.
+        ahead: number of tasks that are submitted beyond the one whose result is yielded next.
     """
     with ThreadPoolExecutor(available_cpus()) as pool:
         waiting: deque[Future[Result]] = deque()

@@ -135,7 +135,7 @@ def test_nested_shards_are_an_error_that_names_one(tmp_path: Path, image: Images
 
 def test_a_range_of_shards_is_a_source(make_shards: Callable[..., Path]) -> None:
     source = open_source(make_shards("set", [1, 2, 1]) / "{000000..000001}.tar")
-    assert (source.form, len(list(source.records))) == ("WebDataset shards", 3)
+    assert (source.layout, len(list(source.records))) == ("WebDataset shards", 3)
 
 
 def test_images_are_found_in_order_below_directories_and_files_are_unchanged(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_captions_of_one_image_are_merged_and_unusable_rows_have_reasons(as_sour
     images = {name: image() for name in ("a.jpg", "b/c.PNG", "d.jpg", "e.jpg", "n.jpg")}
     source = open_source(as_source({"captions.jsonl": listing + "{broken\n", "SOURCE.txt": "hello", **images}))
     records = list(source.records)
-    assert (source.form, source.count) == ("captions.jsonl", len(records))
+    assert (source.layout, source.count) == ("captions.jsonl", len(records))
     assert texts_by_file(records) == {
         "a.jpg": ("one", "two", "three"),
         "b/c.PNG": ("three",),
@@ -99,7 +99,7 @@ def test_labels_are_numbers_or_names_and_a_names_file_replaces_them(
     source = as_source({"labels.jsonl": listing, "classes.json": '["cat", "dog"]', **images})
     texts = texts_by_file(list(open_source(source).records))
     assert (texts["a.jpg"], texts["b.jpg"]) == (("dog",), ("zebra",))
-    assert "label 7 of 2 classes, counted from 0" in str(texts["c.jpg"])
+    assert "label 7 is out of range; expected 0 to 1" in str(texts["c.jpg"])
     assert "the label is a bool" in str(texts["d.jpg"])
     assert "the label is missing" in str(texts["e.jpg"])
     names = tmp_path / "names.json"
@@ -117,7 +117,7 @@ def test_text_files_next_to_the_images_contain_their_captions(as_source: MakeSou
     files: dict[str, bytes | str] = {f"{name}.jpg": image() for name in "abcd"}
     files |= {"a.txt": "one\n\ntwo\n", "b.json": '{"caption": "three"}', "c.json": '{"width": 3}', "c.txt": "four"}
     source = open_source(as_source(files))
-    assert source.form == "texts next to the images"
+    assert source.layout == "texts next to the images"
     assert texts_by_file(list(source.records)) == {
         "a.jpg": ("one", "two"),
         "b.jpg": ("three",),
@@ -167,7 +167,7 @@ def test_members_that_point_outside_the_archive_are_not_read(
 
 def test_a_directory_of_shards_is_a_source(make_shards: Callable[..., Path]) -> None:
     source = open_source(make_shards("set", [2, 1]))
-    assert source.form == "WebDataset shards"
+    assert source.layout == "WebDataset shards"
     assert texts_by_file(list(source.records))["set0002"] == ("image 2", "number 2")
 
 
@@ -176,7 +176,7 @@ def test_a_directory_of_shards_is_a_source(make_shards: Callable[..., Path]) -> 
     [
         ({"a.txt": "x"}, "", "no images in it"),
         ({"a.jpg": "x"}, "", "1 images and no texts; expected captions.jsonl"),
-        ({"a.jpg": "x"}, "a.jpg", "expected a directory, a .tar, or a table"),
+        ({"a.jpg": "x"}, "a.jpg", "expected a directory, a .tar file or a table"),
         ({"things": "x"}, "thing", "no such file or directory; did you mean 'things'"),
         ({"a.tar": b"\x1f\x8b" + b"x" * 2000}, "a.tar", "compressed; unpack it"),
         ({"a.tar": "hello" * 500}, "a.tar", "not a tar file"),
@@ -193,5 +193,5 @@ def test_unrecognised_sources_are_one_line_errors(
 
 
 def test_column_options_need_a_table(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="options of tables only"):
+    with pytest.raises(DataError, match="only tables have columns"):
         open_source(write_files(tmp_path / "in", {"a.jpg": "x"}), SourceOptions(text_columns=("a",)))

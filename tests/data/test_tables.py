@@ -45,7 +45,7 @@ def test_columns_are_guessed_and_rows_of_one_image_are_merged(suffix: str, tmp_p
         "caption": ['one, "quoted"\nline', "42", "three"],
     }
     source = open_source(write_table(tmp_path / f"t.{suffix}", columns))
-    assert source.form == f"{suffix} table, columns Image + caption"
+    assert source.layout == f"{suffix} table, columns Image + caption"
     records = list(source.records)
     assert texts_by_file(records) == {"a.jpg": ('one, "quoted"\nline', "three"), "b.jpg": ("42",)}
     assert records[0].read() == image()

@@ -1,8 +1,8 @@
 """The command line: the list of commands, and how errors become messages and exit codes.
 
-The command `NAME` is the function `NAME` in the module `wordsight.cli.NAME`, which is imported when it is named. These
-modules import only typer, the standard library and light modules at the top, and everything else inside the function,
-so that `--help` starts fast.
+The command `NAME` is the function `NAME` in the module `wordsight.cli.NAME`, which is imported only if the command line
+names the command. At the top, these modules import only typer, the standard library and light modules; everything else
+is imported inside the function, so that `--help` starts fast.
 """
 
 import inspect
@@ -35,7 +35,7 @@ COMMANDS = {
 PROGRAM = "wordsight"
 
 _COMPLETION_VARIABLE = "_WORDSIGHT_COMPLETE"  # set by the completion scripts; typer derives the name from the program's
-_EXIT_OK, _EXIT_DEFECT, _EXIT_USER_ERROR, _EXIT_INTERRUPTED, _EXIT_PIPE_CLOSED = 0, 1, 2, 130, 141
+_EXIT_OK, _EXIT_BUG, _EXIT_USER_ERROR, _EXIT_INTERRUPTED, _EXIT_PIPE_CLOSED = 0, 1, 2, 130, 141
 _UsageError: Any = typer.BadParameter.__base__  # the base of typer's usage errors, which typer does not export
 
 
@@ -97,7 +97,7 @@ def build_app(needed: Collection[str] = COMMANDS) -> typer.Typer:
 
 
 def _do_nothing() -> None:
-    """Stand for a command that is listed and not run."""
+    """Serve as the placeholder of a command that is listed but not run."""
 
 
 def _needed_commands(arguments: Sequence[str]) -> Collection[str]:
@@ -120,8 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the name of the program; by default those of the process.
 
     Returns:
-        The exit code: 0 for success, 2 for an error of the user, 1 for a defect of wordsight, 130 if interrupted, 141
-        if the reader of the output closed it.
+        The exit code: 0 for success, 2 for a user error, 1 for a bug in wordsight, 130 if interrupted, 141 if the
+        reader of the output closed it.
     """
     # Threads that spin while they wait slow training down tenfold when other processes use the CPUs. torch reads this
     # variable when it is imported.
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         traceback.print_exc()
         print("error: this is a bug in wordsight; please report it with the lines above", file=sys.stderr)
-        return _EXIT_DEFECT
+        return _EXIT_BUG
     return code if isinstance(code, int) else _EXIT_OK
 
 

@@ -28,7 +28,10 @@ MultiLabelOption = Annotated[
     bool, typer.Option("--multi-label", help="Judge each label independently; report those with probability > 0.5.")
 ]
 NoneOption = Annotated[
-    bool, typer.Option("--none-of-these", help="Reject images that general words describe as well as the labels do.")
+    bool,
+    typer.Option(
+        "--none-of-these", help="Reject images that the labels fit less than 4 times as well as general words do."
+    ),
 ]
 TemperatureOption = Annotated[
     str,

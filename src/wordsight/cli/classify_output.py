@@ -63,7 +63,7 @@ class PlainOutput:
         print("\t".join(map(printable, cells)))
 
     def finish(self) -> None:
-        """Print what is still held back."""
+        """Print the rows that have not been printed yet."""
 
 
 class JsonOutput(PlainOutput):

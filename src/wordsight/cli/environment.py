@@ -1,4 +1,4 @@
-"""Collect what a bug report needs to know about an installation and its machine."""
+"""Collect the facts about an installation and its machine that a bug report needs."""
 
 import os
 import platform
@@ -37,7 +37,7 @@ VARIABLES = (
 SECRET_VARIABLES = ("HF_TOKEN",)
 """Variables of which only the presence is reported."""
 
-_HIDDEN_EXTRAS = ("all", "dev", "docs")  # a group of extras, and what only work on wordsight itself needs
+_HIDDEN_EXTRAS = ("all", "dev", "docs")  # `all` combines other extras; `dev` and `docs` are for developers of wordsight
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._-]+)[^;]*(?:;.*extra\s*==\s*['\"](?P<extra>[\w-]+)['\"])?")
 
 
@@ -46,8 +46,8 @@ class Device:
     """A device on which torch can run a model.
 
     Attributes:
-        name: as `--device` takes it.
-        model: name of the product.
+        name: as `--device` accepts it.
+        model: the product name.
         num_cpus: of the CPU, the number of logical CPUs; None for an accelerator.
         num_available_cpus: how many of them this process may use.
         memory_bytes: of an accelerator, the size of its memory; None if it is unknown.
@@ -137,7 +137,7 @@ def as_dict(environment: Environment) -> dict[str, Any]:
 
 
 def _requirements() -> dict[str, list[str]]:
-    """The names of the required distributions by extra; those that are always required have an empty one."""
+    """Return the names of the required distributions by extra; the extra of those that are always required is empty."""
     try:
         lines = metadata.requires("wordsight") or []
     except metadata.PackageNotFoundError:  # a source tree that is not installed
@@ -181,11 +181,12 @@ def _accelerators() -> tuple[list[Device], str]:
         return [], " ".join(str(error).split())
     if not torch.accelerator.is_available():
         return [], ""
-    kind = torch.accelerator.current_accelerator()
-    if kind is None:
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is None:
         return [], ""
-    if kind.type != "cuda":
-        return [Device(f"{kind.type}:{index}", kind.type) for index in range(torch.accelerator.device_count())], ""
+    if accelerator.type != "cuda":
+        indices = range(torch.accelerator.device_count())
+        return [Device(f"{accelerator.type}:{index}", accelerator.type) for index in indices], ""
     properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     return [
         Device(f"cuda:{index}", gpu.name, memory_bytes=gpu.total_memory) for index, gpu in enumerate(properties)
@@ -201,7 +202,7 @@ def _variables(environment: Mapping[str, str]) -> dict[str, str]:
 def _without_credentials(value: str) -> str:
     """A value without the user name, password, query and fragment if it is a URL or `user:password@host`.
 
-    A file path that contains an `@` is shortened as well: better too little than a password.
+    A file path that contains an `@` is shortened as well: hiding too much is better than revealing a password.
     """
     scheme, separator, rest = value.partition("://") if "://" in value else ("", "", value)
     if not separator and "@" not in rest:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """The values of `--model` and of the options that say how it is read and run; can be pickled.
+    """The values of `--model` and of the options that determine how it is loaded and run; can be pickled.
 
     Attributes:
         name: value of `--model`.

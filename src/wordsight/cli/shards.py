@@ -29,7 +29,7 @@ TextColumnOption = Annotated[
 LabelColumnOption = Annotated[str | None, typer.Option(metavar="NAME", help="Column of labels in a table.")]
 NamesOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE.json", help="Class names: an object from label to names, or a list of names."),
+    typer.Option(metavar="FILE.json", help="Class names: an object that maps labels to names, or a list of names."),
 ]
 SizeOption = Annotated[
     int | None, typer.Option(metavar="N", help="Shrink larger images until their shorter side has this length.")
@@ -93,7 +93,7 @@ def shards(
 
 def _describe(summary: "PackSummary", out: Path) -> str:
     size = f"{summary.samples:,} samples in {summary.shards} shards, {summary.bytes / 1e6:,.1f} MB"
-    lines = [f"{summary.form}: {size}, in {out}"]
+    lines = [f"{summary.layout}: {size}, in {out}"]
     if summary.left_out:
         lines.append(f"{summary.left_out:,} left out by --exclude or --only")
     if summary.not_found:

@@ -1,4 +1,4 @@
-"""What the commands write to the terminal: progress and notes on standard error, and text that is safe to print."""
+"""Output to the terminal: progress and notes on standard error, and text that is safe to print."""
 
 import io
 import os
@@ -17,7 +17,7 @@ class Progress(Protocol):
     """Called with the number of items that are done."""
 
     def __call__(self, done: int) -> None:
-        """May be called at any rate; the display is updated at a bounded one."""
+        """Can be called often; the display is updated at most five times per second."""
 
 
 def human_bytes(size: int) -> str:
@@ -80,7 +80,9 @@ def show_progress(total: int | None, unit: str, quiet: bool = False) -> Iterator
 
 @contextmanager
 def show_byte_progress(quiet: bool = False) -> Iterator[Callable[[int, int | None], None]]:
-    """Show the progress of a download in megabytes, counted from the first call, so that a resumed one has a true rate.
+    """Show the progress of a download in megabytes.
+
+    The rate counts from the first call, so that it is also correct for a resumed download.
 
     Yields:
         A function of the number of bytes that are done and of the total, None if it is unknown.

@@ -48,7 +48,9 @@ FromOption = Annotated[
         autocompletion=published_names,
     ),
 ]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run in OUT.")]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Continue the run in --out; if there is none, start a new one.")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -83,7 +85,7 @@ def train(
     """Train a model on shards of images and texts.
 
     Ctrl-C saves the state and stops; --resume continues with results that are identical to those of an uninterrupted
-    run. --as, --averaged and --mirror say how the model of --from is read.
+    run. --as, --averaged and --mirror apply to the model of --from.
 
     \b
     Example:

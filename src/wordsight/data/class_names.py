@@ -64,7 +64,7 @@ class LabelNames(msgspec.Struct, frozen=True, kw_only=True):
         if is_number and self.classes:
             number = int(label)
             if not 0 <= number < len(self.classes):
-                raise DataError(f"{self.origin}: label {label} of {len(self.classes)} classes, counted from 0")
+                raise DataError(f"{self.origin}: label {label} is out of range; expected 0 to {len(self.classes) - 1}")
             return self.classes[number]
         return None if isinstance(label, int) else label.strip()
 
@@ -73,7 +73,7 @@ def read_label_names(path: Path) -> LabelNames:
     """Read a JSON file: a list of the names of labels 0, 1, ..., or an object that maps labels to their name or names.
 
     Raises:
-        DataError: the file is missing, not JSON, or something else.
+        DataError: the file is missing, not JSON, or JSON of another structure.
     """
     try:
         return parse_label_names(read_file(path, MAX_NAMES_BYTES), path.name)
@@ -89,7 +89,7 @@ def parse_label_names(content: bytes, origin: str) -> LabelNames:
         origin: file name, for errors about labels.
 
     Raises:
-        DataError: the content is not JSON, or something else; the message does not name the file.
+        DataError: the content is not JSON, or JSON of another structure; the message does not name the file.
     """
     value = parse_json(content)
     if isinstance(value, list) and value:

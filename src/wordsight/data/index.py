@@ -79,7 +79,7 @@ def load_index(path: Path) -> ShardIndex:
 
 
 def index_hash(index: ShardIndex) -> str:
-    """Hash the keys and spans of a shard's samples (SHA-256); it does not depend on content of equal length."""
+    """Return the SHA-256 of a shard's size, keys and spans; changed content of the same length does not change it."""
     digest = hashlib.sha256(msgspec.msgpack.encode((index.size, index.keys)))
     digest.update(index.spans.astype("<i8").tobytes())
     return digest.hexdigest()
@@ -138,7 +138,7 @@ def _build_index(file: RawIOBase, status: os.stat_result, path: Path) -> ShardIn
 
 
 def _part(name: str) -> int | None:
-    """The part of a sample that a member is, by its suffix in upper or lower case; None for other files."""
+    """Return which part of a sample a member is, by its suffix in upper or lower case; None for other files."""
     if is_image_file(name):
         return 0
     suffix = name.rpartition(".")[2].lower()

@@ -21,8 +21,8 @@ from wordsight.image import ImageRef, read_image
 __all__ = ["InputKind", "count_image_files", "count_images", "detect_input", "find_image_files", "iter_images"]
 
 InputKind: TypeAlias = Literal["file", "directory", "table", "shards", "tar", "video"]
-"""What a path is: `shards` are a directory of tar files, a range of them or an address; `tar` is a single tar file;
-`file` is anything else, including a path that does not exist."""
+"""The kind of data at a path: `shards` are a directory of tar files, a range of them or a web address; `tar` is one tar
+file; `file` is anything else, including a path that does not exist."""
 
 
 def detect_input(path: str | Path) -> InputKind:
@@ -56,7 +56,7 @@ def iter_images(paths: Sequence[str | Path], frames_per_s: float = 1.0) -> Itera
 
     Args:
         paths: inputs of any kind that `detect_input` distinguishes. A table needs a column of images: bytes, or paths
-            relative to the table. Files are yielded without looking at them.
+            relative to the table. Files are yielded without being opened.
         frames_per_s: how many frames of a video to use per second.
 
     Raises:
@@ -90,7 +90,7 @@ def count_images(paths: Sequence[str | Path]) -> int | None:
 
 
 def file_image(path: Path) -> ImageRef:
-    """Refer to an image file."""
+    """Return a reference to an image file."""
     return ImageRef(text_of(path), partial(read_image, path))
 
 

@@ -2,8 +2,8 @@
 
 Threads make whole batches ahead of the consumer; Pillow and the file system release the interpreter lock meanwhile.
 Threads share no random state: the sample, its substitute, its text and its crop are drawn for each slot of a batch from
-(seed, source, epoch, position), see `order.py`. Therefore the number of workers and ranks makes no difference, and
-resuming needs only the number of the step.
+(seed, source, epoch, position), see `order.py`. Therefore the numbers of workers and ranks do not affect the batches,
+and resuming needs only the number of the step.
 
 A broken sample is replaced by another one of the same source, drawn from (seed, epoch, position, attempt), and is
 listed once in `Loader.broken`. If too large a share of the samples is broken, the run stops and names the worst shard.
@@ -47,8 +47,8 @@ class BatchPlan:
         policy: decoding policy; see `wordsight.image.decode`.
         trims_texts: drop the columns of ids that are padding in all texts; must be false for text towers that attend to
             padding.
-        max_broken_share: largest share of broken samples among the distinct samples used of a source, above which the
-            run stops; judged after 100 of them, or after all if there are fewer.
+        max_broken_share: the run stops if a larger share of the distinct samples that were read from a source is
+            broken; this is checked after 100 of them, or after all if there are fewer.
     """
 
     batch_size: int
@@ -294,7 +294,7 @@ class Loader:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
 

@@ -43,7 +43,7 @@ class PackSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The result of packing.
 
     Attributes:
-        form: the detected layout of the source.
+        layout: the detected layout of the source.
         samples, shards, bytes: totals of the written directory.
         skipped: number of images that could not be packed; all are listed in `skipped.jsonl`.
         first_skipped: the first five of these.
@@ -51,7 +51,7 @@ class PackSummary(msgspec.Struct, frozen=True, kw_only=True):
         not_found: number of names in `exclude` and `only` that are not in the source.
     """
 
-    form: str
+    layout: str
     samples: int
     shards: int
     bytes: int
@@ -65,7 +65,7 @@ def read_keys(path: Path) -> frozenset[str]:
     """Read a list of keys: a JSON list, or a text file with one key per line.
 
     Raises:
-        DataError: the file is missing, not UTF-8 or empty, or is a JSON list with other values than texts.
+        DataError: the file is missing, not UTF-8 or empty, or is a JSON list with values that are not strings.
     """
     try:
         content = read_file(path, MAX_IMAGE_BYTES)
@@ -76,10 +76,10 @@ def read_keys(path: Path) -> frozenset[str]:
     except (DataError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: {error}; expected one key per line, or a JSON list") from error
     if not all(isinstance(key, str) for key in keys):
-        raise DataError(f"{path}: a value of the list is not a text; expected keys")
+        raise DataError(f"{path}: a value in the list is not a string; expected a list of keys")
     non_empty = frozenset(key for key in keys if key)
     if not non_empty:
-        raise DataError(f"{path}: no keys in it")
+        raise DataError(f"{path}: contains no keys; expected one key per line, or a JSON list")
     return non_empty
 
 
@@ -96,7 +96,7 @@ def pack(
 
     Raises:
         DataError: nothing could be packed, or the source is damaged.
-        OutputError: `out` contains something else, or cannot be written.
+        OutputError: `out` contains anything else, or cannot be written.
     """
     options = options or PackOptions()
     if options.size_px is not None and options.size_px < 1:
@@ -114,12 +114,12 @@ def pack(
             if progress is not None:
                 progress(number + selection.left_out)
         manifest = writer.finish()
-    return _summary(source.form, manifest, skipped, selection)
+    return _summary(source.layout, manifest, skipped, selection)
 
 
-def _summary(form: str, manifest: Manifest, skipped: list[BrokenSample], selection: "_Selection") -> PackSummary:
+def _summary(layout: str, manifest: Manifest, skipped: list[BrokenSample], selection: "_Selection") -> PackSummary:
     return PackSummary(
-        form=form,
+        layout=layout,
         samples=manifest.samples,
         shards=len(manifest.shards),
         bytes=sum(shard.bytes for shard in manifest.shards),

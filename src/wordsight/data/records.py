@@ -1,6 +1,6 @@
 """The sources of `wordsight shards` (directories, tar files of directories, shards and tables) as streams of records.
 
-`detect_input` decides between these. In a directory or a tar file, the texts are looked for in this order:
+`detect_input` distinguishes them. In a directory or a tar file, texts are searched for in this order:
 
 - `captions.jsonl` (`file`, `captions`), `pairs.jsonl` (`file`, `texts`) or `labels.jsonl` (`file`, `label`, with
   `classes.json` next to it);
@@ -63,12 +63,12 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     """The records of a source.
 
     Attributes:
-        form: the detected layout, such as `captions.jsonl`, for the summary.
+        layout: the detected layout, such as `captions.jsonl`, for the summary.
         count: number of records; None if it is not known before they are read.
         records: can be iterated once.
     """
 
-    form: str
+    layout: str
     count: int | None
     records: Iterator[Record]
 
@@ -91,7 +91,7 @@ def open_source(path: Path, options: SourceOptions | None = None) -> Source:
     """Open a directory, a tar file, shards or a table as a source of records.
 
     Raises:
-        DataError: the path does not exist, its layout is not recognised, or it has no such column.
+        DataError: the path does not exist, its layout is not recognised, or a table has no suitable columns.
     """
     options = options or SourceOptions()
     kind = detect_input(path)
@@ -102,12 +102,12 @@ def open_source(path: Path, options: SourceOptions | None = None) -> Source:
     if kind == "table":
         return _table_source(Table(path), options, labels)
     if options.image_column or options.text_columns or options.label_column:
-        raise DataError(f"{path}: not a table (.csv, .tsv, .parquet, .jsonl); columns are options of tables only")
+        raise DataError(f"{path}: not a table (.csv, .tsv, .parquet, .jsonl); only tables have columns to choose")
     if kind == "shards":
         return _shards_source(open_shards(path))
     if kind in ("directory", "tar"):
         return _files_source(open_listing(path), labels)
-    raise DataError(f"{path}: expected a directory, a .tar, or a table (.csv, .tsv, .parquet, .jsonl)")
+    raise DataError(f"{path}: expected a directory, a .tar file or a table (.csv, .tsv, .parquet, .jsonl)")
 
 
 def _files_source(root: FileListing, labels: LabelNames | None) -> Source:
@@ -123,11 +123,11 @@ def _files_source(root: FileListing, labels: LabelNames | None) -> Source:
     sidecars = {file: [sidecar for sidecar in _sidecar_names(file) if sidecar in files] for file in images}
     if any(sidecars.values()):
         records = (_sidecar_record(root, file, names) for file, names in sidecars.items())
-        return Source(form="texts next to the images", count=len(images), records=records)
+        return Source(layout="texts next to the images", count=len(images), records=records)
     if any("/" in file for file in images):
         names = labels or LabelNames()
         records = (_directory_record(root, file, names) for file in images)
-        return Source(form="one directory per class", count=len(images), records=records)
+        return Source(layout="one directory per class", count=len(images), records=records)
     raise DataError(
         f"{root.name}: {len(images)} images and no texts; expected captions.jsonl, pairs.jsonl, labels.jsonl, "
         "a .txt or .json next to each image, or one directory per class"
@@ -135,7 +135,7 @@ def _files_source(root: FileListing, labels: LabelNames | None) -> Source:
 
 
 def _find_listing(root: FileListing) -> str | None:
-    """The listing nearest to the root; among equally near ones, the first in the order of `_LISTINGS`."""
+    """Return the listing nearest to the root; among equally near ones, the first in the order of `_LISTINGS`."""
     order = list(_LISTINGS)
     listings = [file for file in root.files if _base(file) in _LISTINGS]
     return min(listings, key=lambda file: (file.count("/"), order.index(_base(file))), default=None)
@@ -165,7 +165,7 @@ def _listing_source(root: FileListing, listing: str, images: list[str], labels: 
         for file in images
         if file not in listed
     ]
-    return Source(form=listing, count=len(records), records=iter(records))
+    return Source(layout=listing, count=len(records), records=iter(records))
 
 
 def _sidecar_record(root: FileListing, file: str, sidecars: list[str]) -> Record:
@@ -184,7 +184,7 @@ def _sidecar_record(root: FileListing, file: str, sidecars: list[str]) -> Record
 
 
 def _lines(texts: Texts) -> Texts:
-    """One caption per line."""
+    """Split captions into lines, each of which is a caption."""
     return Texts(captions=clean_texts([line for text in texts.captions for line in text.splitlines()], "caption"))
 
 
@@ -211,7 +211,7 @@ def _shards_source(shards: ShardSet) -> Source:
             texts = Texts(captions=sample.captions, names=sample.names)
             yield Record(file=sample.key, read=lambda image=sample.image: image, texts=texts)  # type: ignore[misc]
 
-    return Source(form="WebDataset shards", count=len(shards), records=records())
+    return Source(layout="WebDataset shards", count=len(shards), records=records())
 
 
 def _table_source(table: Table, options: SourceOptions, labels: LabelNames | None) -> Source:
@@ -223,12 +223,12 @@ def _table_source(table: Table, options: SourceOptions, labels: LabelNames | Non
     if first is None:
         raise DataError(f"{table.path}: no rows")
     rows = chain([first], rows)
-    form = f"{table.path.suffix[1:].lower()} table, columns {used}"
+    layout = f"{table.path.suffix[1:].lower()} table, columns {used}"
     if _bytes_of(first.values.get(columns.image)) is not None:
-        return Source(form=form, count=None, records=_byte_records(rows, columns, names))
+        return Source(layout=layout, count=None, records=_byte_records(rows, columns, names))
     entries = _group(rows, columns, names)
     records = (entry.record(file, _file_reader(table.path.parent, file), True) for file, entry in entries.items())
-    return Source(form=form, count=len(entries), records=records)
+    return Source(layout=layout, count=len(entries), records=records)
 
 
 def _byte_records(rows: Iterable[Row], columns: Columns, labels: LabelNames) -> Iterator[Record]:

@@ -20,17 +20,17 @@ from wordsight.web import Patience, ask, fetch_file
 
 
 def is_remote(path: str) -> bool:
-    """Whether a path is a web address."""
+    """Return whether a path is a web address."""
     return path.startswith(("http://", "https://"))
 
 
 class RemoteSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of the cache, and the time-outs and retries of its downloads.
+    """Limits of the cache, and the timeouts and retries of its downloads.
 
     Attributes:
         max_bytes: limit for all copies together; the oldest are deleted first.
         max_shard_bytes: limit for a single shard.
-        patience: time-outs and retries.
+        patience: timeouts and retries.
     """
 
     max_bytes: int = 1 << 34
@@ -43,7 +43,7 @@ class RemoteCache:
 
     Args:
         directory: where the copies are stored; by default `shards` in the user's cache directory.
-        settings: limits, time-outs and retries.
+        settings: limits, timeouts and retries.
     """
 
     def __init__(self, directory: Path | None = None, settings: RemoteSettings | None = None) -> None:
@@ -68,7 +68,7 @@ class RemoteCache:
         """Return the path of the local copy of a shard, which is downloaded if it is missing.
 
         Raises:
-            DownloadError: the server cannot be reached, has no such shard, or sends another one than the manifest says.
+            DownloadError: the server cannot be reached, has no such shard, or sends one that differs from the manifest.
             OutputError: the cache directory is not writable.
         """
         identity = entry.sha256 if entry else self._identity(address)
@@ -106,12 +106,12 @@ class RemoteCache:
             copies = sorted(
                 (path.stat().st_ctime_ns, path.stat().st_size, path) for path in self.directory.glob("*.tar")
             )
-            held = sum(size for _, size, _ in copies)
+            total_bytes = sum(size for _, size, _ in copies)
             for _, size, path in copies:
-                if held + needed_bytes <= self.settings.max_bytes:
+                if total_bytes + needed_bytes <= self.settings.max_bytes:
                     break
                 path.unlink(missing_ok=True)
                 path.with_name(f"{path.name}.index").unlink(missing_ok=True)
-                held -= size
+                total_bytes -= size
         except OSError as error:
             raise as_output_error(error, self.directory) from error

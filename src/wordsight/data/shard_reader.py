@@ -1,8 +1,8 @@
 """Shards as one sequence of samples that can be read in any order.
 
 Local shards are read in place. Shards on a web server are downloaded whole into a bounded cache (`remote.py`) and then
-read like local ones. With a single way of reading, the order of samples remains a function of seed and epoch, which
-the shuffle buffer of a stream would not allow.
+read like local ones. Because every shard can be read in any order, the order of samples is a function of seed and
+epoch, which the shuffle buffer of a stream would not allow.
 """
 
 import hashlib
@@ -183,7 +183,7 @@ class ShardSet:
 
 
 def is_shards(path: str | Path) -> bool:
-    """Whether a path is a set of shards rather than a directory or a file of something else.
+    """Return whether a path is a set of shards, and not another kind of directory or file.
 
     Shards are a web address, a range such as `{000000..000004}.tar`, a directory with our `manifest.json`, or a
     directory with `*.tar` files and without images in it or below.
@@ -232,7 +232,10 @@ def _expand(pattern: str) -> Iterable[str]:
         return [pattern]
     first, last = int(match[1]), int(match[2])
     if not first <= last < first + _MAX_SHARDS:
-        raise DataError(f"{pattern}: the range {match[0]} has no or too many shards; write it as {{000000..000009}}")
+        raise DataError(
+            f"{pattern}: the range {match[0]} is empty or has more than {_MAX_SHARDS:,} shards; "
+            "write it as {000000..000009}"
+        )
     width = len(match[1])
     before, after = pattern[: match.start()], pattern[match.end() :]
     names = (f"{before}{number:0{width}d}{after}" for number in range(first, last + 1))
@@ -285,7 +288,7 @@ def _remote_shard(address: str, cache: RemoteCache) -> Shard:
 
 
 def _check_image_size(image: int, json_size: int, txt_size: int) -> None:
-    """Refuse an image by the size in the index, before any memory is allocated; -1 is a missing member."""
+    """Refuse an image because of its size in the index, before any memory is allocated; -1 is a missing member."""
     if image < 0:
         raise DataError("no image: text only")
     if image == 0:
@@ -295,7 +298,7 @@ def _check_image_size(image: int, json_size: int, txt_size: int) -> None:
 
 
 def _check_sizes(image: int, json_size: int, txt_size: int) -> None:
-    """Refuse a sample by the sizes in the index, before any memory is allocated; -1 is a missing member."""
+    """Refuse a sample because of its sizes in the index, before any memory is allocated; -1 is a missing member."""
     _check_image_size(image, json_size, txt_size)
     if json_size < 0 and txt_size < 0:
         raise DataError("no text: neither .json nor .txt next to the image")

@@ -54,8 +54,8 @@ class _OpenShard:
         self._stack.close()
         return ManifestShard(self.name, self._digest.hexdigest(), self.samples, self.bytes)
 
-    def abandon(self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        self._stack.__exit__(kind, error, traceback)
+    def abandon(self, error_type: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        self._stack.__exit__(error_type, error, traceback)
 
 
 class ShardWriter:
@@ -69,7 +69,9 @@ class ShardWriter:
 
     def __init__(self, directory: Path, max_samples: int = MAX_SAMPLES, max_bytes: int = MAX_BYTES) -> None:
         if max_samples < 1 or max_bytes < 1:
-            raise DataError(f"a shard of at most {max_samples} samples and {max_bytes} bytes holds nothing; raise them")
+            raise DataError(
+                f"limits of a shard, {max_samples} samples and {max_bytes} bytes: expected at least 1 of each"
+            )
         self._directory = directory
         self._max_samples = max_samples
         self._max_bytes = max_bytes
@@ -130,7 +132,7 @@ class ShardWriter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._open is not None:
             shard, self._open = self._open, None
@@ -157,7 +159,7 @@ def writing_shards(out: Path, max_samples: int = MAX_SAMPLES, max_bytes: int = M
     Shards that were written there earlier are replaced; a directory with anything else in it is refused.
 
     Raises:
-        OutputError: `out` contains something else than our shards, or cannot be written.
+        OutputError: `out` contains anything other than our shards, or cannot be written.
     """
     refuse_foreign(out)
     with atomic_directory(out) as directory, ShardWriter(directory, max_samples, max_bytes) as writer:
@@ -168,7 +170,7 @@ def refuse_foreign(out: Path) -> None:
     """Check that an output directory does not exist, is empty, or contains only shards that this module wrote.
 
     Raises:
-        OutputError: the path is a file, cannot be read, or contains something else.
+        OutputError: the path is a file, cannot be read, or contains anything else.
     """
     try:
         if not out.is_dir():

@@ -55,7 +55,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 def is_table(path: Path) -> bool:
-    """Whether a path is an existing file with the suffix of a table."""
+    """Return whether a path is an existing file with the suffix of a table."""
     return path.suffix.lower() in TABLE_SUFFIXES and path.is_file()
 
 

@@ -106,7 +106,7 @@ def _checked_header(header: bytes, at: int, path: str) -> tuple[bytes, int]:
     if size is None or size < 0:
         raise DataError(f"{path}: the header at byte {at} has an invalid size; not a usable shard")
     if header[156:157] == b"S":
-        raise DataError(f"{path}: the member at byte {at} is sparse, which shards cannot be; pack it again")
+        raise DataError(f"{path}: the member at byte {at} is sparse, which is not supported; pack it again")
     return header[156:157], size
 
 
@@ -143,7 +143,7 @@ def _parse_pax(records: bytes, name: str, size: int, path: str) -> tuple[str, in
         if len(record) != length or not equals or not record.endswith(b"\n"):
             raise DataError(f"{path}: damaged extended header before {name or 'a member'!r}; fetch or pack it again")
         if key.startswith(b"GNU.sparse."):
-            raise DataError(f"{path}: a sparse member, which shards cannot have; pack it again")
+            raise DataError(f"{path}: a sparse member, which is not supported; pack it again")
         if key == b"path":
             name = _text(value)
         if key == b"size":
@@ -155,7 +155,7 @@ def _parse_pax(records: bytes, name: str, size: int, path: str) -> tuple[str, in
 
 
 def header_of(name: str, size: int) -> bytes:
-    """Build the header blocks of a regular file, without time, owner or machine: equal arguments give equal bytes."""
+    """Build the header blocks of a regular file; they contain no time, owner or machine, so they are reproducible."""
     information = tarfile.TarInfo(name)
     information.size = size
     information.mode = 0o644

@@ -26,23 +26,23 @@ _DEFAULT_FRAMES_PER_S = 25
 
 
 def is_video(path: Path) -> bool:
-    """Whether a path has the suffix of a video and is not a directory."""
+    """Return whether a path has the suffix of a video and is not a directory."""
     return path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir()
 
 
 def read_frames(path: Path, frames_per_s: float) -> Iterator[tuple[float, ReadFrame]]:
-    """Yield the first frame of each interval of 1/`frames_per_s` seconds, in the order of time.
+    """Yield the first frame of each interval of 1/`frames_per_s` seconds, in chronological order.
 
     The video is decoded once, from start to end, while the frames are consumed. Only one frame is held in memory,
     besides those that the caller keeps.
 
-    Returns:
+    Yields:
         Pairs of the time since the first frame in seconds, and a function that returns the frame upright as
         (H, W, 3) uint8.
 
     Raises:
-        ImageError: PyAV is not installed, the file is not a video, or it is truncated; in that case after the frames
-            that could be decoded.
+        ImageError: PyAV is not installed, the file is not a video, or it is truncated; a truncated video raises after
+            the frames that could be decoded.
     """
     try:
         import av
@@ -74,7 +74,7 @@ def read_frames(path: Path, frames_per_s: float) -> Iterator[tuple[float, ReadFr
 def _timed_frames(
     container: "av.container.InputContainer", stream: "av.video.stream.VideoStream"
 ) -> Iterator[tuple["av.VideoFrame", float]]:
-    """Frames and their times in seconds since the first frame."""
+    """Yield frames and their times in seconds since the first frame."""
     begin_s: float | None = None
     per_s = float(stream.average_rate or _DEFAULT_FRAMES_PER_S)
     for number, frame in enumerate(container.decode(stream)):
@@ -84,7 +84,7 @@ def _timed_frames(
 
 
 def _stated_end_s(container: "av.container.InputContainer", stream: "av.video.stream.VideoStream") -> float:
-    """The end of the last frame according to the file; 0 if the file does not state it for the video stream."""
+    """Return the end of the last frame in seconds; 0 if the file does not state it for the video stream."""
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     if container.duration is not None and len(container.streams) == 1:

@@ -1,4 +1,4 @@
-"""Image files in directories, in the order of their names and without holding a million of them at once."""
+"""Image files in directories, sorted by name without holding millions of names in memory."""
 
 import heapq
 import os
@@ -35,7 +35,7 @@ def find_image_files(paths: Sequence[str | Path]) -> Iterator[Path]:
 
 
 def count_image_files(paths: Sequence[str | Path]) -> int:
-    """Count what `find_image_files` yields, in a single scan because the order does not matter.
+    """Count the files that `find_image_files` yields, in a single scan because the order does not matter.
 
     Raises:
         DataError: a directory contains no images.
@@ -50,7 +50,7 @@ def count_image_files(paths: Sequence[str | Path]) -> int:
 
 
 def contains_image_files(directory: Path) -> bool:
-    """Whether `find_image_files` finds an image in or below a directory."""
+    """Return whether `find_image_files` finds an image in or below a directory."""
     return any(is_image_file(path.name) for path in _walk(directory, _names))
 
 
@@ -74,7 +74,7 @@ def _walk(directory: Path, names_in: Callable[[Path], Iterator[str]]) -> Iterato
 
 
 def _sorted_names(directory: Path) -> Iterator[str]:
-    """The names of a directory's images, sorted; scanned once per `_MAX_NAMES` of them."""
+    """Yield the names of a directory's images, sorted; the directory is scanned once per `_MAX_NAMES` of them."""
     after = ""
     while group := heapq.nsmallest(_MAX_NAMES, _names(directory, after)):
         yield from group
@@ -84,7 +84,7 @@ def _sorted_names(directory: Path) -> Iterator[str]:
 
 
 def _names(directory: Path, after: str = "") -> Iterator[str]:
-    """The names of a directory's images that sort after `after`, in the order of the file system."""
+    """Yield the names of a directory's images that sort after `after`, in the order of the file system."""
     with os.scandir(directory) as entries:
         for entry in entries:
             if is_image_file(entry.name) and entry.name > after and not _is_directory(entry):

@@ -60,7 +60,8 @@ class KindEvaluation:
     """Zero-shot classification of the held-out images into kinds.
 
     Attributes:
-        accuracy: over all images that belong to a kind; its chance level is always predicting the most common kind.
+        accuracy: over all images that belong to a kind; chance is the accuracy of always predicting the most common
+            kind.
         by_kind: accuracy for each kind, most images first; the `dataset` is the kind, chance is 1 / K.
         most_common: the kind with the most images.
         best_images: for each kind the indices of the images, among all of them, that are most similar to it.

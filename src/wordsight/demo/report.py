@@ -36,10 +36,10 @@ _RECALL_AT_10 = ("image_to_text_recall@10", "text_to_image_recall@10")
 
 @dataclass(frozen=True)
 class DemoRun:
-    """What the report says about the training.
+    """The training run that the report describes.
 
     Attributes:
-        commands: what to try next, from `next_commands`.
+        commands: command lines to try next, from `next_commands`.
         steps: number of training steps.
         batch_size: number of pairs per step.
         seconds: duration of the training, without validation and interruptions.
@@ -62,7 +62,7 @@ class DemoRun:
 
 
 def next_commands(program: str, out: Path) -> list[tuple[str, str]]:
-    """Return what to try next: command lines that can be run unchanged, each with its purpose.
+    """Return command lines to try next, which can be run unchanged, each with its purpose.
 
     Args:
         program: how the user started wordsight.
@@ -241,7 +241,7 @@ def _logged_value(row: Mapping[str, Any], metric: str) -> float:
 def _scores_section(evaluation: Evaluation) -> Section:
     kinds = evaluation.kinds
     retrieval_rows: list[list[str | int | float]] = [[_label(score), *_cells(score)] for score in evaluation.retrieval]
-    kind_rows: list[list[str | int | float]] = [[one.dataset, one.n, *_cells(one)[:2]] for one in kinds.by_kind]
+    kind_rows: list[list[str | int | float]] = [[score.dataset, score.n, *_cells(score)[:2]] for score in kinds.by_kind]
     return Section(
         "All scores",
         "",
@@ -311,8 +311,8 @@ def _kinds_section(evaluation: Evaluation) -> Section:
     cards = []
     for kind, images in evaluation.kinds.best_images.items():
         pairs = [evaluation.pairs[image] for image in images]
-        answers = [RankedText(pair.name, 1.0, kind_of(pair) == kind, pair.image) for pair in pairs]
-        cards.append(ImageCard(kind, answers=answers))
+        results = [RankedText(pair.name, 1.0, kind_of(pair) == kind, pair.image) for pair in pairs]
+        cards.append(ImageCard(kind, results=results))
     return Section(
         "Search by text",
         f"For each of {len(KINDS)} kinds, the five images of all {len(evaluation.pairs)} that are most similar to its "

@@ -32,7 +32,7 @@ def run_tour(out: Path, recipe: Recipe, commands: Sequence[tuple[str, str]]) -> 
     Args:
         out: the demo directory, which the caller has locked.
         recipe: of the training.
-        commands: what the report suggests to try next, from `next_commands`.
+        commands: command lines that the report suggests to try next, from `next_commands`.
 
     Raises:
         MissingExtraError: packages of the extras `samples` or `report` are not installed.

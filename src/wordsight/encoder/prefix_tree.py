@@ -151,7 +151,7 @@ def _read_block(block: Block, x_TD: Tensor, path_NL: Tensor, ends_N: Tensor) -> 
     normed_TD = block.ln_1(x_TD)
     query = attention.project_query(normed_TD[end_nodes_N]).view(n, attention.heads, 1, -1)
     key, value = (
-        attention.project_pairs(normed_TD)[path_NL].view(n, length, 2, attention.heads, -1).permute(2, 0, 3, 1, 4)
+        attention.project_keys_values(normed_TD)[path_NL].view(n, length, 2, attention.heads, -1).permute(2, 0, 3, 1, 4)
     )
     is_visible = (torch.arange(length, device=path_NL.device) <= ends_N[:, None])[:, None, None]
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=is_visible)

@@ -164,8 +164,8 @@ class PrepackedAttention(Attention):
         """(..., D) -> (..., D): query, as `Attention.project_query`."""
         return self.query_proj(x)
 
-    def project_pairs(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., 2 D): key and value, as `Attention.project_pairs`."""
+    def project_keys_values(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., 2 D): key and value, as `Attention.project_keys_values`."""
         return self.key_value_proj(x)
 
 

@@ -94,7 +94,7 @@ def decode(
 
     Returns:
         (H, W, 3) uint8, contiguous unless `padded`. A contiguous RGB array is returned unchanged, sharing its memory;
-        any other source gives a new array.
+        for any other source, the array is new.
 
     Raises:
         ImageError: the image is missing, not an image, damaged, truncated, or exceeds a limit.

@@ -39,6 +39,6 @@ class ImageRef(NamedTuple):
 
 
 def is_image_file(name: str) -> bool:
-    """Whether a file name, or a path with `/`, has the suffix of an image; hidden files are not images."""
+    """Return whether a file name, or a path with `/`, has the suffix of an image; hidden files are not images."""
     stem, _, suffix = name.rpartition("/")[2].rpartition(".")
     return bool(stem) and not stem.startswith(".") and suffix.lower() in IMAGE_SUFFIXES

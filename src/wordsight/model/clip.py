@@ -1,4 +1,4 @@
-"""CLIP: images and texts -> embeddings in one space. The whole forward pass is on this screen.
+"""CLIP: images and texts -> embeddings in one space; `CLIP` shows the forward pass from top to bottom.
 
 Parameters are named as in the published checkpoints, where the modules of the text tower are at the top level, next to
 `visual`. open_clip's `CLIP` class has the same names, so `load_state_dict` accepts its weights.
@@ -108,7 +108,7 @@ class CLIP(nn.Module):
 
     @torch.no_grad()
     def bound_scale_(self) -> None:
-        """Clamp the logit scale to 100 after a step: above, the clamp in `scale` would keep its gradient at zero."""
+        """Clamp the logit scale to 100 after a step: above it, the clamp in `scale` would keep the gradient at zero."""
         if not self.config.logit_bias:
             self.logit_scale.clamp_(max=LOG_MAX_SCALE)
 

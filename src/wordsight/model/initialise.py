@@ -1,8 +1,8 @@
 """Initial weights, drawn from an explicit generator without global random state.
 
 A model is created on the meta device, where torch's own initialisation costs nothing, then allocated and filled here.
-The method `initialise` of a module implements where it differs from torch's defaults, which the published code uses for
-everything else.
+A module that differs from torch's defaults has a method `initialise`; everything else keeps these defaults, as in the
+published code.
 """
 
 import math

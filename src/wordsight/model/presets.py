@@ -60,7 +60,7 @@ PRESETS = PUBLISHED | SMALL
 
 
 def preset(name: str) -> ModelConfig:
-    """Return the configuration of a name.
+    """Return the configuration of a preset.
 
     Raises:
         ConfigError: no such preset; the message suggests the nearest one.

@@ -45,7 +45,7 @@ class Attention(nn.Module):
         width = x.shape[-1]
         return F.linear(x, self.in_proj_weight[:width], self.in_proj_bias[:width])
 
-    def project_pairs(self, x: Tensor) -> Tensor:
+    def project_keys_values(self, x: Tensor) -> Tensor:
         """Return keys and values: (..., D) -> (..., 2 D)."""
         width = x.shape[-1]
         return F.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:])
@@ -74,8 +74,8 @@ class Attention(nn.Module):
         """
         n, length, width = x_NLD.shape
         query = self.project_query(token_ND).view(n, self.heads, 1, width // self.heads)
-        pairs = self.project_pairs(x_NLD)
-        key, value = pairs.view(n, length, 2, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        keys_values = self.project_keys_values(x_NLD)
+        key, value = keys_values.view(n, length, 2, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         mask = None if visible_NL is None else visible_NL[:, None, None]
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out_proj(mixed.reshape(n, width))

@@ -231,14 +231,14 @@ class ImageCard:
     Attributes:
         title: the description of the image, or the text.
         image: the encoded image; None for a text.
-        answers: the results, best first.
+        results: the ranked results, best first.
         is_right: whether the first result is correct; None if that is not known.
         note: small text, such as `correct name at position 3 of 262`.
     """
 
     title: str
     image: bytes | None = None
-    answers: Sequence[RankedText] = ()
+    results: Sequence[RankedText] = ()
     is_right: bool | None = None
     note: str = ""
 

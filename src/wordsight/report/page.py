@@ -101,7 +101,7 @@ def _paragraphs(text: str) -> list[str]:
 
 
 def _number(value: str | int | float) -> str:
-    """Format a table cell: integers with thousands separators, floats to four digits, and a dash if not finite."""
+    """Format a table cell: separators in integers, four significant digits for floats, a dash if not finite."""
     if isinstance(value, str):
         return value
     if isinstance(value, int):

@@ -10,7 +10,7 @@ lower index are applied first.
 `clip_merges.bin` contains the 48,894 merges of `bpe_simple_vocab_16e6.txt.gz` that the published models use (OpenAI,
 MIT licence; github.com/openai/CLIP, also in the package open_clip_torch). It was made from lines 2 to 48,895 of that
 file: the ids of all left parts, followed by those of all right parts, as little-endian uint16, compressed with zlib at
-level 9. A test makes it again and compares.
+level 9. A test rebuilds it from that file and compares.
 """
 
 import functools
@@ -126,7 +126,7 @@ class BytePairEncoder:
 
 
 class _WordCache(dict[str, bytes]):
-    """A cache of packed words. A full cache is cleared, which frequent words refill immediately."""
+    """A cache of packed words. A full cache is cleared; frequent words refill it immediately."""
 
     def __init__(self, pack_word: Callable[[str], bytes]) -> None:
         super().__init__()

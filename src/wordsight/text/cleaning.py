@@ -19,7 +19,7 @@ def is_plain(text: str) -> bool:
     """Return whether a text is printable ASCII without entities, which `repair` returns unchanged.
 
     ftfy changes only control characters, entities and non-ASCII characters. Text with tabs or line feeds takes the slow
-    path, although most of it is unchanged too.
+    path, although ftfy leaves most of it unchanged too.
     """
     return text.isascii() and text.isprintable() and "&" not in text
 

@@ -70,17 +70,17 @@ class TokenizerConfig(Config, frozen=True):
             return
         if not self.file or "/" in self.file or "\\" in self.file:
             raise ConfigError(f"tokenizer.file {self.file!r}: expected the name of a file next to the weights")
-        if self.context_length <= len(self.around):
+        if self.context_length <= len(self.special_ids):
             raise ConfigError(
-                f"tokenizer.context_length {self.context_length}: expected at least {len(self.around) + 1}, "
+                f"tokenizer.context_length {self.context_length}: expected at least {len(self.special_ids) + 1}, "
                 "to leave room for text between begin and end"
             )
-        if min(self.pad_id, *self.around, 0) < 0:
+        if min(self.pad_id, *self.special_ids, 0) < 0:
             raise ConfigError("tokenizer: expected begin_id, end_id and pad_id of at least 0")
 
     @property
-    def around(self) -> list[int]:
-        """The ids that are added around each text: begin and end, as far as the tokenizer has them."""
+    def special_ids(self) -> list[int]:
+        """The ids that are added to each text: `begin_id` and `end_id`, without those that are None."""
         return [id for id in (self.begin_id, self.end_id) if id is not None]
 
 
@@ -146,7 +146,7 @@ class FileTokenizer:
         self.context_length = config.context_length
         self._content = content
         self._vocabulary = _parse(config, content)
-        self._clean = _cleaning(config)
+        self._clean = _build_cleaner(config)
 
     def __reduce__(self) -> tuple[type["FileTokenizer"], tuple[TokenizerConfig, bytes]]:
         return FileTokenizer, (self.config, self._content)
@@ -162,7 +162,7 @@ class FileTokenizer:
         The file of mT5 ends with 100 tokens such as `<extra_id_0>`, which no text produces and for which SigLIP i18n
         has no rows.
         """
-        if max([self.config.pad_id, *self.config.around]) >= vocabulary_size:
+        if max([self.config.pad_id, *self.config.special_ids]) >= vocabulary_size:
             return False
         return all(self._vocabulary.is_unused(id) for id in range(vocabulary_size, self.vocabulary_size))
 
@@ -186,7 +186,7 @@ class FileTokenizer:
         for id in listed:
             if not 0 <= id < self.vocabulary_size:
                 raise TextError(f"id {id}: not in the vocabulary, which ends at {self.vocabulary_size - 1}")
-        skipped = {self.config.pad_id, *self.config.around}
+        skipped = {self.config.pad_id, *self.config.special_ids}
         return self._vocabulary.decode([id for id in listed if id not in skipped])
 
     def __call__(self, texts: str | Sequence[str], truncate: bool = True) -> np.ndarray:
@@ -247,8 +247,8 @@ class _SentencePieceVocabulary:
     def symbol_of(self, id: int) -> str:
         return str(self._processor.id_to_piece(id))
 
-    def around(self) -> None:
-        """Return None: a sentencepiece model does not state the ids around a text."""
+    def added_ids(self) -> None:
+        """Return None: a sentencepiece model does not state which ids are added to a text."""
 
     def is_unused(self, id: int) -> bool:
         piece = self._processor.id_to_piece(id)
@@ -267,7 +267,7 @@ class _JsonVocabulary:
             raise _parse_error(config, error) from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        if config.lower_case and not config.repairs:  # in the library, which has no final sigma rule
+        if config.lower_case and not config.repairs:  # unlike str.lower, the library has no rule for a final sigma
             lower = normalizers.Lowercase()
             normalizer = self._tokenizer.normalizer
             self._tokenizer.normalizer = normalizers.Sequence([lower, normalizer] if normalizer else [lower])
@@ -289,7 +289,7 @@ class _JsonVocabulary:
     def symbol_of(self, id: int) -> str:
         return str(self._tokenizer.id_to_token(id))
 
-    def around(self) -> tuple[list[int], list[int]]:
+    def added_ids(self) -> tuple[list[int], list[int]]:
         """Return the ids that the file's post-processor adds before and after a text."""
         text_ids = self._tokenizer.encode("a", add_special_tokens=False).ids
         all_ids = self._tokenizer.encode("a", add_special_tokens=True).ids
@@ -338,7 +338,7 @@ class TokenizerFile:
         """Return the token of an id, which must be in the vocabulary."""
         return self._vocabulary.symbol_of(id)
 
-    def around(self) -> tuple[int | None, int | None] | None:
+    def added_ids(self) -> tuple[int | None, int | None] | None:
         """Return the ids that the file adds before and after a text, each of them None if there is none.
 
         Returns:
@@ -347,7 +347,7 @@ class TokenizerFile:
         Raises:
             ConfigError: the file adds more than one id on a side.
         """
-        added = self._vocabulary.around()
+        added = self._vocabulary.added_ids()
         if added is None:
             return None
         before, after = added
@@ -363,7 +363,7 @@ def _parse(config: TokenizerConfig, content: bytes) -> "_SentencePieceVocabulary
     return parse(config, content)
 
 
-def _cleaning(config: TokenizerConfig) -> Callable[[str], str]:
+def _build_cleaner(config: TokenizerConfig) -> Callable[[str], str]:
     """Return the function that cleans a text before it is encoded.
 
     The order of the steps is that of the sources, because the lower case of a sigma depends on the next character.

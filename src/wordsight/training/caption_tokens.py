@@ -38,9 +38,9 @@ class CaptionTokens:
     def count(cls, mixture: Mixture, tokenizer: TextTokenizer) -> "CaptionTokens":
         """Select tokens by the number of samples that they occur in.
 
-        At most 50,000 evenly spaced samples of each source are counted. Kept are the 5,000 most frequent tokens that
-        occur in at least 6 samples; sources count according to their weight. Token 0, `!`, is left out because it is
-        also the padding.
+        At most 50,000 evenly spaced samples of each source are counted. The 5,000 most frequent tokens that occur in at
+        least 6 samples are kept; each source counts in proportion to its weight. Token 0, `!`, is left out because it
+        is also the padding.
         """
         share: dict[int, float] = defaultdict(float)
         samples: Counter[int] = Counter()

@@ -10,7 +10,7 @@ from wordsight.errors import ConfigError, TrainingError
 from wordsight.files import open_atomic
 from wordsight.training.state import RunIdentity, State
 
-# raised by torch for a file that is truncated, is not one of its own, or would have to execute code
+# raised by torch for a file that is truncated, was not written by torch, or contains code to execute
 _DAMAGED = (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError)
 
 
@@ -27,8 +27,8 @@ def save_checkpoint(path: Path, state: State) -> None:
 def load_checkpoint(path: Path, state: State) -> None:
     """Restore a state from a checkpoint.
 
-    Keys that the checkpoint's recipe lacks have their default: a key that was added to recipes after the checkpoint was
-    written does not make it another configuration.
+    Keys that are missing from the checkpoint's recipe have their default, so that a key that was added to recipes after
+    the checkpoint was written does not count as a difference.
 
     Raises:
         TrainingError: the file is not a checkpoint that this version can read.

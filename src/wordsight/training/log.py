@@ -1,4 +1,4 @@
-"""What a run reports: `metrics.jsonl`, TensorBoard, and a progress bar or lines on stderr."""
+"""The reports of a run: `metrics.jsonl`, TensorBoard, and a progress bar or lines on stderr."""
 
 import json
 import sys

@@ -260,7 +260,7 @@ def _card(state: State, recipe: Recipe, scores: Sequence[Score]) -> Card:
 
 
 class _Stop:
-    """Whether a signal has requested that the run stops."""
+    """A signal handler that records the request to stop; a second signal interrupts immediately."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -273,7 +273,7 @@ class _Stop:
 
 @contextmanager
 def _stop_requests() -> Iterator[_Stop]:
-    """Turn SIGINT and SIGTERM into a request to stop after the current step; a second signal interrupts at once."""
+    """Turn SIGINT and SIGTERM into a request to stop after the current step; a second signal interrupts immediately."""
     stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -1,9 +1,9 @@
 """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): orthogonalised momentum.
 
 The momentum of a weight matrix is usually dominated by a few singular directions. Muon makes its singular values
-approximately equal before the step, so that the weak directions are learned as well. A convolution is treated as a
-matrix of output channels by everything that each of them sees. Step sizes follow Liu et al. 2025 (arXiv 2502.16982,
-2.2), so that one learning rate suits both Muon and AdamW.
+approximately equal before the step, so that the weak directions are learned as well. The kernel of a convolution is
+treated as a matrix with one row per output channel. Step sizes follow Liu et al. 2025 (arXiv 2502.16982,
+section 2.2), so that one learning rate suits both Muon and AdamW.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Builds the optimiser: which parameters it steps how, and which of them decay."""
+"""The optimiser: the update rule and the weight decay of each parameter."""
 
 from typing import Any
 
@@ -21,25 +21,28 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> AdamW:
         An optimiser with the groups: parameters that decay, parameters that do not, and Muon's matrices if any.
     """
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    muon_names = [name for name, one in trainable.items() if config.matrices == "muon" and _is_matrix(name, one)]
+    matrices = {name: parameter for name, parameter in trainable.items() if _is_matrix(name, parameter)}
+    muon_names = list(matrices) if config.matrices == "muon" else []
     others = [parameter for name, parameter in trainable.items() if name not in muon_names]
     groups: list[dict[str, Any]] = [
-        {"params": [one for one in others if one.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [one for one in others if one.ndim < 2], "weight_decay": 0.0},
+        {"params": [parameter for parameter in others if parameter.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [parameter for parameter in others if parameter.ndim < 2], "weight_decay": 0.0},
     ]
     if muon_names:
-        matrices = [trainable[name] for name in muon_names]
-        groups.append({"params": matrices, "weight_decay": config.weight_decay, "momentum": config.momentum})
+        groups.append(
+            {"params": list(matrices.values()), "weight_decay": config.weight_decay, "momentum": config.momentum}
+        )
     optimizer_class = Muon if muon_names else AdamW
     return optimizer_class(
         groups,
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
-        fused={one.device.type for one in trainable.values()} <= _FUSED_DEVICES,  # one pass over memory instead of ten
+        # one pass over memory instead of ten
+        fused={parameter.device.type for parameter in trainable.values()} <= _FUSED_DEVICES,
     )
 
 
 def _is_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether a parameter maps vectors to vectors; rows of embedding tables and of the caption head are independent."""
+    """Return whether a parameter maps vectors to vectors; the rows of embedding tables and the caption head do not."""
     return parameter.ndim >= 2 and "embedding" not in name and not name.startswith("caption_head.")

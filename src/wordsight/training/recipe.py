@@ -1,8 +1,8 @@
 """Recipes: everything that determines what a run learns, in one TOML file.
 
-Step s depends only on data, recipe, seed and s (design rule 1), so the length of a run is given in steps, never in
-minutes. Settings that change only how a run is executed or observed (workers, output directory, TensorBoard) are not
-part of a recipe. This module does not load torch.
+Step s depends only on data, recipe, seed and s (docs/explanation/determinism.md), so the length of a run is given in
+steps, never in minutes. Settings that change only how a run is executed or observed (workers, output directory,
+TensorBoard) are not part of a recipe. This module does not load torch.
 """
 
 from importlib import resources
@@ -28,7 +28,7 @@ Decay = Annotated[float, Meta(ge=0, lt=1)]
 
 
 class About(Config, frozen=True):
-    """What `wordsight recipes` prints about a recipe; it has no influence on the run.
+    """The description of a recipe, which `wordsight recipes` prints; it has no influence on the run.
 
     Attributes:
         title: name of the recipe; also the name of the trained model.
@@ -224,7 +224,7 @@ class Recipe(Config, frozen=True):
         return self.loss.mask_equal_texts
 
     def without_about(self) -> "Recipe":
-        """This recipe with an empty `about`: equal for recipes that train the same model."""
+        """Return this recipe with an empty `about`: equal for recipes that train the same model."""
         return msgspec.structs.replace(self, about=About(title=""))
 
 

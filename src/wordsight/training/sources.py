@@ -1,4 +1,4 @@
-"""Opens a recipe's data: the recipe contains names, the command line contains directories."""
+"""Open a recipe's data: the recipe contains names, the command line contains directories."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,11 +65,11 @@ def open_evaluators(recipe: Recipe, data: Sequence[str | Path]) -> list[Evaluato
     """
     preprocessing = recipe.image_preprocessing
     retrieval: list[Evaluator] = [
-        Retrieval(find_shards(one.shards, data), dataset_name(one.shards), preprocessing)
-        for one in recipe.validation.retrieval
+        Retrieval(find_shards(entry.shards, data), dataset_name(entry.shards), preprocessing)
+        for entry in recipe.validation.retrieval
     ]
     classification: list[Evaluator] = [
-        Classification(find_shards(one.shards, data), dataset_name(one.shards), one.templates, preprocessing)
-        for one in recipe.validation.labels
+        Classification(find_shards(entry.shards, data), dataset_name(entry.shards), entry.templates, preprocessing)
+        for entry in recipe.validation.labels
     ]
     return retrieval + classification

@@ -1,7 +1,8 @@
 """The state of a run between two steps.
 
 `State.parts` lists everything that must survive a restart; nothing else is saved or loaded. Random number generators
-need no saving, because the random numbers of step s are a function of the recipe's seed and s (design rule 1).
+need no saving, because the random numbers of step s are a function of the recipe's seed and s
+(docs/explanation/determinism.md).
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from wordsight.training.recipe import Recipe
 
 
 class RunIdentity(Config, frozen=True):
-    """What determines the result of a run; a checkpoint can only be resumed by a run of the same identity.
+    """Everything that determines the result of a run; a checkpoint can only be resumed by a run of the same identity.
 
     Attributes:
         recipe: without `about`.
@@ -61,7 +62,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, steps: int) -> None:
-        """Include the model's current weights, which have taken `steps` steps."""
+        """Update the average with the model's weights after `steps` steps."""
         weight = 1 - min(self._decay, steps / (steps + 10))
         torch._foreach_lerp_(list(self.tensors.values()), list(self._source.values()), weight)
 

@@ -68,7 +68,7 @@ class Card(Config, frozen=True):
                 f"model.text.vocabulary_size {text.vocabulary_size}: "
                 f"the clip tokenizer has {CLIP_VOCABULARY_SIZE} ids; make the vocabulary at least this large"
             )
-        max_id = max([self.tokenizer.pad_id, *self.tokenizer.around])
+        max_id = max([self.tokenizer.pad_id, *self.tokenizer.special_ids])
         if max_id >= text.vocabulary_size:
             raise ConfigError(
                 f"model.text.vocabulary_size {text.vocabulary_size}: one of the tokenizer's begin, end and padding "

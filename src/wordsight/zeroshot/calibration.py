@@ -9,7 +9,7 @@ from wordsight.errors import ConfigError
 from wordsight.metrics import conformal_quantile
 
 MIN_LIFT = 4.0
-"""Default rejection threshold: labels that fit an image less than 4 times as well as general words do are rejected.
+"""Default rejection threshold: an image that the labels fit less than 4 times as well as general words do is rejected.
 
 It was chosen on the training images of the recipe `flickr8k`. For label sets of 3 to 20 of their classes, the threshold
 that best separated images of the set from other images was between 2.8 and 5.2 (docs/explanation/log.md)."""

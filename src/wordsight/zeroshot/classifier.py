@@ -173,9 +173,9 @@ class ZeroShotClassifier:
     ) -> "ZeroShotClassifier":
         """Return a copy of this classifier that is calibrated on labelled images.
 
-        For new images from the same distribution, the temperature fits, and `Prediction.labels` contains the correct
-        label with a probability of at least `coverage`. With `none_of_these`, at least this share of images that show
-        one of the labels is accepted.
+        The temperature is fitted to these images. For new images from the same distribution, `Prediction.labels`
+        contains the correct label with a probability of at least `coverage`. With `none_of_these`, at least this share
+        of images that show one of the labels is accepted.
 
         Args:
             images: N images.

@@ -44,7 +44,7 @@ class Explanation:
     log_probability_drop: NDArray[np.float32]
 
     def to_png(self) -> bytes:
-        """Render as a PNG of at least 256 x 256 px: grey, with coloured and reddened pixels that support the label."""
+        """Render as a PNG of at least 256 x 256 px: pixels that support the label are coloured and red, others grey."""
         grey = self.pixels.mean(axis=2, keepdims=True).repeat(3, axis=2)
         largest = max(float(self.log_probability_drop.max()), 1e-9)
         share = np.clip(self.log_probability_drop / largest, 0, 1)[..., None]
@@ -83,8 +83,8 @@ def explain(classifier: ZeroShotClassifier, image: AnyImage, label: str | None =
     for start in range(0, len(windows), _WINDOWS_PER_BATCH):
         batch = windows[start : start + _WINDOWS_PER_BATCH]
         covered = np.repeat(pixels[None], len(batch), axis=0)
-        for one, window in zip(covered, batch, strict=True):
-            one[window] = colour
+        for image_HWC, window in zip(covered, batch, strict=True):
+            image_HWC[window] = colour
         drops = uncovered_K[index] - log_probabilities(classifier, covered)[:, index]
         for window, drop in zip(batch, drops, strict=True):
             total_drop[window] += drop

@@ -59,14 +59,16 @@ class LabelHierarchy:
         Returns:
             The path of the node, from the top level down, and its probability.
         """
-        of_node: dict[tuple[str, ...], float] = {}
+        probability_of_node: dict[tuple[str, ...], float] = {}
         for path, probability in zip(self.paths, probability_K, strict=True):
             for depth in range(1, len(path) + 1):
-                of_node[path[:depth]] = of_node.get(path[:depth], 0.0) + float(probability)
-        above = [path for path, probability in of_node.items() if probability > DECISION_THRESHOLD]  # one per depth
-        top_level = [path for path in of_node if len(path) == 1]
-        deepest = max(above, key=len) if above else max(top_level, key=of_node.__getitem__)
-        return deepest, min(of_node[deepest], 1.0)
+                node = path[:depth]
+                probability_of_node[node] = probability_of_node.get(node, 0.0) + float(probability)
+        # at most one node per depth, because the probabilities of a depth sum to at most 1
+        above = [path for path, probability in probability_of_node.items() if probability > DECISION_THRESHOLD]
+        top_level = [path for path in probability_of_node if len(path) == 1]
+        deepest = max(above, key=len) if above else max(top_level, key=probability_of_node.__getitem__)
+        return deepest, min(probability_of_node[deepest], 1.0)
 
 
 def read_labels(value: str) -> list[tuple[str, ...]] | LabelHierarchy:

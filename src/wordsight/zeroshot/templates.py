@@ -1,7 +1,7 @@
 """Prompt templates: texts with a slot `{}` for the name of a label (Radford et al. 2021, section 3.1.4).
 
-Several templates per label are an ensemble: their embeddings are averaged. Templates and their order are data that
-determines results; do not edit existing sets.
+Several templates per label form an ensemble: their embeddings are averaged. The templates and their order determine
+results; do not edit existing sets.
 """
 
 from collections.abc import Sequence

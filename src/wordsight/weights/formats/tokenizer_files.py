@@ -211,7 +211,7 @@ def _begin_and_end(
     file: TokenizerFile, settings: Mapping[str, Any], symbols: Mapping[str, str | None]
 ) -> tuple[int | None, int | None]:
     """Begin and end ids; those that a `tokenizer.json` adds take precedence over the settings, as in transformers."""
-    added = file.around()
+    added = file.added_ids()
     if added is not None:
         return added
     bos, eos = symbols["bos"], symbols["eos"]
