@@ -88,7 +88,7 @@ def test_scaled_decoding_has_another_fingerprint(tmp_path):
 
 def test_a_misspelt_name_or_path_suggests_the_nearest(run):
     assert "did you mean 'first'?; give a name listed by 'wordsight models'" in message_of(run.parent / "frist")
-    assert "no such model; give a name listed by 'wordsight models', a file of weights" in message_of("nowhere/at/all")
+    assert "no such model; give a name listed by 'wordsight models', a weights file" in message_of("nowhere/at/all")
     assert "no such model; did you mean 'openai/ViT-B-32'?" in message_of("openai/ViT-B32")
 
 

@@ -45,7 +45,7 @@ def load(
     For example `load("openai/ViT-B-32")` or `load("runs/first", device="cuda", batch_size=512)`.
 
     Args:
-        name_or_path: a name listed by `wordsight models`; `hf-hub:owner/name`; a file of weights; the directory of a
+        name_or_path: a name listed by `wordsight models`; `hf-hub:owner/name`; a weights file; the directory of a
             model in the format of wordsight, open_clip or Hugging Face, or exported to ONNX; or the directory of a
             training run, which loads its best model.
         device: such as `cpu` or `cuda:1`; by default the first accelerator, or the CPU if there is none.
@@ -109,7 +109,7 @@ def find_checkpoint(
         file = resolve(name, mirror, progress)
         return described(read(file, architecture or stated_architecture(card), averaged), card)
     raise WeightsError(
-        f"{name}: no such model{_nearest_name(path)}; give a name listed by 'wordsight models', a file of weights, or "
+        f"{name}: no such model{_nearest_name(path)}; give a name listed by 'wordsight models', a weights file, or "
         "the directory of a model or of a training run"
     )
 
