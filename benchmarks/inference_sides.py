@@ -21,6 +21,7 @@ from PIL import Image
 from tests.parity.peers import open_clip, transformers
 
 import wordsight as ws
+from wordsight.cache import cache_directory
 from wordsight.image import Preprocessing
 from wordsight.model import PUBLISHED, ModelConfig, build
 from wordsight.weights import Card, TokenizerConfig
@@ -105,7 +106,7 @@ class Sides:
     @property
     def num_prompts(self) -> int:
         """Prompts that are encoded together."""
-        return 32 if self.quick else NUM_PROMPTS
+        return 64 if self.quick else NUM_PROMPTS
 
     @cached_property
     def open_clip(self) -> Any:
@@ -123,12 +124,12 @@ class Sides:
     @cached_property
     def onnx(self) -> ws.DualEncoder:
         """Our model on ONNX Runtime."""
-        return ws.load(self.converted("onnx"))
+        return ws.load(self.converted("wordsight"), runtime="onnx")
 
     @cached_property
     def int8(self) -> ws.DualEncoder:
         """Our model on ONNX Runtime with 8-bit products."""
-        return ws.load(self.converted("onnx"), runtime="int8")
+        return ws.load(self.converted("wordsight"), runtime="int8")
 
     @cached_property
     def auto(self) -> ws.DualEncoder:
@@ -142,7 +143,8 @@ class Sides:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = THREADS
-        path = self.converted("onnx") / "image.onnx"
+        assert self.onnx  # exports into the cache
+        (path,) = cache_directory("onnx").glob("*/image.onnx")
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def converted(self, target: str) -> Path:
