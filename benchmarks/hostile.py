@@ -1,0 +1,67 @@
+"""Hostile inputs: each ends in success or one error line, in time, within the memory budget, and changes nothing else.
+
+    python -m benchmarks.hostile [--quick] [--only NAME] [--json FILE]
+
+The inputs are those of `tests/hostile/corpus.py`: valid files of every kind, changed by a seeded generator, and attacks
+made by hand. Each is read by a command in a process of its own. Failures are listed on standard error.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.table import Row, finish, parser
+from tests.hostile import corpus
+from tests.hostile.sandbox import (
+    MAX_SECONDS,
+    MEMORY_BUDGET_BYTES,
+    HostileInput,
+    Outcome,
+    import_everything,
+    run,
+    serving_responses,
+)
+
+MIN_INPUTS = 700
+MUTATIONS_PER_SEED = 2 * len(corpus.MUTATIONS)
+
+
+def inputs(quick: bool) -> list[HostileInput]:
+    """All inputs, or about a fifth of them."""
+    mutated = [
+        corpus.mutated(name, seed, number)
+        for name, seed in corpus.seeds().items()
+        for number in range(MUTATIONS_PER_SEED)
+    ]
+    return [*mutated, *corpus.special_inputs()][:: 5 if quick else 1]
+
+
+def main() -> None:
+    """Run the inputs and print the table."""
+    command = parser(__doc__)
+    command.add_argument("--only", default="", metavar="NAME", help="only inputs whose name contains this")
+    options = command.parse_args()
+    import_everything()
+    chosen = [hostile for hostile in inputs(options.quick) if options.only in hostile.name]
+    outcomes: list[Outcome] = []
+    with tempfile.TemporaryDirectory() as work, serving_responses(Path(work)) as port:
+        for number, hostile in enumerate(chosen):
+            outcome = run(hostile, Path(work) / str(number), port)
+            outcomes.append(outcome)
+            for failure in outcome.failures:
+                print(f"{hostile.name}: {failure}", file=sys.stderr, flush=True)
+    total = len(outcomes)
+    slowest, peak = max(o.seconds for o in outcomes), max(o.peak_bytes for o in outcomes) / (1 << 20)
+    rows = [
+        Row.at_least("hostile inputs", total, 0 if options.quick or options.only else MIN_INPUTS),
+        Row.at_least("ended in success or one line", sum(o.is_one_line for o in outcomes) / total, 1),
+        Row.at_most("slowest (s)", slowest, MAX_SECONDS),
+        Row.at_most("largest memory (MiB)", peak, MEMORY_BUDGET_BYTES >> 20),
+        Row.at_most("inputs that changed a file outside the output", sum(bool(o.changed) for o in outcomes), 0),
+        Row.measured("inputs that were read", sum(o.code == 0 for o in outcomes)),
+    ]
+    finish(rows, options.json)
+
+
+if __name__ == "__main__":
+    main()
