@@ -206,11 +206,11 @@ class DualEncoder:
         """The tokenizer; built on first use."""
         return build_tokenizer(self.card.tokenizer, self.files)
 
-    @cached_property
+    @property
     def fingerprint(self) -> Fingerprint:
-        """Everything that determines the value of this encoder's embeddings; computed on first use.
+        """Everything that determines the value of this encoder's embeddings.
 
-        If you modify the weights afterwards, create a new encoder: the fingerprint is not computed again.
+        The weights are hashed on first use, and again after they have been changed in place.
         """
         return Fingerprint(
             weights=self.runtime.weights_hash,
