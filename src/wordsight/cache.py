@@ -28,6 +28,7 @@ CacheKind = Literal["weights", "shards", "indexes", "onnx", "int8", "classifiers
 CACHE_KINDS: tuple[CacheKind, ...] = get_args(CacheKind)
 
 _MAX_DIGEST_BYTES = 1 << 16  # a path of 4,096 bytes, the longest, with every byte escaped
+_MAX_HASHED_AGAIN_BYTES = 1 << 26  # hashing 64 MiB takes 0.1 s, about as long as reading and writing a stored hash
 _SHA256 = re.compile("[0-9a-f]{64}")
 _TRUE = ("1", "on", "yes", "true")
 
@@ -142,6 +143,31 @@ def remembered_sha256(path: Path, directory: Path, error_class: type[WordsightEr
     with contextlib.suppress(OutputError):  # without a stored hash the file is only hashed again next time
         write_atomic(stored_path, msgspec.json.encode(_Digest(*state, sha256)))
     return sha256
+
+
+def require_sha256(path: Path, stated_sha256: str, kind: CacheKind, error_class: type[WordsightError]) -> None:
+    """Compare a file with the hash that its description states; an empty one, of an older version, is not compared.
+
+    The hash of a large file is computed once and remembered.
+
+    Args:
+        path: a regular file.
+        stated_sha256: in lower-case hexadecimal.
+        kind: the kind of cache entry with which the hash is stored.
+        error_class: see below.
+
+    Raises:
+        error_class: the file cannot be read, or has another hash.
+    """
+    if not stated_sha256:
+        return
+    is_small = path.is_file() and path.stat().st_size <= _MAX_HASHED_AGAIN_BYTES
+    sha256 = sha256_file(path) if is_small else remembered_sha256(path, cache_directory(kind) / "digests", error_class)
+    if sha256 != stated_sha256:
+        raise error_class(
+            f"{path}: damaged or replaced: its SHA-256 is {sha256[:12]}..., but the file that describes it states "
+            f"{stated_sha256[:12]}...; restore it, or write both again"
+        )
 
 
 def _stored_sha256(stored_path: Path, state: tuple[str, int, tuple[int, int]]) -> str:

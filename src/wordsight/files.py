@@ -6,7 +6,8 @@ deletes the temporary files that killed processes left.
 
 Files that are valid only together follow one rule: one of them, the description, states the SHA-256 of the others, and
 a reader compares the hashes. Two files side by side are written with `open_described` and read with
-`matching_description`; more than two are a directory, written with `atomic_directory` and compared by `check_hash`.
+`matching_description`; more than two are a directory, written with `atomic_directory`, whose description is compared
+with the files by `wordsight.cache.require_sha256`.
 """
 
 import contextlib
@@ -209,19 +210,6 @@ def matching_description(
             return description
     description = parse(description_path)
     return description if stated_sha256(description) == sha256 else None
-
-
-def check_hash(path: Path, sha256: str, stated_sha256: str, error_class: type[WordsightError]) -> None:
-    """Compare the hash of a file with the one that its description states; an empty one is not compared.
-
-    Raises:
-        error_class: they differ.
-    """
-    if stated_sha256 and sha256 != stated_sha256:
-        raise error_class(
-            f"{path}: damaged or replaced: its SHA-256 is {sha256[:12]}..., but the file that describes it states "
-            f"{stated_sha256[:12]}...; restore it, or write both again"
-        )
 
 
 @contextlib.contextmanager

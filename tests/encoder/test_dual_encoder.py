@@ -288,3 +288,13 @@ def test_unchanged_weights_are_hashed_once(monkeypatch):
     clip.embed_images(np.zeros((1, 20, 20, 3), np.uint8))
     assert clip.fingerprint.weights == clip.runtime.weights_hash
     assert len(hashed) == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1000.0])
+def test_a_logit_scale_that_is_not_finite_is_refused(value):
+    clip = tiny_clip()
+    with torch.no_grad():
+        clip.model.logit_scale.fill_(value)
+    embeddings = np.eye(2, 8, dtype=np.float32)
+    with pytest.raises(WeightsError, match=r"^tiny: its logit scale is (nan|inf), not a finite number"):
+        clip.logits(embeddings, embeddings)

@@ -22,7 +22,6 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -219,13 +218,12 @@ def _read_parquet(path: Path, fingerprint: Fingerprint) -> PreviousEmbeddings:
 
 
 def _add_batch(previous: PreviousEmbeddings, rows_hash: "_RowsHash", batch: pa.RecordBatch, embed_dim: int) -> None:
-    paths, sha256 = batch["path"].to_pylist(), batch["sha256"].to_pylist()
-    readable = batch.filter(batch["embedding"].is_valid())
+    readable = batch.filter(batch["embedding"].is_valid()) if batch["embedding"].null_count else batch
     column = readable["embedding"]
-    if column.type != pa.list_(pa.float32()) or set(pc.unique(pc.list_value_length(column)).to_pylist()) - {embed_dim}:
+    if column.type != pa.list_(pa.float32()) or (np.diff(column.offsets.to_numpy()) != embed_dim).any():
         raise ValueError(f"expected embeddings of {embed_dim} float32 components")
     embeddings_NE = column.flatten().to_numpy().reshape(-1, embed_dim)
-    rows_hash.update(paths, sha256, embeddings_NE)
+    rows_hash.update(batch["path"].to_pylist(), batch["sha256"].to_pylist(), embeddings_NE)
     previous.add(embeddings_NE, readable["path"].to_pylist(), readable["sha256"].to_pylist())
 
 
@@ -235,9 +233,8 @@ class _RowsHash:
     def __init__(self) -> None:
         self._images, self._embeddings = hashlib.sha256(), hashlib.sha256()
 
-    def update(
-        self, paths: Iterable[str], sha256: Iterable[str | None], embeddings: NDArray[np.float32] | bytes
-    ) -> None:
+    def update(self, paths: Iterable[str], sha256: Iterable[str | None], embeddings: NDArray[np.float32]) -> None:
+        """Add rows; `embeddings` are those of the readable images."""
         self._images.update(b"".join(map(msgspec.msgpack.encode, zip(paths, sha256, strict=True))))
         self._embeddings.update(np.ascontiguousarray(embeddings).data)
 
@@ -286,9 +283,8 @@ def write_parquet(file: BinaryIO, rows: Iterator[EmbeddingRow], fingerprint: Fin
     with pq.ParquetWriter(file, schema) as writer:
         while group := list(islice(rows, _ROWS_PER_GROUP)):
             paths, sha256 = [row.path for row in group], [row.sha256 or None for row in group]
-            rows_hash.update(
-                paths, sha256, b"".join(row.embedding.tobytes() for row in group if row.embedding is not None)
-            )
+            embeddings = [row.embedding for row in group if row.embedding is not None]
+            rows_hash.update(paths, sha256, np.concatenate(embeddings) if embeddings else np.empty(0, np.float32))
             arrays = [
                 pa.array(paths, pa.string()),
                 pa.array(sha256, pa.string()),

@@ -196,10 +196,8 @@ def test_an_unknown_key_in_the_card_is_refused_with_the_nearest(directory):
 
 @pytest.mark.parametrize("is_large", [False, True])
 def test_weights_of_another_model_with_the_same_shapes_are_refused(directory, tmp_path, monkeypatch, is_large):
-    from wordsight.weights.formats import wordsight
-
     if is_large:
-        monkeypatch.setattr(wordsight, "_MAX_HASHED_AGAIN_BYTES", 0)
+        monkeypatch.setattr("wordsight.cache._MAX_HASHED_AGAIN_BYTES", 0)
     load_directory(directory)
     other = tiny_clip(seed=1)
     other.save(tmp_path / "other")

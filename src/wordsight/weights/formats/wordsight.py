@@ -14,9 +14,9 @@ import msgspec
 import torch
 from torch import Tensor
 
-from wordsight.cache import cache_directory, remembered_sha256
+from wordsight.cache import require_sha256
 from wordsight.errors import OutputError, WeightsError
-from wordsight.files import atomic_directory, check_hash, sha256_file, write_atomic
+from wordsight.files import atomic_directory, sha256_file, write_atomic
 from wordsight.model import CLIP
 from wordsight.weights.card import CARD_NAME, Card, read_card, read_tokenizer_file
 from wordsight.weights.certificate import CERTIFICATE_NAME
@@ -25,8 +25,6 @@ from wordsight.weights.containers.safetensors import read_safetensors, write_saf
 from wordsight.weights.formats.json_files import write_json
 
 WEIGHTS_NAME = "model.safetensors"
-
-_MAX_HASHED_AGAIN_BYTES = 1 << 26  # the hash of a larger weights file is remembered; 64 MiB take 0.1 s
 
 
 def save_directory(
@@ -82,23 +80,8 @@ def read_wordsight(directory: str | Path) -> Checkpoint:
     directory = Path(directory)
     card = read_card(directory / CARD_NAME)
     tensors = _read_tensors(directory / WEIGHTS_NAME)
-    _check_weights(directory / WEIGHTS_NAME, card)
+    require_sha256(directory / WEIGHTS_NAME, card.weights_sha256, "weights", WeightsError)
     return Checkpoint(tensors, card, read_tokenizer_file(directory, card))
-
-
-def _check_weights(path: Path, card: Card) -> None:
-    """Compare the hash of the weights file with the one in the card.
-
-    Raises:
-        WeightsError: they differ.
-    """
-    if not path.is_file() or not card.weights_sha256:
-        return
-    is_large = path.stat().st_size > _MAX_HASHED_AGAIN_BYTES
-    sha256 = (
-        remembered_sha256(path, cache_directory("weights") / "digests", WeightsError) if is_large else sha256_file(path)
-    )
-    check_hash(path, sha256, card.weights_sha256, WeightsError)
 
 
 def hash_weights(state_dict: Mapping[str, Tensor]) -> str:
