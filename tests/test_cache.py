@@ -1,11 +1,22 @@
 """The cache directory, its usage, clearing it, and the offline switch."""
 
+import hashlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from wordsight.cache import CACHE_KINDS, CacheUsage, cache_directory, cache_usage, clear_cache, is_offline
-from wordsight.errors import OutputError
+from wordsight.cache import (
+    CACHE_KINDS,
+    CacheUsage,
+    cache_directory,
+    cache_usage,
+    clear_cache,
+    is_offline,
+    remembered_sha256,
+)
+from wordsight.errors import DataError, OutputError
 
 
 @pytest.fixture
@@ -124,3 +135,49 @@ def test_offline_mode_follows_both_variables(
     assert not is_offline()
     monkeypatch.setenv(name, value)
     assert is_offline() is expected
+
+
+@pytest.mark.parametrize("name", ["model.pt", "\udcff\n.pt", "x" * 255])
+def test_a_file_of_any_name_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    path, digests = tmp_path / name, tmp_path / "digests"
+    path.write_bytes(b"abc")
+    abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # first example of FIPS 180-4
+    assert remembered_sha256(path, digests, DataError) == abc
+    with monkeypatch.context() as patch:
+        patch.setattr("wordsight.cache.sha256_file", lambda path: pytest.fail(f"{path} is hashed again"))
+        assert remembered_sha256(path, digests, DataError) == abc
+    path.write_bytes(b"abd")
+    assert remembered_sha256(path, digests, DataError) == hashlib.sha256(b"abd").hexdigest()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[" * 60_000, b"{}", b'{"path": "\xff"}', b"x" * 100_000, None])
+def test_a_damaged_digest_is_computed_again(tmp_path: Path, content: bytes | None) -> None:
+    path, digests = tmp_path / "model.pt", tmp_path / "digests"
+    path.write_bytes(b"abc")
+    sha256 = remembered_sha256(path, digests, DataError)
+    (stored,) = digests.iterdir()
+    stored.write_bytes(stored.read_bytes().replace(sha256.encode(), b"no hash") if content is None else content)
+    assert remembered_sha256(path, digests, DataError) == sha256
+
+
+def test_only_regular_files_are_hashed(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, tmp_path / "none", Path("/dev/zero")):
+        with pytest.raises(DataError, match=r"cannot be read: .*; check the path"):
+            remembered_sha256(path, tmp_path / "digests", DataError)
+
+
+def test_files_that_another_process_deletes_while_usage_is_counted_are_left_out(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(cache_directory("weights"), 10, 20)
+    walk = os.walk
+
+    def walk_and_delete(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        for directory, directories, names in walk(path):
+            for name in names[:1]:
+                (Path(directory) / name).unlink()
+            yield directory, directories, names
+
+    monkeypatch.setattr(os, "walk", walk_and_delete)
+    assert cache_usage()[0].num_files == 1

@@ -2,8 +2,11 @@
 
 import errno
 import hashlib
+import json
 import multiprocessing
 import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,8 +16,10 @@ from wordsight.files import (
     atomic_directory,
     check_writable,
     lock,
+    matching_description,
     newest_complete,
     open_atomic,
+    open_described,
     read_json,
     recover_directory,
     remove_partial,
@@ -144,3 +149,153 @@ def test_malformed_json_is_a_one_line_error(tmp_path: Path, content: bytes | Non
     with pytest.raises(DataError, match=f"a.json: {message}") as caught:
         read_json(tmp_path / "a.json", 1 << 20, DataError)
     assert "\n" not in str(caught.value)
+
+
+def describe(sha256: str) -> bytes:
+    return json.dumps({"sha256": sha256}).encode()
+
+
+def matching(path: Path) -> dict[str, str] | None:
+    def parse(description: Path) -> dict[str, str]:
+        return read_json(description, 1000, DataError)
+
+    return matching_description(path, path.with_name("a.json"), parse, lambda found: found["sha256"])
+
+
+def write_described(path: Path, content: bytes) -> None:
+    with open_described(path, path.with_name("a.json"), describe) as file:
+        file.write(content)
+
+
+def test_a_file_and_its_description_are_written_together_and_a_mismatch_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    write_described(path, b"first")
+    assert matching(path) == {"sha256": hashlib.sha256(b"first").hexdigest()}
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a", "a.json"]
+    path.write_bytes(b"First")
+    assert matching(path) is None
+
+
+@pytest.mark.parametrize("renames", range(4))
+def test_one_of_both_versions_is_valid_wherever_the_writer_is_killed(tmp_path: Path, renames: int) -> None:
+    """The writer renames three files: the new description to its hidden name, the file, and the description."""
+    path = tmp_path / "a"
+    write_described(path, b"first")
+    process = os.fork()
+    if not process:
+        replace, done = Path.replace, []
+
+        def replace_or_die(source: Path, target: Path) -> Path:
+            if len(done) == renames:
+                os.kill(os.getpid(), signal.SIGKILL)
+            done.append(source)
+            return replace(source, target)
+
+        Path.replace = replace_or_die  # type: ignore[method-assign,assignment]
+        write_described(path, b"second")
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(process, 0)
+    assert path.read_bytes() == (b"second" if renames > 1 else b"first")
+    assert matching(path) == {"sha256": sha256_file(path)}
+    write_described(path, b"third")
+    assert matching(path) == {"sha256": hashlib.sha256(b"third").hexdigest()}
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a", "a.json"]
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_the_next_write_deletes_what_a_killed_process_left_but_not_what_another_process_is_writing(
+    tmp_path: Path, kind: str
+) -> None:
+    def write(name: str, wait: Callable[[], object]) -> None:
+        if kind == "file":
+            with open_atomic(tmp_path / name) as file:
+                file.write(b"x")
+                wait()
+        else:
+            with atomic_directory(tmp_path / name) as directory:
+                (directory / "x").write_bytes(b"x")
+                wait()
+
+    others = [".a.bin.partial", ".a.12345678.partial.json", ".b.abcdefgh.partial", "a.abcdefgh.partial"]
+    for name in others:
+        (tmp_path / name).write_bytes(b"not of this path")
+    ready, go_on = os.pipe(), os.pipe()
+    process = os.fork()
+    if not process:
+        write("a", lambda: (os.write(ready[1], b"."), os.read(go_on[0], 1)))
+        os._exit(0)
+    os.read(ready[0], 1)
+    temporary = {entry.name for entry in tmp_path.iterdir()} - set(others)
+    assert len(temporary) == 1
+    write("a", lambda: None)
+    assert temporary < {entry.name for entry in tmp_path.iterdir()}
+    if kind == "file":
+        os.write(go_on[1], b".")
+        assert os.waitpid(process, 0)[1] == 0
+    else:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        write("a", lambda: None)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"a", *others}
+
+
+def test_a_directory_does_not_replace_a_file_and_a_file_no_device(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"precious")
+    os.mkfifo(tmp_path / "pipe")
+    with (
+        pytest.raises(OutputError, match="file: exists and is not a directory; choose another"),
+        atomic_directory(tmp_path / "file"),
+    ):
+        raise AssertionError("the work has begun")
+    for write in (check_writable, lambda path: write_atomic(path, b"")):
+        with pytest.raises(OutputError, match="pipe: exists and is not a regular file; choose another"):
+            write(tmp_path / "pipe")
+    assert (tmp_path / "file").read_bytes() == b"precious"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "pipe"]
+    with pytest.raises(DataError, match="pipe: not a regular file"):
+        read_json(tmp_path / "pipe", 100, DataError)
+
+
+def test_the_target_of_a_link_is_replaced_and_the_link_stays(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("file", "new", "directory"):
+        (tmp_path / name).symlink_to(tmp_path / "elsewhere" / name)
+    (tmp_path / "elsewhere" / "file").write_bytes(b"old")
+    for _ in range(2):
+        for name in ("file", "new"):
+            check_writable(tmp_path / name)
+            write_atomic(tmp_path / name, b"new")
+        with atomic_directory(tmp_path / "directory") as directory:
+            (directory / "x").write_bytes(b"new")
+    assert all((tmp_path / name).is_symlink() for name in ("file", "new", "directory"))
+    assert (tmp_path / "file").read_bytes() == (tmp_path / "new").read_bytes() == b"new"
+    assert sorted(entry.name for entry in (tmp_path / "elsewhere").iterdir()) == ["directory", "file", "new"]
+    assert (tmp_path / "directory" / "x").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("length", [200, 240, 255])
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path: Path, length: int) -> None:
+    path = tmp_path / ("é" * (length // 2))
+    check_writable(path)
+    write_atomic(path, b"x")
+    path.unlink()
+    for _ in range(2):
+        with atomic_directory(path) as directory:
+            (directory / "x").write_bytes(b"x")
+    assert list(tmp_path.iterdir()) == [path]
+    assert newest_complete(tmp_path / ("x" * 300)) == tmp_path / ("x" * 300)
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "a\0b", "loop/x", "\ud800"])
+def test_an_impossible_path_is_a_one_line_error_before_any_work(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+
+    def write_directory(path: Path) -> None:
+        with atomic_directory(path):
+            raise AssertionError("the work has begun")
+
+    for write in (check_writable, lambda path: write_atomic(path, b""), write_directory):
+        with pytest.raises(OutputError, match=r"(cannot be written|not a usable path): .*; choose another") as caught:
+            write(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["loop"]

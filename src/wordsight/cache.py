@@ -2,7 +2,7 @@
 
     weights/       downloaded checkpoints; digests/ stores their hashes
     shards/        downloaded shards
-    indexes/       shard indexes that could not be written next to their shard
+    indexes/       shard indexes that could not be written next to their shard; digests/ stores hashes of shards
     onnx/, int8/   models exported for ONNX Runtime
     classifiers/   weights of large zero-shot classifiers
     timings/       measured speed of the runtimes on this machine
@@ -10,16 +10,26 @@
 Deleting any of it only costs time. Environment variables are read when a function is called, never on import.
 """
 
+import contextlib
+import hashlib
 import os
+import re
 import shutil
+import stat
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from wordsight.errors import OutputError
+import msgspec
+
+from wordsight.errors import OutputError, WordsightError
+from wordsight.files import read_bounded, sha256_file, text_of, write_atomic
 
 CacheKind = Literal["weights", "shards", "indexes", "onnx", "int8", "classifiers", "timings"]
 CACHE_KINDS: tuple[CacheKind, ...] = get_args(CacheKind)
 
+_MAX_DIGEST_BYTES = 1 << 16  # a path of 4,096 bytes, the longest, with every byte escaped
+_MAX_HASHED_AGAIN_BYTES = 1 << 26  # hashing 64 MiB takes 0.1 s, about as long as reading and writing a stored hash
+_SHA256 = re.compile("[0-9a-f]{64}")
 _TRUE = ("1", "on", "yes", "true")
 
 
@@ -74,7 +84,7 @@ def clear_cache(kind: CacheKind) -> CacheUsage:
     """
     usage = _usage(kind)
     try:
-        if usage.path.exists():
+        with contextlib.suppress(FileNotFoundError):  # deleted by another process
             shutil.rmtree(usage.path)
     except OSError as error:
         raise OutputError(
@@ -85,5 +95,87 @@ def clear_cache(kind: CacheKind) -> CacheUsage:
 
 def _usage(kind: CacheKind) -> CacheUsage:
     path = cache_directory(kind)
-    sizes = [(Path(directory) / name).lstat().st_size for directory, _, names in os.walk(path) for name in names]
+    sizes = []
+    for directory, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # deleted by another process since it was listed
+                sizes.append((Path(directory) / name).lstat().st_size)
     return CacheUsage(kind, path, len(sizes), sum(sizes))
+
+
+class _Digest(msgspec.Struct, frozen=True):
+    """A stored hash and the state of the file when it was computed.
+
+    `changed_ns` includes the time of the last status change, which reveals a changed file even if its modification time
+    was set back.
+    """
+
+    path: str
+    size_bytes: int
+    changed_ns: tuple[int, int]
+    sha256: str
+
+
+def remembered_sha256(path: Path, directory: Path, error_class: type[WordsightError]) -> str:
+    """Return the SHA-256 of a file; if it was hashed before and has not changed, the stored hash is returned.
+
+    Args:
+        path: a regular file.
+        directory: where hashes are stored; if it is not writable, nothing is stored.
+        error_class: see below.
+
+    Raises:
+        error_class: the file cannot be read.
+    """
+    resolved = Path(os.path.realpath(path))
+    name = hashlib.sha256(str(resolved).encode("utf-8", "surrogatepass")).hexdigest()
+    stored_path = directory / f"{name}.json"
+    try:
+        status = resolved.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise error_class(f"{path}: cannot be read: not a regular file; check the path")
+        state = (text_of(resolved), status.st_size, (status.st_mtime_ns, status.st_ctime_ns))
+        if sha256 := _stored_sha256(stored_path, state):
+            return sha256
+        sha256 = sha256_file(resolved)
+    except OSError as error:
+        raise error_class(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
+    with contextlib.suppress(OutputError):  # without a stored hash the file is only hashed again next time
+        write_atomic(stored_path, msgspec.json.encode(_Digest(*state, sha256)))
+    return sha256
+
+
+def require_sha256(path: Path, stated_sha256: str, kind: CacheKind, error_class: type[WordsightError]) -> None:
+    """Compare a file with the hash that its description states; an empty one, of an older version, is not compared.
+
+    The hash of a large file is computed once and remembered.
+
+    Args:
+        path: a regular file.
+        stated_sha256: in lower-case hexadecimal.
+        kind: the kind of cache entry with which the hash is stored.
+        error_class: see below.
+
+    Raises:
+        error_class: the file cannot be read, or has another hash.
+    """
+    if not stated_sha256:
+        return
+    is_small = path.is_file() and path.stat().st_size <= _MAX_HASHED_AGAIN_BYTES
+    sha256 = sha256_file(path) if is_small else remembered_sha256(path, cache_directory(kind) / "digests", error_class)
+    if sha256 != stated_sha256:
+        raise error_class(
+            f"{path}: damaged or replaced: its SHA-256 is {sha256[:12]}..., but the file that describes it states "
+            f"{stated_sha256[:12]}...; restore it, or write both again"
+        )
+
+
+def _stored_sha256(stored_path: Path, state: tuple[str, int, tuple[int, int]]) -> str:
+    """Return the stored hash of a file; empty if there is none or the file has changed."""
+    try:
+        content = read_bounded(stored_path, _MAX_DIGEST_BYTES, OutputError)
+        digest = msgspec.json.decode(content, type=_Digest)
+    except (OutputError, msgspec.DecodeError, UnicodeDecodeError):
+        return ""
+    is_valid = (digest.path, digest.size_bytes, digest.changed_ns) == state and _SHA256.fullmatch(digest.sha256)
+    return digest.sha256 if is_valid else ""

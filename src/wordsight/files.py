@@ -1,23 +1,38 @@
-"""Atomic writes, locks, hashes and bounded reads.
+"""Atomic writes, files that are valid only together, locks, hashes and bounded reads.
 
 A file or directory that is written with these functions appears complete or not at all: it is written under a temporary
-name (`.NAME.xxxx.partial`), synced to disk, and renamed.
+name (`.NAME.xxxxxxxx.partial`, see `temporary.py`), synced to disk, and renamed. The next write of the same path
+deletes the temporary files that killed processes left.
+
+Files that are valid only together follow one rule: one of them, the description, states the SHA-256 of the others, and
+a reader compares the hashes. Two files side by side are written with `open_described` and read with
+`matching_description`; more than two are a directory, written with `atomic_directory`, whose description is compared
+with the files by `wordsight.cache.require_sha256`.
 """
 
 import contextlib
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
 from wordsight.errors import OutputError, WordsightError
+from wordsight.temporary import hidden_path, remove, temporary_directory, temporary_file
+
+T = TypeVar("T")
 
 _HASH_BLOCK_BYTES = 1 << 20
+
+
+def text_of(path: str | Path) -> str:
+    """Return a path as valid UTF-8 text; bytes that are not UTF-8 are written as escapes."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def as_output_error(error: OSError, path: Path) -> OutputError:
@@ -58,41 +73,64 @@ def check_writable(path: Path) -> None:
     """Check that a file can be written at `path`, before any expensive work; create its directory.
 
     Raises:
-        OutputError: `path` is a directory, or its directory is not writable.
+        OutputError: `path` is a directory or a device, its name is too long, or its directory is not writable.
     """
-    if path.is_dir():
+    target = _target(path)
+    if target.is_dir():
         raise OutputError(f"{path}: is a directory; name a file in it")
-    make_directory(path.parent)
+    _require_kind(path, target, stat.S_ISREG, "a regular file")
+    make_directory(target.parent)
     try:
-        tempfile.TemporaryFile(dir=path.parent).close()
+        tempfile.TemporaryFile(dir=target.parent).close()
     except OSError as error:
         raise as_output_error(error, path) from error
+
+
+def _target(path: Path) -> Path:
+    """Return the path that a write replaces: the target of a link, so that the link stays.
+
+    Raises:
+        OutputError: the path cannot be that of a file: its name is too long, its directory may not be searched, or it
+            contains a null character.
+    """
+    try:
+        target = Path(os.path.realpath(path))
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            target.lstat()
+    except OSError as error:
+        raise as_output_error(error, path) from error
+    except ValueError as error:  # a null character, or a character that no file system can store
+        raise OutputError(f"{path}: not a usable path: {error}; choose another output path") from error
+    return target
+
+
+def _require_kind(path: Path, target: Path, is_kind: Callable[[int], bool], expected: str) -> None:
+    """Refuse to replace anything but a file or a directory, before any work.
+
+    Raises:
+        OutputError: the path is something else.
+    """
+    if os.path.lexists(target) and not is_kind(target.lstat().st_mode):
+        raise OutputError(f"{path}: exists and is not {expected}; choose another output path")
 
 
 @contextlib.contextmanager
 def open_atomic(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file that replaces `path`, complete and synced, if the block succeeds.
 
+    If `path` is a link, the file to which it points is replaced.
+
     Raises:
         OutputError: the directory is not writable, or the disk is full; an existing file at `path` is unchanged.
     """
-    make_directory(path.parent)
-    temporary = None
+    target = _prepare_target(path)
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-        temporary = Path(name)
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary_file(target) as (file, temporary):
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-        sync_directory(path.parent)
+            _finish(file, temporary)
+            _rename(temporary, target)
     except OSError as error:
         raise as_output_error(error, path) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -102,47 +140,132 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
+def open_described(path: Path, description_path: Path, describe: Callable[[str], bytes]) -> Iterator[BinaryIO]:
+    """Open a temporary file that replaces `path`, together with its description, if the block succeeds.
+
+    Two renames are not one step. The new description is therefore complete, under a hidden name, before the first
+    rename; whenever a process is killed, `matching_description` finds the one that belongs to the file.
+
+    Args:
+        path: the file.
+        description_path: the file that describes it.
+        describe: called with the SHA-256 of the complete file; returns the content of the description, which states it.
+
+    Raises:
+        OutputError: as for `open_atomic`; both existing files are unchanged.
+    """
+    pending = hidden_path(description_path, "next")
+    target, description_target = _prepare_target(path), _prepare_target(description_path)
+    try:
+        with temporary_file(target) as (file, temporary):
+            yield file
+            _finish(file, temporary)
+            write_atomic(pending, describe(sha256_file(temporary)))
+            _rename(temporary, target)
+            _rename(pending, description_target)
+    except OSError as error:
+        raise as_output_error(error, path) from error
+
+
+def _prepare_target(path: Path) -> Path:
+    target = _target(path)
+    _require_kind(path, target, stat.S_ISREG, "a regular file")
+    make_directory(target.parent)
+    return target
+
+
+def _finish(file: BinaryIO, temporary: Path) -> None:
+    """Sync and close a temporary file before it is renamed."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+    temporary.chmod(0o644)
+
+
+def _rename(temporary: Path, target: Path) -> None:
+    temporary.replace(target)
+    sync_directory(target.parent)
+
+
+def matching_description(
+    path: Path, description_path: Path, parse: Callable[[Path], T], stated_sha256: Callable[[T], str]
+) -> T | None:
+    """Return the description of a file that `open_described` wrote; None if it describes other contents.
+
+    If the writer was killed between its two renames, the second one is made now.
+
+    Args:
+        path: the file.
+        description_path: the file that describes it.
+        parse: reads a description; its errors are raised, except for those of an unfinished one.
+        stated_sha256: returns the hash that a description states.
+    """
+    sha256 = sha256_file(path)
+    pending = hidden_path(description_path, "next")
+    with contextlib.suppress(WordsightError):
+        description = parse(pending)
+        if stated_sha256(description) == sha256:
+            with contextlib.suppress(OSError):  # in a read-only directory, the next reader finds it again
+                pending.replace(_target(description_path))
+            return description
+    description = parse(description_path)
+    return description if stated_sha256(description) == sha256 else None
+
+
+@contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield a temporary directory that replaces `path` if the block succeeds.
 
     An existing directory is renamed first and deleted last, so that at any moment one of the two is complete. After a
-    crash between the two renames, `recover_directory` restores it.
+    crash between the two renames, `recover_directory` restores it. If `path` is a link, the directory to which it
+    points is replaced.
 
     Raises:
-        OutputError: the parent is not writable, or the disk is full; an existing directory at `path` is unchanged.
+        OutputError: `path` is a file, the parent is not writable, or the disk is full; an existing directory at `path`
+            is unchanged.
     """
-    make_directory(path.parent)
-    temporary = None
-    previous = _previous(path)
+    target = _target(path)
+    _require_kind(path, target, stat.S_ISDIR, "a directory")
+    make_directory(target.parent)
+    previous = hidden_path(target, "former")
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-        temporary.chmod(0o755)
-        yield temporary
-        sync_directory(temporary)
-        recover_directory(path)
-        if path.exists():
-            path.rename(previous)
-        temporary.rename(path)
-        sync_directory(path.parent)
-        shutil.rmtree(previous, ignore_errors=True)
-    except OSError as error:
-        raise as_output_error(error, path) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        recover_directory(target)
+        with temporary_directory(target) as temporary:
+            temporary.chmod(0o755)
+            yield temporary
+            sync_directory(temporary)
+            recover_directory(target)
+            if target.exists():
+                target.rename(previous)
+            temporary.rename(target)
+            sync_directory(target.parent)
+            shutil.rmtree(previous, ignore_errors=True)
+    except BaseException as error:
+        with contextlib.suppress(OutputError):
+            recover_directory(target)
+        if isinstance(error, OSError):
+            raise as_output_error(error, path) from error
+        raise
 
 
 def recover_directory(path: Path) -> None:
     """Clean up after a crash of `atomic_directory`.
 
     The previous directory is restored if the new one was not yet in place, and deleted otherwise.
+
+    Raises:
+        OutputError: the parent is not writable.
     """
-    previous = _previous(path)
-    if previous.exists():
-        if path.exists():
-            shutil.rmtree(previous)
-        else:
-            previous.rename(path)
+    target = _target(path)
+    previous = hidden_path(target, "former")
+    try:
+        if previous.is_dir():
+            if target.exists():
+                shutil.rmtree(previous)
+            else:
+                previous.rename(target)
+    except OSError as error:
+        raise as_output_error(error, path) from error
 
 
 def newest_complete(path: Path) -> Path:
@@ -151,41 +274,52 @@ def newest_complete(path: Path) -> Path:
     This is `path` or, between the two renames, the previous directory. Unlike `recover_directory` it changes nothing,
     so a reader cannot disturb a writer.
     """
-    previous = _previous(path)
-    return previous if not path.exists() and previous.exists() else path
-
-
-def _previous(path: Path) -> Path:
-    return path.with_name(f".{path.name}.former")
+    if os.path.exists(path):  # noqa: PTH110 - unlike pathlib, false for a name that is too long
+        return path
+    previous = hidden_path(Path(os.path.realpath(path)), "former") if path.name else path
+    return previous if os.path.isdir(previous) else path  # noqa: PTH112 - as above
 
 
 def remove_partial(directory: Path) -> None:
     """Delete the temporary files that killed processes left in a directory; the caller must hold its lock."""
     for path in directory.glob(".*.partial"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        remove(path)
+
+
+def read_bounded(path: Path, max_bytes: int, error_class: type[WordsightError]) -> bytes:
+    """Read a regular file of at most `max_bytes`; a pipe or a device, which may never end, is not opened.
+
+    Raises:
+        error_class: the file is missing, cannot be read, is not a regular file, or is larger than `max_bytes`.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise error_class(f"{path}: not a regular file; check that it is the right path")
+        if status.st_size > max_bytes:
+            raise error_class(
+                f"{path}: {status.st_size:,} bytes, expected at most {max_bytes:,}; check that it is the right file"
+            )
+        with path.open("rb") as file:
+            return file.read(max_bytes)
+    except OSError as error:
+        reason = (
+            "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror or error}"
+        )
+        raise error_class(f"{path}: {reason}") from error
+    except ValueError as error:  # a null character in the path
+        raise error_class(f"{path}: cannot be read: {error}") from error
 
 
 def read_json(path: Path, max_bytes: int, error_class: type[WordsightError]) -> Any:
     """Read a JSON file of at most `max_bytes` as plain data.
 
     Raises:
-        error_class: the file is missing, cannot be read, is larger than `max_bytes`, or is not JSON.
+        error_class: the file cannot be read (see `read_bounded`), or is not JSON.
     """
+    content = read_bounded(path, max_bytes, error_class)
     try:
-        size_bytes = path.stat().st_size
-        if size_bytes > max_bytes:
-            raise error_class(
-                f"{path}: {size_bytes:,} bytes, expected at most {max_bytes:,}; check that it is the right file"
-            )
-        return msgspec.json.decode(path.read_bytes())
-    except OSError as error:
-        reason = (
-            "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror or error}"
-        )
-        raise error_class(f"{path}: {reason}") from error
+        return msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise error_class(f"{path}: not JSON: {error}") from error
 

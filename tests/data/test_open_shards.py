@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import msgspec
 import pytest
 
 from wordsight.data.index import index_hash, load_index
-from wordsight.data.sample import BrokenSampleError, Sample
+from wordsight.data.manifest import MANIFEST_NAME
+from wordsight.data.sample import BrokenSample, BrokenSampleError, Sample
 from wordsight.data.shard_reader import open_shards
 from wordsight.data.shard_writer import writing_shards
 from wordsight.errors import DataError
+from wordsight.files import sha256_file
 
 Images = Callable[..., bytes]
 Tars = Callable[..., Path]
@@ -240,3 +243,99 @@ def test_a_real_archive_of_images_can_be_opened(shared_data: Path) -> None:
     assert len(shards) == 2001  # 2,000 images and classes.json, which is a text without an image
     with pytest.raises(BrokenSampleError, match="no text"):
         shards.sample(0)
+
+
+def pack_numbered(out: Path, image: Images, texts: str = "abc", max_samples: int = 1) -> Path:
+    """Shards of equal size, each with one sample; its caption is one letter."""
+    with writing_shards(out, max_samples=max_samples) as writer:
+        for number, text in enumerate(texts):
+            writer.add(Sample(key=f"k{number}", image=image(0), captions=(text,)))
+        writer.skip(BrokenSample("bad", "bad.jpg", "not an image"))
+        writer.finish()
+    return out
+
+
+def replace_shard(out: Path, image: Images) -> None:
+    shutil.copy(pack_numbered(out.parent / "other", image, "abx") / "000002.tar", out)
+
+
+def swap_shards(out: Path, image: Images) -> None:
+    (out / "000001.tar").rename(out / "x")
+    (out / "000002.tar").rename(out / "000001.tar")
+    (out / "x").rename(out / "000002.tar")
+
+
+def flip_a_bit(out: Path, image: Images) -> None:
+    content = bytearray((out / "000002.tar").read_bytes())
+    content[600] ^= 1
+    (out / "000002.tar").write_bytes(content)
+
+
+@pytest.mark.parametrize("change", [replace_shard, swap_shards, flip_a_bit])
+@pytest.mark.parametrize("version", ["this", "older", "copied since", "large shards", "opened before"])
+def test_a_shard_that_was_replaced_by_one_of_equal_size_is_refused(
+    change: Callable[..., None], version: str, tmp_path: Path, image: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = pack_numbered(tmp_path / "out", image)
+    manifest = out / MANIFEST_NAME
+    if version == "older":
+        plain = json.loads(manifest.read_bytes())
+        del plain["skipped_sha256"], plain["manifest_sha256"]
+        for shard in plain["shards"]:
+            del shard["sample_sha256"]
+        manifest.write_text(json.dumps(plain))
+    if version == "large shards":  # of which the sample does not contain the difference
+        monkeypatch.setattr("wordsight.data.manifest.sample_sha256", lambda path: sample_of[path.name])
+        sample_of = {shard["name"]: shard["sample_sha256"] for shard in json.loads(manifest.read_bytes())["shards"]}
+    assert len(open_shards(out)) == 3
+    if version == "opened before":
+        os.utime(out / "000002.tar")
+        assert len(open_shards(out)) == 3
+    change(out, image)
+    if version == "copied since":
+        shutil.copytree(out, tmp_path / "copy")
+        out = tmp_path / "copy"
+        os.utime(out / MANIFEST_NAME)
+    os.utime(out / "000002.tar", ns=(1, 1))
+    with pytest.raises(DataError, match=r"00000[12]\.tar: not the shard that manifest\.json describes"):
+        open_shards(out)
+
+
+def test_an_unchanged_shard_is_hashed_at_most_once(
+    tmp_path: Path, image: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, hashed = pack_numbered(tmp_path / "out", image), []
+    monkeypatch.setattr("wordsight.cache.sha256_file", lambda path: hashed.append(path.name) or sha256_file(path))
+    open_shards(out)
+    assert [name for name in hashed if name.endswith(".tar")] == []
+    os.utime(out / "000001.tar")
+    for _ in range(2):
+        open_shards(out)
+    assert [name for name in hashed if name.endswith(".tar")] == ["000001.tar"]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("manifest.json", '"samples": 3', '"samples": 2', r"manifest\.json: was edited or damaged"),
+        ("manifest.json", '"skipped": 1', '"skipped": 0', r"manifest\.json: was edited or damaged"),
+        ("manifest.json", "000002.tar", "000003.tar", r"manifest\.json: was edited or damaged"),
+        ("manifest.json", "000001.tar", "000000.tar", r"manifest\.json: was edited or damaged"),
+        ("skipped.jsonl", "not an image", "an image", r"skipped\.jsonl: damaged or replaced"),
+    ],
+)
+def test_an_edited_manifest_or_list_is_refused(
+    name: str, old: str, new: str, message: str, tmp_path: Path, image: Images
+) -> None:
+    out = pack_numbered(tmp_path / "out", image)
+    content = (out / name).read_text()
+    assert old in content
+    (out / name).write_text(content.replace(old, new))
+    with pytest.raises(DataError, match=message):
+        open_shards(out)
+
+
+def test_the_list_of_skipped_images_may_be_left_out_of_a_copy(tmp_path: Path, image: Images) -> None:
+    out = pack_numbered(tmp_path / "out", image)
+    (out / "skipped.jsonl").unlink()
+    assert len(open_shards(out)) == 3

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from PIL import Image
 
@@ -188,3 +189,26 @@ def test_the_real_archives_can_be_packed_completely(
     part = open_source(shared_data / f"{archive}.tar", options)
     keys = frozenset(record.file for record in records[:20])
     assert pack(part, tmp_path / "out", PackOptions(only=keys)).samples == 20
+
+
+@pytest.mark.parametrize("layout", ["captions", "classes"])
+def test_names_that_are_not_utf8_end_no_run(tmp_path: Path, image: Images, layout: str) -> None:
+    source = tmp_path / "source"
+    names = ["\udcffx", "a\nb", "a\tb", "c\x1b[31m", "é" * 120, "d"]
+    for number, name in enumerate(names):
+        directory = source if layout == "captions" else source / f"{name}"
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / f"{name}.jpg").write_bytes(image(number))
+        (directory / f"{name}\udcfe.jpg").write_bytes(b"broken")
+        if layout == "captions":
+            for stem in (name, f"{name}\udcfe"):
+                (directory / f"{stem}.txt").write_text("a caption")
+    summary = pack(open_source(source), tmp_path / "out")
+    assert (summary.samples, summary.skipped) == (len(names), len(names))
+    msgspec.json.encode(summary)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text("utf-8").splitlines()]
+    assert len(lines) == len(names)
+    assert all("\\udcfe.jpg" in line["shard"] for line in lines)
+    shards = open_shards(tmp_path / "out")
+    labels = {shards.sample(number).names[:1] for number in range(len(shards))}
+    assert labels == ({()} if layout == "captions" else {(name.replace("\udcff", "\\udcff"),) for name in names})

@@ -14,7 +14,7 @@ from tests.tiny_clip import png, tiny_clip, write_images
 from wordsight.data import PackOptions, open_source, pack
 from wordsight.data.inputs import count_images, file_image, iter_images
 from wordsight.embed import job
-from wordsight.errors import ConfigError, DataError, OutputError
+from wordsight.errors import ConfigError, DataError, OutputError, WeightsError
 from wordsight.files import lock
 
 
@@ -271,3 +271,240 @@ def test_a_heic_image_without_its_package_has_an_error_that_says_what_to_install
     assert rows["a.HEIC"]["embedding"] is None
     assert rows["a.HEIC"]["error"].endswith("pip install 'wordsight[heif]'")
     assert summary.num_embeddings == 70
+
+
+def embed_with_warnings(clip, paths, out):
+    lines = []
+    summary = embed_files(clip, paths, out, lambda done: None, None, lines.append)
+    return summary, lines
+
+
+def require_fresh(out, clip, paths):
+    """Every stored embedding is the one of the image whose path it has."""
+    if out.suffix == ".npy":
+        stored = dict(
+            zip(json.loads((out.parent / f"{out.name}.json").read_text())["paths"], np.load(out), strict=True)
+        )
+    else:
+        stored = {row["path"]: row["embedding"] for row in pq.read_table(out).to_pylist() if row["embedding"]}
+    assert list(stored) == [str(path) for path in paths]
+    np.testing.assert_allclose(np.array(list(stored.values())), clip.embed_images(paths), atol=1e-5)
+
+
+def flip_a_byte(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def rewrite_sidecar(out, **changes):
+    path = out.with_name(f"{out.name}.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def rewrite_parquet(out, change, metadata=True):
+    """Write a file again as another program would, with its metadata or only with the fingerprint."""
+    table = change(pq.read_table(out))
+    if not metadata:
+        key = b"wordsight.fingerprint"
+        table = table.replace_schema_metadata({key: table.schema.metadata[key]})
+    pq.write_table(table, out)
+
+
+def swap_embeddings(table):
+    rows = table["embedding"].to_pylist()
+    return table.set_column(2, "embedding", pa.array([rows[1], rows[0], *rows[2:]], pa.list_(pa.float32())))
+
+
+def with_first_embedding(change):
+    def changed(table):
+        rows = table["embedding"].to_pylist()
+        return table.set_column(2, "embedding", pa.array([change(rows[0]), *rows[1:]], pa.list_(pa.float32())))
+
+    return changed
+
+
+def as_float64(table):
+    return table.set_column(2, "embedding", table["embedding"].cast(pa.list_(pa.float64())))
+
+
+def rewrite_array(out, change):
+    """Change the array of an older version's file: its hash is that of the changed file, and its rows have none."""
+    np.save(out, change(np.load(out)))
+    rewrite_sidecar(out, embeddings_sha256=hashlib.sha256(out.read_bytes()).hexdigest(), rows_sha256="")
+
+
+def with_row(value):
+    def changed(array):
+        array[1] = value
+        return array
+
+    return changed
+
+
+def another_order(out):
+    sidecar = json.loads(out.with_name(f"{out.name}.json").read_text())
+    rewrite_sidecar(out, sha256=sidecar["sha256"][::-1])
+
+
+DAMAGE = {
+    "npy flipped": (lambda out: flip_a_byte(out, -3), 5),
+    "npy truncated": (lambda out: out.write_bytes(out.read_bytes()[:-40]), 5),
+    "npy other rows": (lambda out: np.save(out, np.load(out)[::-1]), 5),
+    "npy empty": (lambda out: out.write_bytes(b""), 5),
+    "npy sidecar in another order": (another_order, 5),
+    "npy sidecar of fewer rows": (lambda out: rewrite_sidecar(out, paths=["a"], rows_sha256=""), 5),
+    "npy old, NaN": (lambda out: rewrite_array(out, with_row(np.nan)), 1),
+    "npy old, infinite": (lambda out: rewrite_array(out, with_row(np.inf)), 1),
+    "npy old, zero": (lambda out: rewrite_array(out, with_row(0)), 1),
+    "npy old, large": (lambda out: rewrite_array(out, with_row(3e38)), 1),
+    "npy old, other width": (lambda out: rewrite_array(out, lambda array: array[:, :6]), 5),
+    "npy old, float64": (lambda out: rewrite_array(out, lambda array: array.astype(float)), 5),
+    "npy old, fewer rows": (lambda out: rewrite_array(out, lambda array: array[:3]), 5),
+    "parquet swapped": (lambda out: rewrite_parquet(out, swap_embeddings), 5),
+    "parquet flipped": (lambda out: flip_a_byte(out, out.read_bytes().index(tiny_embedding(out)) + 2), 5),
+    "parquet saved again by another program": (lambda out: rewrite_parquet(out, lambda table: table), 5),
+    "parquet fewer rows": (lambda out: rewrite_parquet(out, lambda table: table[:3]), 5),
+    "parquet old, NaN": (
+        lambda out: rewrite_parquet(out, with_first_embedding(lambda row: [np.nan, *row[1:]]), False),
+        1,
+    ),
+    "parquet old, narrow": (lambda out: rewrite_parquet(out, with_first_embedding(lambda row: row[1:]), False), 5),
+    "parquet old, wide": (lambda out: rewrite_parquet(out, with_first_embedding(lambda row: row + row), False), 5),
+    "parquet old, float64": (lambda out: rewrite_parquet(out, as_float64, False), 5),
+    "parquet old, no column": (lambda out: rewrite_parquet(out, lambda table: table.drop(["sha256"]), False), 5),
+}
+
+
+def tiny_embedding(out):
+    return np.array(pq.read_table(out)["embedding"].to_pylist()[0], "<f4").tobytes()
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_embeddings_are_noticed_and_computed_again(tmp_path, damage):
+    clip, paths = tiny_clip(), write_images(tmp_path / "photos", 5)
+    out = tmp_path / f"out.{damage.split()[0]}"
+    embed_files(clip, paths, out)
+    change, num_computed = DAMAGE[damage]
+    change(out)
+    summary, lines = embed_with_warnings(clip, paths, out)
+    assert (summary.num_embeddings, summary.num_computed) == (5, num_computed)
+    assert len(lines) == 1
+    assert lines[0].startswith(str(out))
+    assert lines[0].endswith("embedded again")
+    assert "\n" not in lines[0]
+    require_fresh(out, clip, paths)
+    assert embed_with_warnings(clip, paths, out)[1] == []
+
+
+def test_a_damaged_part_of_an_interrupted_run_is_embedded_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "_ROWS_PER_PART", 4)
+    clip, paths, out = tiny_clip(), write_images(tmp_path / "photos", 80), tmp_path / "out.npy"
+
+    def stop(done):
+        if done == 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embed_files(clip, paths, out, stop)
+    parts = sorted((tmp_path / ".out.npy.parts").glob("*.parquet"))
+    before = sum(len(pq.read_table(part)) for part in parts)
+    assert before > 8
+    rewrite_parquet(parts[0], swap_embeddings)
+    flip_a_byte(parts[1], parts[1].read_bytes().index(tiny_embedding(parts[1])))
+    summary, lines = embed_with_warnings(clip, paths, out)
+    assert summary.num_computed == 80 - before + 8
+    assert [str(part) in line for part, line in zip(parts, lines, strict=False)] == [True, True]
+    require_fresh(out, clip, paths)
+
+
+@pytest.mark.parametrize("content", [b"precious", b"{}", b"[1]"])
+def test_a_sidecar_of_another_program_is_not_replaced(tmp_path, paths, content):
+    (tmp_path / "out.npy.json").write_bytes(content)
+    with pytest.raises(OutputError, match=r"out.npy.json.*; it would be replaced: choose another output path"):
+        embed_files(tiny_clip(), paths[:2], tmp_path / "out.npy")
+    assert (tmp_path / "out.npy.json").read_bytes() == content
+
+
+def test_an_array_without_a_sidecar_is_not_replaced(tmp_path, paths):
+    np.save(tmp_path / "out.npy", np.eye(8, dtype=np.float32))
+    with pytest.raises(DataError, match="exists and is not a file of embeddings"):
+        embed_files(tiny_clip(), paths[:2], tmp_path / "out.npy")
+    assert np.load(tmp_path / "out.npy").shape == (8, 8)
+
+
+NAMES = [
+    "\udcffx.png",
+    "a\nb.png",
+    "a\tb.png",
+    "a\x1b[31m.png",
+    "é" * 120 + ".png",
+    "x" * 251 + ".png",
+    "#t=1.png",
+    "'\"\\.png",
+]
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
+def test_any_file_name_is_stored_and_ends_no_run(tmp_path, name):
+    clip, photos = tiny_clip(), tmp_path / "photos"
+    originals = write_images(photos, len(NAMES))
+    for path, new in zip(originals, NAMES, strict=True):
+        path.rename(photos / new)
+    (photos / "\udcfe.png").symlink_to("nowhere")
+    (photos / "c\nd.png").write_bytes(b"hello")
+    out = tmp_path / name
+    summary = job.embed_files(clip, iter_images([photos]), out)
+    assert (summary.num_embeddings, summary.num_unreadable) == (len(NAMES), 2)
+    if name == "out.npy":
+        sidecar = json.loads(out.with_name("out.npy.json").read_text("utf-8"))
+        stored, unreadable = sidecar["paths"], sidecar["unreadable"]
+    else:
+        rows = pq.read_table(out).to_pylist()
+        stored = [row["path"] for row in rows if row["embedding"]]
+        unreadable = [{"path": row["path"], "reason": row["error"]} for row in rows if not row["embedding"]]
+    assert set(stored) == {f"{photos}/{new}".replace("\udcff", "\\udcff") for new in NAMES}
+    assert {row["path"] for row in unreadable} == {f"{photos}/\\udcfe.png", f"{photos}/c\nd.png"}
+    assert all(row["reason"] for row in unreadable)
+    assert job.embed_files(clip, iter_images([photos]), out).num_computed == 0
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
+def test_embeddings_of_a_model_whose_weights_change_during_the_work_are_not_stored(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(job, "_ROWS_PER_PART", 20)
+    clip, paths, out = tiny_clip(), write_images(tmp_path / "photos", 100), tmp_path / name
+
+    def change(done):
+        if done == 50:
+            clip.model.visual.conv1.weight.data.mul_(2)
+
+    with pytest.raises(WeightsError, match="weights were changed while images were embedded"):
+        embed_files(clip, paths, out, change)
+    assert not out.exists()
+    original = tiny_clip()
+    embed_files(original, paths, out)
+    require_fresh(out, original, paths)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npy"])
+@pytest.mark.parametrize("length", [200, 250, 255])
+def test_a_long_name_of_the_output_is_used_or_refused_before_any_work(tmp_path, paths, suffix, length, encoded):
+    out = tmp_path / ("x" * (length - len(suffix)) + suffix)
+    if suffix == ".npy" and length > 250:  # the name of its sidecar would be longer than 255 bytes
+        with pytest.raises(OutputError, match="cannot be written: File name too long"):
+            embed_files(tiny_clip(), paths[:2], out)
+        assert encoded == []
+        return
+    embed_files(tiny_clip(), paths[:2], out)
+    embed_files(tiny_clip(), paths[:2], out)
+    names = {out.name, f"{out.name}.json"} if suffix == ".npy" else {out.name}
+    assert {path.name for path in tmp_path.iterdir()} == names | {"photos"}
+
+
+def test_an_output_that_is_a_link_is_written_where_it_points(tmp_path, paths):
+    (tmp_path / "large_disk").mkdir()
+    (tmp_path / "out.npy").symlink_to(tmp_path / "large_disk" / "out.npy")
+    for num_computed in (2, 0):
+        assert embed_files(tiny_clip(), paths[:2], tmp_path / "out.npy").num_computed == num_computed
+    assert (tmp_path / "out.npy").is_symlink()
+    assert [path.name for path in (tmp_path / "large_disk").iterdir()] == ["out.npy"]

@@ -243,3 +243,57 @@ def test_batch_sizes_are_those_of_the_device_type():
     assert batch_sizes("cpu") == BatchSizes(images=64, texts=64, nodes=2048, tokenised_texts=8192)
     assert batch_sizes("cuda").images > batch_sizes("cpu").images
     assert batch_sizes("no such device") == batch_sizes("cpu")
+
+
+def rescale(clip):
+    with torch.no_grad():
+        clip.model.visual.conv1.weight.mul_(2)
+
+
+def rescale_through_data(clip):
+    clip.model.visual.conv1.weight.data.mul_(2)
+
+
+def replace_parameter(clip):
+    clip.model.visual.conv1.weight = torch.nn.Parameter(2 * clip.model.visual.conv1.weight.detach())
+
+
+def load_other_weights(clip):
+    clip.model.load_state_dict(tiny_clip(seed=1).model.state_dict())
+
+
+def take_a_step(clip):
+    optimizer = torch.optim.SGD(clip.model.parameters(), lr=0.1)
+    clip.model.encode_image(torch.ones(1, 3, 16, 16)).sum().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("change", [rescale, rescale_through_data, replace_parameter, load_other_weights, take_a_step])
+def test_the_fingerprint_follows_weights_that_are_changed_in_place(change):
+    clip = tiny_clip()
+    before = clip.fingerprint
+    assert clip.fingerprint == before
+    change(clip)
+    assert clip.fingerprint != before
+    assert clip.fingerprint == DualEncoder(clip.model, clip.card).fingerprint
+
+
+def test_unchanged_weights_are_hashed_once(monkeypatch):
+    from wordsight.encoder import torch_runtime
+
+    clip, hashed = tiny_clip(), []
+    hash_weights = torch_runtime.hash_weights
+    monkeypatch.setattr(torch_runtime, "hash_weights", lambda tensors: hashed.append(0) or hash_weights(tensors))
+    assert clip.fingerprint == clip.fingerprint
+    clip.embed_images(np.zeros((1, 20, 20, 3), np.uint8))
+    assert clip.fingerprint.weights == clip.runtime.weights_hash
+    assert len(hashed) == 1
+
+
+def test_a_logit_scale_that_is_not_finite_is_refused():
+    clip = tiny_clip()
+    with torch.no_grad():
+        clip.model.logit_scale.fill_(math.nan)
+    embeddings = np.eye(2, 8, dtype=np.float32)
+    with pytest.raises(WeightsError, match=r"^tiny: its logit scale is nan, not a finite number"):
+        clip.logits(embeddings, embeddings)

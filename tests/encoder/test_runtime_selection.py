@@ -1,6 +1,9 @@
 """Runtimes chosen by name or by speed: measured once, cached, and with the same embeddings."""
 
+import json
+import shutil
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -9,7 +12,7 @@ from tests.tiny_clip import random_image, tiny_clip
 from tests.weights.models import checkpoint_of
 
 from wordsight.encoder import DualEncoder, load, runtime_selection
-from wordsight.errors import ConfigError, MissingExtraError
+from wordsight.errors import ConfigError, MissingExtraError, WeightsError
 from wordsight.weights.certificate import probe_ids
 from wordsight.weights.convert import convert
 
@@ -56,10 +59,11 @@ def test_both_runtimes_are_timed(model: Path) -> None:
     assert all(1e-6 < seconds < 5 for seconds in cached.values())
 
 
-def test_damaged_timings_are_replaced(model: Path) -> None:
+@pytest.mark.parametrize("content", [b"{", b"\xff", b'{"a": "\xff"}', b"[]", b"[" * 100_000])
+def test_damaged_timings_are_replaced(model: Path, content: bytes) -> None:
     path = timings_path(model)
     path.parent.mkdir(parents=True)
-    path.write_bytes(b"{")
+    path.write_bytes(content)
     load(model, "cpu", runtime="auto")
     assert len(msgspec.json.decode(path.read_bytes())) == 1
 
@@ -101,3 +105,38 @@ def test_onnx_without_its_packages_says_what_to_install(model: Path, monkeypatch
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'wordsight\[onnx\]'"):
         load(model, "cpu", runtime="onnx")
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "int8"])
+@pytest.mark.parametrize("fault", ["flipped", "replaced", "missing", "no hashes"])
+def test_a_damaged_export_in_the_cache_is_made_again(
+    model: Path, tmp_path: Path, runtime: Literal["onnx", "int8"], fault: str
+) -> None:
+    expected = load(model, "cpu", runtime=runtime).embed_images([random_image(0)])
+    tiny_clip(seed=1).save(tmp_path / "other")
+    load(tmp_path / "other", "cpu", runtime=runtime)
+    directories = sorted((tmp_path / "cache" / runtime).iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    graphs = [directory / "image.onnx" for directory in directories]
+    exported = [directory / "exported.json" for directory in directories]
+    if fault == "flipped":
+        content = bytearray(graphs[0].read_bytes())
+        content[len(content) // 2] ^= 1
+        graphs[0].write_bytes(content)
+    elif fault == "replaced":
+        shutil.copy(graphs[1], graphs[0])
+    elif fault == "missing":
+        graphs[0].unlink()
+    else:
+        shutil.copy(graphs[1], graphs[0])
+        exported[0].write_text(json.dumps(json.loads(exported[0].read_text()) | {"files": {}}))
+    np.testing.assert_array_equal(load(model, "cpu", runtime=runtime).embed_images([random_image(0)]), expected)
+
+
+@pytest.mark.parametrize("name", ["image.onnx", "text.onnx"])
+def test_a_changed_graph_of_an_exported_directory_is_refused(tmp_path: Path, name: str) -> None:
+    convert(checkpoint_of("vit"), tmp_path / "onnx", "onnx")
+    content = bytearray((tmp_path / "onnx" / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "onnx" / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=f"{name}: damaged or replaced: its SHA-256 is"):
+        load(tmp_path / "onnx")

@@ -1,5 +1,8 @@
 """Classifier weights are computed once and cached on disk; a damaged cache file is computed again."""
 
+import io
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +61,12 @@ def test_few_texts_and_a_disabled_cache_write_no_file(directory: Path, batch_siz
     assert not directory.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"no array", b"\x93NUMPY\x01\x00", None])
+def array_that_claims_40_tb() -> bytes:
+    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000, 1), }".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode()
+
+
+@pytest.mark.parametrize("content", [b"", b"no array", b"\x93NUMPY\x01\x00", array_that_claims_40_tb(), None])
 def test_a_damaged_cache_file_is_computed_again(directory: Path, content: bytes | None) -> None:
     first = ZeroShotClassifier(tiny_clip(), NAMES, "imagenet").weights
     (file,) = directory.iterdir()
@@ -76,3 +84,34 @@ def test_an_unwritable_cache_does_not_prevent_building_a_classifier(
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path / "file"))
     assert ZeroShotClassifier(tiny_clip(), NAMES, "imagenet").weights.shape == (13, 8)
+
+
+def saved(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content, weights: saved(weights[::-1]),
+        lambda content, weights: saved(weights[::-1]) + content[-32:],
+        lambda content, weights: content[:128] + weights[::-1].tobytes() + content[-32:],
+        lambda content, weights: saved(weights),
+        lambda content, weights: content[:-1],
+        lambda content, weights: content + b"x",
+        lambda content, weights: saved(weights.astype(np.float64)) + content[-32:],
+        lambda content, weights: saved(weights.T.copy().T) + content[-32:],
+    ],
+)
+def test_a_cache_file_without_the_hash_of_its_contents_is_computed_again(
+    directory: Path, batch_sizes: list[int], change: Callable[[bytes, np.ndarray], bytes]
+) -> None:
+    first = ZeroShotClassifier(tiny_clip(), NAMES, "imagenet").weights
+    (file,) = directory.iterdir()
+    content = file.read_bytes()
+    file.write_bytes(change(content, first))
+    assert np.array_equal(ZeroShotClassifier(tiny_clip(), NAMES, "imagenet").weights, first)
+    assert batch_sizes == [1040, 1040]
+    assert file.read_bytes() == content

@@ -75,8 +75,14 @@ def embed(
     encoder = load_model(options, quiet)
     embedder = None if ray is None else RayEmbedder(ray, options.with_absolute_path().load)
     with show_progress(total, "images", quiet) as progress:
-        summary = embed_files(encoder, iter_images(images, frames_per_s), out, progress, embedder)
+        summary = embed_files(encoder, iter_images(images, frames_per_s), out, progress, embedder, _warn)
     _print_summary(summary, encoder, out, as_json)
+
+
+def _warn(line: str) -> None:
+    from wordsight.errors import printable
+
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def _print_summary(summary: "EmbedSummary", encoder: "DualEncoder", out: Path, as_json: bool) -> None:

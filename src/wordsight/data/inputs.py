@@ -15,7 +15,7 @@ from wordsight.data.tables import IMAGE_NAMES, Columns, Row, Table, guess_column
 from wordsight.data.video import FRAME_MARK, is_video, read_frames
 from wordsight.data.walk import count_image_files, find_image_files
 from wordsight.errors import DataError, ImageError
-from wordsight.files import sha256_file
+from wordsight.files import sha256_file, text_of
 from wordsight.image import ImageRef, read_image
 
 __all__ = ["InputKind", "count_image_files", "count_images", "detect_input", "find_image_files", "iter_images"]
@@ -92,11 +92,6 @@ def count_images(paths: Sequence[str | Path]) -> int | None:
 def file_image(path: Path) -> ImageRef:
     """Return a reference to an image file."""
     return ImageRef(text_of(path), partial(read_image, path))
-
-
-def text_of(path: str | Path) -> str:
-    """Return a path as valid UTF-8 text; bytes that are not UTF-8 are written as escapes."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 @lru_cache(maxsize=8)

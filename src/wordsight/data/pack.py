@@ -14,6 +14,7 @@ from wordsight.data.records import Record, Source
 from wordsight.data.sample import MAX_IMAGE_BYTES, BrokenSample, Sample, parse_json
 from wordsight.data.shard_writer import MAX_BYTES, MAX_SAMPLES, writing_shards
 from wordsight.errors import DataError, ImageError
+from wordsight.files import text_of
 from wordsight.image import decode
 from wordsight.parallel import ordered_map
 
@@ -190,7 +191,8 @@ def _prepare(key: str, record: Record, size_px: int | None) -> Sample | BrokenSa
         if size_px is not None and min(pixels.shape[:2]) > size_px:
             image = _shrink(Image.fromarray(pixels), size_px)
     except (DataError, ImageError) as error:
-        return BrokenSample(key, record.file, str(error).removeprefix(f"{record.file}: "))
+        reason = str(error).removeprefix(f"{record.file}: ")
+        return BrokenSample(key, text_of(record.file), text_of(reason))
     return Sample(key=key, image=image, captions=record.texts.captions, names=record.texts.names)
 
 

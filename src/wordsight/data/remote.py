@@ -5,6 +5,7 @@ has our `manifest.json`, the size and SHA-256 of a copy are checked against it; 
 address together with the length and ETag that the server sends.
 """
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -103,9 +104,11 @@ class RemoteCache:
     def _make_room(self, needed_bytes: int) -> None:
         """Delete the oldest copies until `needed_bytes` more fit within the limit."""
         try:
-            copies = sorted(
-                (path.stat().st_ctime_ns, path.stat().st_size, path) for path in self.directory.glob("*.tar")
-            )
+            copies = []
+            for path in self.directory.glob("*.tar"):
+                with contextlib.suppress(FileNotFoundError):  # deleted by another process since it was listed
+                    copies.append((path.stat().st_ctime_ns, path.stat().st_size, path))
+            copies.sort()
             total_bytes = sum(size for _, size, _ in copies)
             for _, size, path in copies:
                 if total_bytes + needed_bytes <= self.settings.max_bytes:

@@ -15,7 +15,15 @@ import msgspec
 import numpy as np
 
 from wordsight.data.index import ShardIndex, index_hash, load_index
-from wordsight.data.manifest import MANIFEST_NAME, Manifest, ManifestShard, read_manifest
+from wordsight.data.manifest import (
+    MANIFEST_NAME,
+    SKIPPED_NAME,
+    Manifest,
+    ManifestShard,
+    check_shard,
+    check_skipped,
+    read_manifest,
+)
 from wordsight.data.remote import RemoteCache, is_remote
 from wordsight.data.sample import (
     MAX_IMAGE_BYTES,
@@ -247,8 +255,8 @@ def _local_shards(path: Path) -> list[Shard]:
         known = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"{path}: no such file or directory{nearest(path.name, known)}")
     if path.is_file():
-        return [_local_shard(path, _manifest_entries(path.parent).get(path.name))]
-    entries = _manifest_entries(path)
+        return [_local_shard(path, _checked_entries(path.parent).get(path.name))]
+    entries = _checked_entries(path)
     try:
         tars = {tar.name: tar for tar in _tars(path)}
     except OSError as error:
@@ -265,6 +273,8 @@ def _local_shards(path: Path) -> list[Shard]:
 def _local_shard(path: Path, entry: ManifestShard | None) -> Shard:
     shard = Shard(str(path), lambda: path, entry)
     _ = shard.index  # read now, so that a truncated shard is reported before training starts
+    if entry is not None:
+        check_shard(path, entry, path.with_name(MANIFEST_NAME))
     return shard
 
 
@@ -275,6 +285,20 @@ def _tars(directory: Path) -> list[Path]:
 
 def _manifest_entries(directory: Path) -> dict[str, ManifestShard]:
     return _entries_by_name(read_manifest(directory / MANIFEST_NAME))
+
+
+def _checked_entries(directory: Path) -> dict[str, ManifestShard]:
+    """Return the entries of a manifest that nobody has edited, next to the list of skipped images that it describes."""
+    path = directory / MANIFEST_NAME
+    manifest = read_manifest(path)
+    if manifest is None:
+        return {}
+    names = [shard.name for shard in manifest.shards]
+    num_samples = sum(shard.samples for shard in manifest.shards)
+    if not manifest.is_intact() or len(set(names)) < len(names) or num_samples != manifest.samples:
+        raise DataError(f"{path}: was edited or damaged after the shards were written; restore it, or pack them again")
+    check_skipped(directory / SKIPPED_NAME, manifest)
+    return _entries_by_name(manifest)
 
 
 def _entries_by_name(manifest: Manifest | None) -> dict[str, ManifestShard]:

@@ -7,6 +7,7 @@ contain no time, owner or machine, so that equal samples in the same order produ
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -14,13 +15,12 @@ from typing import BinaryIO, Self
 
 import msgspec
 
-from wordsight.data.manifest import MANIFEST_NAME, Manifest, ManifestShard, read_manifest
+from wordsight.data.manifest import MANIFEST_NAME, SKIPPED_NAME, Manifest, ManifestShard, read_manifest, sample_sha256
 from wordsight.data.sample import BrokenSample, Sample
 from wordsight.data.tar import END_OF_ARCHIVE, header_of, padding_of
 from wordsight.errors import DataError, OutputError
-from wordsight.files import atomic_directory, open_atomic, write_atomic
+from wordsight.files import atomic_directory, open_atomic, text_of, write_atomic
 
-SKIPPED_NAME = "skipped.jsonl"
 MAX_SAMPLES = 10_000
 MAX_BYTES = 256_000_000
 _SIGNATURES = {
@@ -38,11 +38,12 @@ class _OpenShard:
 
     def __init__(self, directory: Path, number: int) -> None:
         self.name = f"{number:06d}.tar"
+        self._path = directory / self.name
         self.samples = 0
         self.bytes = 0
         self._digest = hashlib.sha256()
         self._stack = contextlib.ExitStack()
-        self._file: BinaryIO = self._stack.enter_context(open_atomic(directory / self.name))
+        self._file: BinaryIO = self._stack.enter_context(open_atomic(self._path))
 
     def add(self, block: bytes) -> None:
         self._file.write(block)
@@ -52,7 +53,8 @@ class _OpenShard:
     def close(self) -> ManifestShard:
         self.add(END_OF_ARCHIVE)
         self._stack.close()
-        return ManifestShard(self.name, self._digest.hexdigest(), self.samples, self.bytes)
+        sample = sample_sha256(self._path)
+        return ManifestShard(self.name, self._digest.hexdigest(), self.samples, self.bytes, sample)
 
     def abandon(self, error_type: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         self._stack.__exit__(error_type, error, traceback)
@@ -101,8 +103,8 @@ class ShardWriter:
         self._keys.add(sample.key)
 
     def skip(self, broken: BrokenSample) -> None:
-        """Record an image that could not be packed, for `skipped.jsonl`."""
-        self._skipped.append(broken)
+        """Record an image that could not be packed, for `skipped.jsonl`; its texts may have come from file names."""
+        self._skipped.append(BrokenSample(text_of(broken.key), text_of(broken.shard), text_of(broken.reason)))
 
     def finish(self) -> Manifest:
         """Close the last shard, and write the list of skipped images and the manifest.
@@ -117,14 +119,15 @@ class ShardWriter:
         if not self._done:
             reason = f"; the first: {self._skipped[0].key}: {self._skipped[0].reason}" if self._skipped else ""
             raise DataError(f"no sample could be packed, {len(self._skipped)} were skipped{reason}")
-        lines = [msgspec.json.encode(broken) + b"\n" for broken in self._skipped]
-        write_atomic(self._directory / SKIPPED_NAME, b"".join(lines))
+        skipped = b"".join(msgspec.json.encode(broken) + b"\n" for broken in self._skipped)
+        write_atomic(self._directory / SKIPPED_NAME, skipped)
         manifest = Manifest(
             format="wordsight-shards-1",
             samples=len(self._keys),
             skipped=len(self._skipped),
             shards=tuple(self._done),
-        )
+            skipped_sha256=hashlib.sha256(skipped).hexdigest(),
+        ).sealed()
         write_atomic(self._directory / MANIFEST_NAME, manifest.to_bytes())
         return manifest
 
@@ -184,6 +187,8 @@ def refuse_foreign(out: Path) -> None:
     ours = {MANIFEST_NAME, SKIPPED_NAME}
     for shard in manifest.shards if manifest else ():
         ours |= {shard.name, f"{shard.name}.index"}
+    of_index = re.compile(r"\.(.+\.index)\.[a-z0-9_]{8}\.partial")  # left by a reader that was killed
+    names -= {name for name in names if (match := of_index.fullmatch(name)) and match[1] in ours}
     foreign = sorted(names - ours) if manifest else sorted(names)
     if foreign:
         raise OutputError(f"{out}: contains {foreign[0]!r}, which is not one of our shards; choose an empty directory")
@@ -212,7 +217,8 @@ def suffix_of(image: bytes) -> str:
 
 def _to_json(sample: Sample) -> bytes:
     if sample.captions:
-        return msgspec.json.encode({"captions": sample.captions})
-    if sample.names:
-        return msgspec.json.encode({"label": sample.names[0], "names": sample.names})
+        return msgspec.json.encode({"captions": [text_of(caption) for caption in sample.captions]})
+    if sample.names:  # of directories, whose names need not be UTF-8
+        names = [text_of(name) for name in sample.names]
+        return msgspec.json.encode({"label": names[0], "names": names})
     raise DataError(f"{sample.key}: neither captions nor names; add one of them")

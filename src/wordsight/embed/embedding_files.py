@@ -1,14 +1,18 @@
 """Files of embeddings: the embeddings, the fingerprint of the encoder that computed them, and the unreadable images.
 
 `OUT.parquet` has one row per image, with the columns `path`, `sha256` (of the image file), `embedding` (null for an
-unreadable image) and `error`. The schema metadata holds the fingerprint as JSON, under `wordsight.fingerprint`.
+unreadable image) and `error`. The schema metadata holds the fingerprint as JSON, under `wordsight.fingerprint`, and the
+version of the format, under `wordsight.format`. The file's metadata holds the hash of the rows, under
+`wordsight.rows_sha256`, which another program that writes the file again does not keep.
 
 `OUT.npy` holds the embeddings of the readable images, (N, E) float32. Next to it, the sidecar `OUT.npy.json` holds the
 fingerprint, the path and the hash of each row, the unreadable images with reasons, and the hash of `OUT.npy`.
 
-Either output appears complete or not at all.
+Either output appears complete or not at all, and its hashes are compared when it is read. Whatever a hash does not
+cover, because an older version wrote the file, is compared with what every embedding has: finite values, unit length.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -24,14 +28,23 @@ from numpy.typing import NDArray
 from wordsight.config import Config, decode
 from wordsight.data.video import FRAME_MARK
 from wordsight.encoder.fingerprint import Fingerprint
-from wordsight.errors import ConfigError, DataError
-from wordsight.files import check_writable, open_atomic, read_json, sha256_file
+from wordsight.errors import ConfigError, DataError, OutputError
+from wordsight.files import check_writable, hidden_path, matching_description, open_described, read_json
 
 FINGERPRINT_KEY = b"wordsight.fingerprint"
+FORMAT_KEY = b"wordsight.format"
+FORMAT = b"wordsight-embeddings-2"  # files without this key, of version 1, state no hash of their rows
+ROWS_KEY = b"wordsight.rows_sha256"
 
 _ROWS_PER_GROUP = 4096
 _MAX_SIDECAR_BYTES = 1 << 32
 _MAX_REASON_CHARACTERS = 200
+_UNIT_LENGTH_TOLERANCE = 1e-4
+_ROWS_PER_CHECK = 1 << 16  # bounds the memory of the check of a mapped file
+
+
+class DamagedEmbeddingsError(DataError):
+    """A file of embeddings of this model, of which no embedding can be trusted; its images are embedded again."""
 
 
 class EmbeddingRow(NamedTuple):
@@ -68,6 +81,7 @@ class Sidecar(Config, frozen=True):
         paths: name of the image of each row.
         sha256: hash of the image file of each row.
         unreadable: images without an embedding, in the order of the input.
+        rows_sha256: hash of `paths` and `sha256`; empty in files of versions that did not write it.
         format: name and version of this format.
     """
 
@@ -76,6 +90,7 @@ class Sidecar(Config, frozen=True):
     paths: list[str]
     sha256: list[str]
     unreadable: list[UnreadableImage]
+    rows_sha256: str = ""
     format: str = "wordsight-embeddings-1"
 
 
@@ -83,9 +98,13 @@ class PreviousEmbeddings:
     """Embeddings of earlier runs, identified by the hash of the image file and, for a video frame, its time.
 
     An image that was moved or renamed keeps its embedding; one whose contents changed does not.
+
+    Attributes:
+        num_damaged: rows that are not embeddings, because they are not finite or not of unit length. They are left out.
     """
 
     def __init__(self) -> None:
+        self.num_damaged = 0
         self._rows: dict[str, tuple[NDArray[np.float32], int]] = {}
 
     def __len__(self) -> int:
@@ -98,8 +117,11 @@ class PreviousEmbeddings:
 
     def add(self, embeddings_NE: NDArray[np.float32], paths: Iterable[str], sha256: Iterable[str]) -> None:
         """Add (N, E) float32 embeddings with the path and the hash of each."""
+        is_valid_N = _is_valid(embeddings_NE)
+        self.num_damaged += len(is_valid_N) - int(is_valid_N.sum())
         for row, (path, digest) in enumerate(zip(paths, sha256, strict=True)):
-            self._rows[_identity(path, digest)] = embeddings_NE, row
+            if is_valid_N[row]:
+                self._rows[_identity(path, digest)] = embeddings_NE, row
 
     def update(self, other: "PreviousEmbeddings") -> None:
         """Add all embeddings of another collection; they replace equal images."""
@@ -110,16 +132,39 @@ def _identity(path: str, sha256: str) -> str:
     return sha256 + path[path.rindex(FRAME_MARK) :] if FRAME_MARK in path else sha256
 
 
+def _is_valid(embeddings_NE: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return which rows are finite and of unit length, (N,)."""
+    is_valid_N = np.empty(len(embeddings_NE), np.bool_)
+    for start in range(0, len(embeddings_NE), _ROWS_PER_CHECK):
+        rows = slice(start, start + _ROWS_PER_CHECK)
+        with np.errstate(over="ignore", invalid="ignore"):
+            lengths = np.linalg.norm(embeddings_NE[rows], axis=1)
+            is_valid_N[rows] = np.abs(lengths - 1) <= _UNIT_LENGTH_TOLERANCE
+    return is_valid_N
+
+
+def parts_directory(out: Path) -> Path:
+    """Return the hidden directory in which an interrupted run keeps its work."""
+    return hidden_path(out, "parts")
+
+
 def check_output_path(out: Path) -> None:
     """Refuse an unsupported or unwritable output path before any work is done.
 
     Raises:
         ConfigError: the name ends neither in .parquet nor in .npy.
-        OutputError: the path is not writable.
+        OutputError: the path is not writable, or the sidecar of another file is in the way.
     """
     if out.suffix not in (".parquet", ".npy"):
         raise ConfigError(f"{out}: unsupported type of file; expected a name that ends in .parquet or .npy")
     check_writable(out)
+    if out.suffix == ".npy":
+        check_writable(sidecar_path(out))
+        if sidecar_path(out).exists() and not out.exists():
+            try:
+                _read_sidecar(sidecar_path(out))
+            except ConfigError as error:
+                raise OutputError(f"{error}; it would be replaced: choose another output path") from error
 
 
 def sidecar_path(out: Path) -> Path:
@@ -131,42 +176,98 @@ def read_embeddings(path: Path, fingerprint: Fingerprint) -> PreviousEmbeddings:
     """Read the embeddings of a file that was written by an encoder with the same fingerprint.
 
     Raises:
+        DamagedEmbeddingsError: the file is one of this encoder, but its contents are not those that were written.
         DataError: not a file of embeddings, or the fingerprint differs; the message names both fingerprints.
     """
+    read = _read_parquet if path.suffix == ".parquet" else _read_numpy
     try:
-        stored, previous = _read_parquet(path) if path.suffix == ".parquet" else _read_numpy(path)
-    except (OSError, ValueError, KeyError, ConfigError, pa.ArrowException, msgspec.DecodeError) as error:
-        reason = " ".join(str(error).split())[:_MAX_REASON_CHARACTERS]
-        raise DataError(f"{path}: exists and is not a file of embeddings ({reason}); choose another path") from error
+        return read(path, fingerprint)
+    except (OSError, ValueError, KeyError, ConfigError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path}: exists and is not a file of embeddings ({_reason(error)}); choose another path"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())[:_MAX_REASON_CHARACTERS]
+
+
+def _require_fingerprint(path: Path, stored: Fingerprint, fingerprint: Fingerprint) -> None:
     if stored != fingerprint:
         raise DataError(
             f"{path}: holds embeddings of {stored}, but this model is {fingerprint}; "
             "choose another path, or the model that wrote the file"
         )
+
+
+def _read_parquet(path: Path, fingerprint: Fingerprint) -> PreviousEmbeddings:
+    with pq.ParquetFile(path) as file:
+        metadata = file.schema_arrow.metadata or {}
+        stored = decode(msgspec.json.decode(metadata[FINGERPRINT_KEY]), Fingerprint, str(path))
+        _require_fingerprint(path, stored, fingerprint)
+        previous, rows_hash = PreviousEmbeddings(), _RowsHash()
+        try:
+            for batch in file.iter_batches(_ROWS_PER_GROUP, columns=["path", "sha256", "embedding"]):
+                _add_batch(previous, rows_hash, batch, fingerprint.model.embed_dim)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+            raise DamagedEmbeddingsError(f"{path}: damaged ({_reason(error)})") from error
+        stated = (file.metadata.metadata or {}).get(ROWS_KEY)
+    if FORMAT_KEY in metadata and stated != rows_hash.digest():
+        raise DamagedEmbeddingsError(f"{path}: its rows are not those that were written")
     return previous
 
 
-def _read_parquet(path: Path) -> tuple[Fingerprint, PreviousEmbeddings]:
-    previous = PreviousEmbeddings()
-    with pq.ParquetFile(path) as file:
-        stored = msgspec.json.decode((file.schema_arrow.metadata or {})[FINGERPRINT_KEY])
-        fingerprint = decode(stored, Fingerprint, str(path))
-        for batch in file.iter_batches(_ROWS_PER_GROUP, columns=["path", "sha256", "embedding"]):
-            readable = batch.filter(batch["embedding"].is_valid())
-            embeddings_NE = readable["embedding"].flatten().to_numpy().reshape(-1, fingerprint.model.embed_dim)
-            previous.add(embeddings_NE, readable["path"].to_pylist(), readable["sha256"].to_pylist())
-    return fingerprint, previous
+def _add_batch(previous: PreviousEmbeddings, rows_hash: "_RowsHash", batch: pa.RecordBatch, embed_dim: int) -> None:
+    readable = batch.filter(batch["embedding"].is_valid()) if batch["embedding"].null_count else batch
+    column = readable["embedding"]
+    if column.type != pa.list_(pa.float32()) or (np.diff(column.offsets.to_numpy()) != embed_dim).any():
+        raise ValueError(f"expected embeddings of {embed_dim} float32 components")
+    embeddings_NE = column.flatten().to_numpy().reshape(-1, embed_dim)
+    rows_hash.update(batch["path"].to_pylist(), batch["sha256"].to_pylist(), embeddings_NE)
+    previous.add(embeddings_NE, readable["path"].to_pylist(), readable["sha256"].to_pylist())
 
 
-def _read_numpy(path: Path) -> tuple[Fingerprint, PreviousEmbeddings]:
-    json_path = sidecar_path(path)
-    sidecar = decode(read_json(json_path, _MAX_SIDECAR_BYTES, ConfigError), Sidecar, str(json_path))
+class _RowsHash:
+    """The hash of a stream of rows, independent of how they are grouped."""
+
+    def __init__(self) -> None:
+        self._images, self._embeddings = hashlib.sha256(), hashlib.sha256()
+
+    def update(self, paths: Iterable[str], sha256: Iterable[str | None], embeddings: NDArray[np.float32]) -> None:
+        """Add rows; `embeddings` are those of the readable images."""
+        self._images.update(b"".join(map(msgspec.msgpack.encode, zip(paths, sha256, strict=True))))
+        self._embeddings.update(np.ascontiguousarray(embeddings).data)
+
+    def digest(self) -> bytes:
+        return hashlib.sha256(self._images.digest() + self._embeddings.digest()).hexdigest().encode()
+
+
+def _read_sidecar(path: Path) -> Sidecar:
+    return decode(read_json(path, _MAX_SIDECAR_BYTES, ConfigError), Sidecar, str(path))
+
+
+def _read_numpy(path: Path, fingerprint: Fingerprint) -> PreviousEmbeddings:
+    sidecar = matching_description(path, sidecar_path(path), _read_sidecar, lambda sidecar: sidecar.embeddings_sha256)
+    if sidecar is None:
+        _require_fingerprint(path, _read_sidecar(sidecar_path(path)).fingerprint, fingerprint)
+        raise DamagedEmbeddingsError(f"{path}: not the file that {sidecar_path(path).name} describes")
+    _require_fingerprint(path, sidecar.fingerprint, fingerprint)
+    rows_sha256 = _rows_sha256(sidecar.paths, sidecar.sha256)
+    if (sidecar.rows_sha256 or rows_sha256) != rows_sha256:
+        raise DamagedEmbeddingsError(f"{sidecar_path(path)}: its rows are not those that were written")
     embeddings_NE = np.load(path, mmap_mode="r", allow_pickle=False)
-    if embeddings_NE.dtype != np.float32 or embeddings_NE.ndim != 2 or len(embeddings_NE) != len(sidecar.sha256):
-        raise ValueError(f"{embeddings_NE.dtype} array of shape {embeddings_NE.shape} does not match its sidecar")
+    expected = (len(sidecar.sha256), fingerprint.model.embed_dim)
+    if embeddings_NE.dtype != np.float32 or embeddings_NE.shape != expected or len(sidecar.paths) != expected[0]:
+        raise DamagedEmbeddingsError(
+            f"{path}: {embeddings_NE.dtype} array of shape {embeddings_NE.shape} does not match its sidecar"
+        )
     previous = PreviousEmbeddings()
     previous.add(embeddings_NE, sidecar.paths, sidecar.sha256)
-    return sidecar.fingerprint, previous
+    return previous
+
+
+def _rows_sha256(paths: list[str], sha256: list[str]) -> str:
+    return hashlib.sha256(msgspec.msgpack.encode((paths, sha256))).hexdigest()
 
 
 def write_parquet(file: BinaryIO, rows: Iterator[EmbeddingRow], fingerprint: Fingerprint) -> None:
@@ -177,27 +278,36 @@ def write_parquet(file: BinaryIO, rows: Iterator[EmbeddingRow], fingerprint: Fin
     """
     columns = [("path", pa.string()), ("sha256", pa.string())]
     columns += [("embedding", pa.list_(pa.float32())), ("error", pa.string())]
-    schema = pa.schema(columns, metadata={FINGERPRINT_KEY: msgspec.json.encode(fingerprint)})
+    schema = pa.schema(columns, metadata={FINGERPRINT_KEY: msgspec.json.encode(fingerprint), FORMAT_KEY: FORMAT})
+    rows_hash = _RowsHash()
     with pq.ParquetWriter(file, schema) as writer:
         while group := list(islice(rows, _ROWS_PER_GROUP)):
+            paths, sha256 = [row.path for row in group], [row.sha256 or None for row in group]
+            embeddings = [row.embedding for row in group if row.embedding is not None]
+            rows_hash.update(paths, sha256, np.concatenate(embeddings) if embeddings else np.empty(0, np.float32))
             arrays = [
-                pa.array([row.path for row in group], pa.string()),
-                pa.array([row.sha256 or None for row in group], pa.string()),
+                pa.array(paths, pa.string()),
+                pa.array(sha256, pa.string()),
                 pa.array([row.embedding for row in group], schema.field("embedding").type),
                 pa.array([row.error or None for row in group], pa.string()),
             ]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+        writer.add_key_value_metadata({ROWS_KEY: rows_hash.digest()})
 
 
 @contextmanager
 def open_numpy(out: Path, fingerprint: Fingerprint) -> Iterator["NumpyWriter"]:
-    """Open a NumPy file of embeddings for writing; file and sidecar appear if the block succeeds."""
-    with open_atomic(sidecar_path(out)) as sidecar_file:
-        with open_atomic(out) as file:
-            writer = NumpyWriter(file, fingerprint.model.embed_dim)
-            yield writer
-        sidecar = Sidecar(fingerprint, sha256_file(out), writer.paths, writer.sha256, writer.unreadable)
-        sidecar_file.write(msgspec.json.format(msgspec.json.encode(sidecar), indent=2) + b"\n")
+    """Open a NumPy file of embeddings for writing; file and sidecar appear together if the block succeeds."""
+    writer: NumpyWriter
+
+    def describe(sha256: str) -> bytes:
+        rows = writer.paths, writer.sha256
+        sidecar = Sidecar(fingerprint, sha256, *rows, writer.unreadable, _rows_sha256(*rows))
+        return msgspec.json.format(msgspec.json.encode(sidecar), indent=2) + b"\n"
+
+    with open_described(out, sidecar_path(out), describe) as file:
+        writer = NumpyWriter(file, fingerprint.model.embed_dim)
+        yield writer
 
 
 class NumpyWriter:

@@ -8,23 +8,24 @@ import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wordsight.embed.embedding_files import (
+    DamagedEmbeddingsError,
     EmbeddingRow,
     PreviousEmbeddings,
     UnreadableImage,
     check_output_path,
     open_numpy,
+    parts_directory,
     read_embeddings,
     write_parquet,
 )
 from wordsight.encoder.fingerprint import Fingerprint
 from wordsight.encoder.pipeline import embed_each
-from wordsight.errors import DataError, OutputError
-from wordsight.files import lock, open_atomic
+from wordsight.errors import DataError, OutputError, WeightsError
+from wordsight.files import lock, open_atomic, text_of
 from wordsight.image import ImageRef
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def embed_files(
     out: Path,
     progress: Callable[[int], None] = lambda done: None,
     embedder: Embedder | None = None,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> EmbedSummary:
     """Embed images and write the embeddings to a file, in the order of the images.
 
@@ -71,18 +73,23 @@ def embed_files(
         out: a `.parquet` or `.npy` file. Embeddings of the same images in an existing file are reused.
         progress: called after each image with the number of images done.
         embedder: where the work is done; by default in this process.
+        warn: called with a line for each earlier file of embeddings that is damaged, before its images are embedded
+            again.
 
     Raises:
         ConfigError: the name of the file ends neither in .parquet nor in .npy.
         DataError: the existing file has another fingerprint or is not a file of embeddings; or no image could be read,
             and then nothing is written.
         OutputError: the path is not writable, or another process writes to it; an existing file is kept.
+        WeightsError: the weights of the model were changed during the work.
     """
     check_output_path(out)
-    parts = out.with_name(f".{out.name}.parts")
+    parts = parts_directory(out)
     with lock(parts / ".lock"):
         try:
-            summary = _write_output(out, parts, partial(embedder or embed_locally, encoder, images), encoder, progress)
+            previous = _read_previous(out, parts, encoder.fingerprint, warn)
+            rows = (embedder or embed_locally)(encoder, images, previous)
+            summary = _write_output(out, parts, map(_with_utf8_texts, rows), encoder, progress)
         except BaseException:
             if not any(parts.glob("*.parquet")):  # nothing to resume from
                 shutil.rmtree(parts, ignore_errors=True)
@@ -99,56 +106,87 @@ def embed_locally(
         yield EmbeddingRow(embedded.source.name, embedded.sha256, embedded.embedding, embedded.error, embedded.is_new)
 
 
+def _read_previous(out: Path, parts: Path, fingerprint: Fingerprint, warn: Callable[[str], None]) -> PreviousEmbeddings:
+    """Read the embeddings of an earlier file and of interrupted runs, except for damaged ones."""
+    previous = PreviousEmbeddings()
+    for path in [out, *sorted(parts.glob("*.parquet"))]:
+        if not path.exists():
+            continue
+        try:
+            stored = read_embeddings(path, fingerprint)
+        except DamagedEmbeddingsError as error:
+            warn(f"{error}; its images are embedded again")
+            continue
+        if stored.num_damaged:
+            warn(f"{path}: {stored.num_damaged:,} rows are not embeddings of unit length; they are embedded again")
+        previous.update(stored)
+    return previous
+
+
+def _with_utf8_texts(row: EmbeddingRow) -> EmbeddingRow:
+    """Return a row that any file format can store: bytes of file names that are not UTF-8 become escapes."""
+    return row._replace(path=text_of(row.path), error=text_of(row.error))
+
+
 def _write_output(
     out: Path,
     parts: Path,
-    embed: Callable[[PreviousEmbeddings], Iterator[EmbeddingRow]],
+    new_rows: Iterator[EmbeddingRow],
     encoder: "DualEncoder",
     progress: Callable[[int], None],
 ) -> EmbedSummary:
     fingerprint = encoder.fingerprint
-    previous = PreviousEmbeddings()
-    for path in [out, *sorted(parts.glob("*.parquet"))]:
-        if path.exists():
-            previous.update(read_embeddings(path, fingerprint))
     summary = EmbedSummary()
-    with closing(_save_parts(embed(previous), fingerprint, parts)) as saved:
+    with closing(_save_parts(new_rows, encoder, parts)) as saved:
         rows = _count(saved, summary, progress)
         if out.suffix == ".parquet":
             with open_atomic(out) as file:
                 write_parquet(file, rows, fingerprint)
                 _require_embeddings(summary)
+                _require_fingerprint(encoder, fingerprint)
         else:
             with open_numpy(out, fingerprint) as writer:
                 writer.write(rows)
                 _require_embeddings(summary)
+                _require_fingerprint(encoder, fingerprint)
     return summary
 
 
 def _save_parts(
-    rows: Iterator[EmbeddingRow], fingerprint: Fingerprint, parts: Path
+    rows: Iterator[EmbeddingRow], encoder: "DualEncoder", parts: Path
 ) -> Generator[EmbeddingRow, None, None]:
     """Yield the rows, and write new ones to part files as they come; the last part only if the work ends early."""
+    fingerprint = encoder.fingerprint
     new: list[EmbeddingRow] = []
-    number = len(list(parts.glob("*.parquet")))
+    number = 1 + max((int(path.stem) for path in parts.glob("*.parquet") if path.stem.isdecimal()), default=-1)
+
+    def write_part() -> None:
+        nonlocal new, number
+        _require_fingerprint(encoder, fingerprint)
+        if new:
+            with open_atomic(parts / f"{number:06d}.parquet") as file:
+                write_parquet(file, iter(new), fingerprint)
+        new, number = [], number + 1
+
     try:
         for row in rows:
             if row.is_new:
                 new.append(row)
             if len(new) == _ROWS_PER_PART:
-                _write_part(parts / f"{number:06d}.parquet", new, fingerprint)
-                new, number = [], number + 1
+                write_part()
             yield row
     except BaseException:  # an interrupt, or the consumer stopped early
-        with suppress(OutputError):  # most likely a full disk; report the original error
-            _write_part(parts / f"{number:06d}.parquet", new, fingerprint)
+        with suppress(OutputError, WeightsError):  # most likely a full disk; report the original error
+            write_part()
         raise
 
 
-def _write_part(path: Path, rows: list[EmbeddingRow], fingerprint: Fingerprint) -> None:
-    if rows:
-        with open_atomic(path) as file:
-            write_parquet(file, iter(rows), fingerprint)
+def _require_fingerprint(encoder: "DualEncoder", fingerprint: Fingerprint) -> None:
+    """Refuse to store embeddings of a model whose weights have changed since the first of them."""
+    if encoder.fingerprint != fingerprint:
+        raise WeightsError(
+            f"{encoder.card.name}: its weights were changed while images were embedded; embed them again"
+        )
 
 
 def _count(

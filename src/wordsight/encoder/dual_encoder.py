@@ -3,6 +3,7 @@
 A test freezes its public methods. Everything that makes inference fast is hidden behind them.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
@@ -16,7 +17,7 @@ from wordsight.encoder.batch_sizes import batch_sizes
 from wordsight.encoder.fingerprint import Fingerprint
 from wordsight.encoder.pipeline import AnyImage, as_images, embed_each
 from wordsight.encoder.runtime import Embeddings, Runtime, is_runtime
-from wordsight.errors import ConfigError, DataError, ImageError, nearest
+from wordsight.errors import ConfigError, DataError, ImageError, WeightsError, nearest
 from wordsight.image import ImageSource, Policy, Preprocessing, preprocess
 from wordsight.text import TextTokenizer, build_tokenizer
 from wordsight.weights import Card
@@ -193,24 +194,28 @@ class DualEncoder:
 
     @property
     def scale(self) -> float:
-        """The logit scale, the inverse of the softmax temperature."""
-        return self.runtime.scale
+        """The logit scale, the inverse of the softmax temperature.
+
+        Raises:
+            WeightsError: it is not a finite number.
+        """
+        return self._finite("logit scale", self.runtime.scale)
 
     @property
     def bias(self) -> float:
         """The logit bias that is added to scaled similarities. SigLIP learns one; it is 0 for other models."""
-        return self.runtime.bias
+        return self._finite("logit bias", self.runtime.bias)
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
         """The tokenizer; built on first use."""
         return build_tokenizer(self.card.tokenizer, self.files)
 
-    @cached_property
+    @property
     def fingerprint(self) -> Fingerprint:
-        """Everything that determines the value of this encoder's embeddings; computed on first use.
+        """Everything that determines the value of this encoder's embeddings.
 
-        If you modify the weights afterwards, create a new encoder: the fingerprint is not computed again.
+        The weights are hashed on first use, and again after they have been changed in place.
         """
         return Fingerprint(
             weights=self.runtime.weights_hash,
@@ -220,6 +225,14 @@ class DualEncoder:
             policy=self.policy,
             precision=self.runtime.precision,
         )
+
+    def _finite(self, name: str, value: float) -> float:
+        if not math.isfinite(value):
+            raise WeightsError(
+                f"{self.card.name}: its {name} is {value}, not a finite number: the weights are damaged, or the "
+                "training diverged"
+            )
+        return value
 
     def _concatenate(self, rows: list[Embeddings]) -> Embeddings:
         return np.concatenate(rows) if rows else np.empty((0, self.card.model.embed_dim), np.float32)

@@ -7,6 +7,7 @@ embeddings. `--runtime auto` times one image on both runtimes once per architect
 import contextlib
 import hashlib
 import platform
+import shutil
 import statistics
 import time
 from importlib.metadata import version
@@ -21,14 +22,15 @@ from wordsight.config import Config
 from wordsight.encoder.onnx_runtime import OnnxRuntime
 from wordsight.encoder.runtime import Runtime
 from wordsight.errors import OutputError
-from wordsight.files import write_atomic
+from wordsight.files import read_bounded, write_atomic
 from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.convert import convert
 from wordsight.weights.formats.int8 import int8_directory
-from wordsight.weights.formats.onnx_directory import cache_name, is_exported
+from wordsight.weights.formats.onnx_directory import cache_name, is_intact
 from wordsight.weights.formats.wordsight import hash_weights
 
 _ROUNDS = 7
+_MAX_TIMINGS_BYTES = 1 << 24  # 50,000 architectures
 
 
 class Timings(Config, frozen=True):
@@ -85,7 +87,8 @@ def select_runtime(torch_runtime: Runtime, checkpoint: Checkpoint) -> Runtime:
 
 def _export(checkpoint: Checkpoint) -> Path:
     directory = cache_directory("onnx") / cache_name(hash_weights(checkpoint.tensors), checkpoint.card)
-    if not is_exported(directory):
+    if not is_intact(directory):
+        shutil.rmtree(directory, ignore_errors=True)
         convert(checkpoint, directory, "onnx")
     return directory
 
@@ -103,6 +106,8 @@ def _measure(torch_runtime: Runtime, onnx_runtime: Runtime, size_px: int) -> Tim
 
 def _read_timings(path: Path) -> dict[str, Timings]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Timings])
-    except (OSError, msgspec.DecodeError):
+        content = read_bounded(path, _MAX_TIMINGS_BYTES, OutputError)
+        timings = msgspec.json.decode(content, type=dict[str, Timings])
+    except (OutputError, msgspec.DecodeError, UnicodeDecodeError):
         return {}
+    return {key: each for key, each in timings.items() if min(each.torch, each.onnx) > 0}

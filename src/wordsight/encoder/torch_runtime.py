@@ -20,6 +20,8 @@ from wordsight.image import Preprocessing
 from wordsight.model import CLIP, to_float
 from wordsight.weights.formats.wordsight import hash_weights
 
+_SAMPLED_VALUES = 64  # of each tensor
+
 
 class TorchRuntime:
     """Runs a model on its device and in its precision; see `Runtime`.
@@ -34,6 +36,8 @@ class TorchRuntime:
         self.preprocessing = preprocessing
         self._prepacked_version: object = None
         self._prepacked: dict[Callable[[CLIP], CLIP], CLIP] = {}
+        self._hashed_state: object = None
+        self._hash = ""
 
     @property
     def device_type(self) -> str:
@@ -57,8 +61,11 @@ class TorchRuntime:
 
     @property
     def weights_hash(self) -> str:
-        """SHA-256 of the current weights."""
-        return hash_weights(self.model.state_dict())
+        """SHA-256 of the current weights; computed again only after they have changed."""
+        state = _state_of(self.model)
+        if state is None or state != self._hashed_state:
+            self._hash, self._hashed_state = hash_weights(self.model.state_dict()), state
+        return self._hash
 
     def encode_pixels(self, pixels: NDArray[np.uint8]) -> Embeddings:
         """(N, S, S, 3) uint8 -> (N, E) float32. Pixels are copied to the device as bytes and converted there."""
@@ -88,6 +95,20 @@ class TorchRuntime:
         if prepack not in self._prepacked:
             self._prepacked[prepack] = prepack(self.model)
         return self._prepacked[prepack]
+
+
+def _state_of(model: CLIP) -> object:
+    """Return a value that changes when the weights change, and that is faster to compute than their hash; or None.
+
+    Version counters do not see writes through `tensor.data`, which is how many EMA implementations copy weights.
+    Therefore it includes a sample of the values of each tensor.
+    """
+    version = weights_version(model)
+    if version is None:
+        return None
+    tensors = [tensor.detach().reshape(-1) for tensor in model.state_dict().values()]
+    samples = [tensor[:: max(1, len(tensor) // _SAMPLED_VALUES)].cpu().contiguous() for tensor in tensors]
+    return version, [sample.view(torch.uint8).numpy().tobytes() for sample in samples]
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Zero-shot classifier weights cached on disk.
 
 The file name is the SHA-256 of everything that determines the numbers: model weights, architecture, tokenizer,
-precision, labels and templates. A damaged or unwritable file only means that the weights are computed again.
+precision, labels and templates. The file is a NumPy array, followed by the SHA-256 of its bytes (which NumPy does not
+read). A damaged or unwritable file only means that the weights are computed again.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from wordsight.cache import cache_directory
 from wordsight.errors import OutputError
-from wordsight.files import write_atomic
+from wordsight.files import read_bounded, write_atomic
 
 if TYPE_CHECKING:
     from wordsight.encoder import DualEncoder
@@ -26,6 +27,7 @@ MIN_TEXTS = 1000
 """Classifiers with fewer prompts are not cached: embedding them is as fast as hashing the model's weights."""
 
 _UNIT_LENGTH_TOLERANCE = 1e-3
+_FORMAT = "wordsight-classifier-2"  # files of version 1, whose names are derived without this text, have no hash
 
 
 def load_or_compute(
@@ -47,18 +49,23 @@ def load_or_compute(
     """
     if sum(map(len, labels)) * len(templates) < MIN_TEXTS:
         return compute()
-    path = _cache_path(clip, labels, templates)
-    cached = _load(path, (len(labels), clip.card.model.embed_dim))
-    if cached is not None:
-        return cached
-    weights_KE, file = compute(), io.BytesIO()
-    np.save(file, weights_KE)
-    with contextlib.suppress(OutputError):
-        write_atomic(path, file.getvalue())
+    shape = (len(labels), clip.card.model.embed_dim)
+    path, path_1 = _cache_paths(clip, labels, templates)
+    for cached in (_load(path, shape, has_hash=True), _load(path_1, shape, has_hash=False)):
+        if cached is not None:
+            return cached
+    weights_KE = compute()
+    if _is_unit_length(weights_KE):
+        content = _header(shape) + np.ascontiguousarray(weights_KE, "<f4").tobytes()
+        with contextlib.suppress(OutputError):
+            write_atomic(path, content + hashlib.sha256(content).digest())
     return weights_KE
 
 
-def _cache_path(clip: "DualEncoder", labels: Sequence[tuple[str, ...]], templates: tuple[str, ...]) -> Path:
+def _cache_paths(
+    clip: "DualEncoder", labels: Sequence[tuple[str, ...]], templates: tuple[str, ...]
+) -> tuple[Path, Path]:
+    """Return the paths of the file with a hash and of the file that an older version wrote."""
     fingerprint = clip.fingerprint
     inputs = (
         fingerprint.weights,
@@ -68,16 +75,34 @@ def _cache_path(clip: "DualEncoder", labels: Sequence[tuple[str, ...]], template
         labels,
         templates,
     )
-    return cache_directory("classifiers") / f"{hashlib.sha256(msgspec.json.encode(inputs)).hexdigest()}.npy"
+    encoded = msgspec.json.encode(inputs)
+    name, name_1 = (hashlib.sha256(content).hexdigest() for content in (_FORMAT.encode() + encoded, encoded))
+    directory = cache_directory("classifiers")
+    return directory / f"{name}.npy", directory / f"{name_1}.npy"
 
 
-def _load(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
-    """Return the array in a file if it has this shape and rows of unit length, otherwise None."""
+def _load(path: Path, shape: tuple[int, int], has_hash: bool) -> NDArray[np.float32] | None:
+    """Return the array in a file if it has this shape, its hash, and rows of unit length; otherwise None."""
+    header = _header(shape)
+    end = len(header) + 4 * shape[0] * shape[1]
     try:
-        weights = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        content = read_bounded(path, end + hashlib.sha256().digest_size, OutputError)
+    except OutputError:
         return None
-    if not isinstance(weights, np.ndarray) or weights.shape != shape or weights.dtype != np.float32:
+    expected_hash = hashlib.sha256(content[:end]).digest() if has_hash else b""
+    if not content.startswith(header) or len(content) < end or content[end:] != expected_hash:
         return None
-    lengths = np.linalg.norm(weights, axis=1)
-    return weights if np.all(np.abs(lengths - 1) < _UNIT_LENGTH_TOLERANCE) else None
+    weights_KE = np.frombuffer(content, "<f4", offset=len(header), count=shape[0] * shape[1]).reshape(shape)
+    return weights_KE if _is_unit_length(weights_KE) else None
+
+
+def _header(shape: tuple[int, int]) -> bytes:
+    """Return the header of a NumPy file of float32; comparing it avoids parsing one that claims terabytes."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def _is_unit_length(weights_KE: NDArray[np.float32]) -> bool:
+    """Return whether all rows are finite and of unit length."""
+    return bool(np.all(np.abs(np.linalg.norm(weights_KE, axis=1) - 1) < _UNIT_LENGTH_TOLERANCE))

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import resource
+import shutil
 import struct
 from pathlib import Path
 
@@ -32,8 +33,11 @@ def edit_card(directory: Path, **changes: object) -> None:
 
 
 def edit_tensors(directory: Path, **changes: torch.Tensor | None) -> None:
+    """Change the weights and their hash in the card, as someone would who writes both files."""
     tensors = load_file(directory / "model.safetensors") | changes
     save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, directory / "model.safetensors")
+    weights_sha256 = hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
+    edit_card(directory, weights_sha256=weights_sha256)
 
 
 def refusal(directory: Path) -> str:
@@ -188,3 +192,23 @@ def test_a_card_that_would_take_too_long_to_build_is_refused(directory):
 def test_an_unknown_key_in_the_card_is_refused_with_the_nearest(directory):
     edit_card(directory, licens="MIT")
     assert refusal(directory).endswith("unknown key 'licens'; did you mean 'licence'?")
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_weights_of_another_model_with_the_same_shapes_are_refused(directory, tmp_path, monkeypatch, is_large):
+    if is_large:
+        monkeypatch.setattr("wordsight.cache._MAX_HASHED_AGAIN_BYTES", 0)
+    load_directory(directory)
+    other = tiny_clip(seed=1)
+    other.save(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "model.safetensors", directory)
+    assert "model.safetensors: damaged or replaced: its SHA-256 is" in refusal(directory)
+    edit_card(directory, weights_sha256="")
+    load_directory(directory)
+
+
+def test_one_flipped_bit_of_the_weights_is_noticed(directory):
+    content = bytearray((directory / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (directory / "model.safetensors").write_bytes(content)
+    assert "damaged or replaced" in refusal(directory)

@@ -226,7 +226,7 @@ def test_a_file_is_recognised_by_its_hash_which_is_computed_once(tmp_path, monke
     path.write_bytes(b"abc")
     assert card_of_file(path) is None
     with monkeypatch.context() as patch:
-        patch.setattr("wordsight.weights.hub.digests.sha256_file", lambda path: pytest.fail(f"{path} is hashed again"))
+        patch.setattr("wordsight.cache.sha256_file", lambda path: pytest.fail(f"{path} is hashed again"))
         card_of_file(path)
     path.write_bytes(b"abd")
     card_of_file(path)

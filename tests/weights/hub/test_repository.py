@@ -222,9 +222,7 @@ def test_a_repository_without_weights_is_refused(hub):
 
 def test_a_large_file_is_hashed_once(hub, monkeypatch):
     hashed = []
-    monkeypatch.setattr(
-        "wordsight.weights.hub.digests.sha256_file", lambda path: hashed.append(path) or sha256_file(path)
-    )
+    monkeypatch.setattr("wordsight.cache.sha256_file", lambda path: hashed.append(path) or sha256_file(path))
     fetch_repository(NAME)
     assert len(hashed) == 1
     fetch_repository(NAME)

@@ -28,7 +28,7 @@ from wordsight.weights.formats.onnx_directory import (
     MAX_INLINE_BYTES,
     TEXT_NAME,
     cache_name,
-    is_exported,
+    is_intact,
     read_exported,
     write_beside_graphs,
 )
@@ -68,7 +68,7 @@ def int8_directory(directory: Path) -> Path:
         )
     _require_exact_products()  # also if the graphs are cached: another machine may have written them
     out = cache_directory("int8") / f"{_CACHE_VERSION}-{cache_name(exported.weights, card)}"
-    if not is_exported(out):
+    if not is_intact(out):
         with atomic_directory(out.absolute()) as partial:
             for name in (IMAGE_NAME, TEXT_NAME):
                 quantise(directory / name, partial / name)

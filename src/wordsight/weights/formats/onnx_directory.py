@@ -7,9 +7,10 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from wordsight.cache import require_sha256
 from wordsight.config import Config, decode
 from wordsight.errors import ConfigError, WeightsError
-from wordsight.files import read_json, write_atomic
+from wordsight.files import read_json, sha256_file, write_atomic
 from wordsight.weights.card import CARD_NAME, Card, read_card, read_tokenizer_file
 from wordsight.weights.formats.json_files import write_json
 
@@ -30,12 +31,15 @@ class Exported(Config, frozen=True):
         bias: learnt bias that is added afterwards; 0 if the model has none.
         weights: SHA-256 of the weights from which the graphs were made, as in the fingerprint of an encoder.
         precision: precision of the matrix products with weights.
+        files: SHA-256 of each graph, and of its file of weights if it has one; empty in directories of versions that
+            did not write it.
     """
 
     scale: float
     bias: float
     weights: str
     precision: Literal["float32", "int8"] = "float32"
+    files: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class ExportedDirectory(NamedTuple):
@@ -58,10 +62,10 @@ def is_exported(directory: Path) -> bool:
 
 
 def read_exported(directory: Path) -> ExportedDirectory:
-    """Read the files of an ONNX directory, except for its graphs.
+    """Read the files of an ONNX directory, except for its graphs, of which only the hashes are compared.
 
     Raises:
-        WeightsError: a file is missing or broken.
+        WeightsError: a file is missing or broken, or a graph is not the one that was exported.
     """
     card = read_card(directory / CARD_NAME)
     for name in (IMAGE_NAME, TEXT_NAME):
@@ -74,16 +78,34 @@ def read_exported(directory: Path) -> ExportedDirectory:
         raise WeightsError(f"{error}; export the model again") from error
     except ConfigError as error:
         raise WeightsError(str(error)) from error
+    for name, sha256 in exported.files.items():
+        if name not in _graph_files(directory):
+            raise WeightsError(f"{path}: names the file {name!r}, which is not there; export the model again")
+        require_sha256(directory / name, sha256, "weights", WeightsError)
     return ExportedDirectory(card, exported, read_tokenizer_file(directory, card))
 
 
+def is_intact(directory: Path) -> bool:
+    """Whether a directory in the cache contains the files that were exported into it."""
+    try:
+        return bool(read_exported(directory).exported.files)
+    except WeightsError:
+        return False
+
+
+def _graph_files(directory: Path) -> list[str]:
+    graphs = (IMAGE_NAME, TEXT_NAME)
+    return sorted(path.name for path in directory.iterdir() if path.name.removesuffix(".data") in graphs)
+
+
 def write_beside_graphs(directory: Path, card: Card, exported: Exported, files: Mapping[str, bytes]) -> None:
-    """Write everything that `read_exported` reads.
+    """Write everything that `read_exported` reads, with the hashes of the graphs.
 
     Raises:
         OutputError: a file cannot be written.
     """
-    write_json(directory / EXPORTED_NAME, exported)
+    hashes = {name: sha256_file(directory / name) for name in _graph_files(directory)}
+    write_json(directory / EXPORTED_NAME, msgspec.structs.replace(exported, files=hashes))
     write_json(directory / CARD_NAME, card)
     for name, content in files.items():
         write_atomic(directory / name, content)

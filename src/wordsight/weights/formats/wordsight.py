@@ -14,6 +14,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from wordsight.cache import require_sha256
 from wordsight.errors import OutputError, WeightsError
 from wordsight.files import atomic_directory, sha256_file, write_atomic
 from wordsight.model import CLIP
@@ -45,35 +46,42 @@ def save_directory(
     """
     directory = Path(directory)
     _refuse_to_replace(directory)
-    tensors = {name: tensor.detach().contiguous() for name, tensor in state_dict.items()}
     with atomic_directory(directory.absolute()) as temporary:
-        weights = temporary / WEIGHTS_NAME
         try:
-            write_safetensors(weights, tensors)
+            return _write(temporary, state_dict, card, files or {})
         except OutputError as error:
             raise OutputError(f"{directory}: {error}") from error
-        _sync(weights)
-        written = msgspec.structs.replace(card, weights_sha256=sha256_file(weights))
-        write_json(temporary / CARD_NAME, written)
-        for name, content in (files or {}).items():
-            write_atomic(temporary / name, content)
-    return written
 
 
 def write_wordsight(checkpoint: Checkpoint, model: CLIP, directory: Path) -> None:
-    """Write a model into a directory in this format; see `save_directory`."""
-    save_directory(directory, model.state_dict(), checkpoint.card, checkpoint.files)
+    """Write a model into an existing directory in this format; `save_directory` creates one."""
+    _write(directory, model.state_dict(), checkpoint.card, checkpoint.files)
+
+
+def _write(directory: Path, state_dict: Mapping[str, Tensor], card: Card, files: Mapping[str, bytes]) -> Card:
+    tensors = {name: tensor.detach().contiguous() for name, tensor in state_dict.items()}
+    weights = directory / WEIGHTS_NAME
+    write_safetensors(weights, tensors)
+    _sync(weights)
+    written = msgspec.structs.replace(card, weights_sha256=sha256_file(weights))
+    write_json(directory / CARD_NAME, written)
+    for name, content in files.items():
+        write_atomic(directory / name, content)
+    return written
 
 
 def read_wordsight(directory: str | Path) -> Checkpoint:
     """Read tensors, card and tokenizer file of a directory; tensors keep the precision of the file.
 
     Raises:
-        WeightsError: a file is missing or broken, or the card contradicts itself.
+        WeightsError: a file is missing or broken, or is not the one that the card describes; or the card contradicts
+            itself.
     """
     directory = Path(directory)
     card = read_card(directory / CARD_NAME)
-    return Checkpoint(_read_tensors(directory / WEIGHTS_NAME), card, read_tokenizer_file(directory, card))
+    tensors = _read_tensors(directory / WEIGHTS_NAME)
+    require_sha256(directory / WEIGHTS_NAME, card.weights_sha256, "weights", WeightsError)
+    return Checkpoint(tensors, card, read_tokenizer_file(directory, card))
 
 
 def hash_weights(state_dict: Mapping[str, Tensor]) -> str:

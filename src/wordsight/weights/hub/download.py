@@ -3,11 +3,10 @@
 import urllib.parse
 from pathlib import Path
 
-from wordsight.cache import cache_directory, is_offline
-from wordsight.errors import ConfigError, DownloadError
+from wordsight.cache import cache_directory, is_offline, remembered_sha256
+from wordsight.errors import ConfigError, DownloadError, WeightsError
 from wordsight.web import Progress, fetch_file, is_there
 from wordsight.weights.hub.catalogue import PublishedCard, card_of_sha256, published_card
-from wordsight.weights.hub.digests import remembered_sha256
 
 HUB_PREFIX = "hf-hub:"
 
@@ -73,7 +72,7 @@ def card_of_file(path: Path) -> PublishedCard | None:
     Raises:
         WeightsError: the file cannot be read.
     """
-    return card_of_sha256(remembered_sha256(path, cache_directory("weights") / "digests"))
+    return card_of_sha256(remembered_sha256(path, cache_directory("weights") / "digests", WeightsError))
 
 
 def _fetch_repository(repository: str, revision: str | None, mirror: str | None) -> Path:

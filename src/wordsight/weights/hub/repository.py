@@ -14,9 +14,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from wordsight.cache import cache_directory, is_offline
+from wordsight.cache import cache_directory, is_offline, remembered_sha256
 from wordsight.errors import DownloadError, OutputError
-from wordsight.weights.hub.digests import remembered_sha256
 
 _TIMEOUT_S = 30
 _DESCRIPTIONS = ("*.json", "*.txt", "*.model")
@@ -204,7 +203,7 @@ def _verify(repository: str, paths: Iterable[Path]) -> None:
     for path in paths:
         blob = path.resolve()
         if len(blob.name) == 64:
-            digest = remembered_sha256(blob, cache_directory("weights") / "digests")
+            digest = remembered_sha256(blob, cache_directory("weights") / "digests", DownloadError)
         elif len(blob.name) == 40:
             digest = _git_sha1(blob)
         else:  # without symbolic links the cache does not name files by their hashes
