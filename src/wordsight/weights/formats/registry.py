@@ -20,14 +20,15 @@ class Format(NamedTuple):
         description_name: name of the file that describes the model, by which a directory of this format is recognised;
             empty if the format has no such file.
         weights_names: names that the weights file may have, preferred first.
-        read: reads a directory. Raises WeightsError.
+        read: reads a directory; of its arguments, the second is a weights file to read instead of the directory's, or
+            None, and the third chooses averaged (True) or plain (False) weights. Raises WeightsError.
         write: writes a float32 model into an existing directory. Raises WeightsError if the format cannot represent
             the model, and OutputError if the directory is not writable.
     """
 
     description_name: str
     weights_names: tuple[str, ...]
-    read: Callable[[Path], Checkpoint]
+    read: Callable[[Path, Path | None, bool | None], Checkpoint]
     write: Callable[[Checkpoint, CLIP, Path], None]
 
 
