@@ -81,7 +81,7 @@ def _as_float32(tensor: Tensor) -> Tensor:
 def _write(checkpoint: Checkpoint, model: CLIP, directory: Path, target: str) -> Certificate:
     FORMATS[target].write(checkpoint, model, directory)
     try:
-        written = FORMATS[target].read(directory, None, None)
+        written = FORMATS[target].read(directory)
     except WeightsError as error:
         reason = str(error).replace(str(directory), target)
         raise WeightsError(f"{target} cannot represent this model: {reason}") from error

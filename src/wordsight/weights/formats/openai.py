@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wordsight.errors import ConfigError, OutputError, WeightsError
 from wordsight.image import Preprocessing
-from wordsight.model import CLIP, ModelConfig
+from wordsight.model import CLIP, ModelConfig, VisionTransformerConfig
 from wordsight.weights.card import Card, TokenizerConfig
 from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.containers.pickle import Record
@@ -91,9 +91,15 @@ def write_openai(checkpoint: Checkpoint, model: CLIP, directory: Path) -> None:
     """Write the flat state dict and the three integers by which OpenAI's files are recognised.
 
     Raises:
+        WeightsError: the format cannot represent the size of the image.
         OutputError: the file cannot be written.
     """
-    text = checkpoint.card.model.text
+    image, text = checkpoint.card.model.image, checkpoint.card.model.text
+    if isinstance(image, VisionTransformerConfig) and image.image_size_px % image.patch_size_px:
+        raise WeightsError(
+            f"openai cannot represent image_size_px {image.image_size_px}: it is implied by the number of patches of "
+            f"{image.patch_size_px} px; choose another format, such as wordsight"
+        )
     integers = (checkpoint.card.model.image.image_size_px, text.context_length, text.vocabulary_size)
     metadata = {name: torch.tensor(integer) for name, integer in zip(METADATA, integers, strict=True)}
     path = directory / WEIGHTS_NAME
