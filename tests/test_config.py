@@ -54,3 +54,39 @@ def test_differing_keys_include_their_tables() -> None:
     one, other = plain(Car(spare=Wheel())), plain(Car(spare=Wheel(size_px=4), colour="blue"))
     assert differing_keys(one, other) == ["colour", "spare.size_px"]
     assert differing_keys(one, one) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a = " + b"[" * 100_000,
+        b"a = " + b"{b = " * 100_000,
+        b"a = " + b"9" * 10_000,
+        b"a = \xff",
+        b"a = 1\na = 2",
+        b"colour = '" + b"x" * (1 << 20) + b"'",
+        b"." * 1000,
+    ],
+)
+def test_hostile_toml_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "car.toml").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"car\.toml: ") as caught:
+        load_toml(tmp_path / "car.toml", Car)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_recipe_that_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "car.toml").symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match=r"car\.toml: cannot be read: not a regular file"):
+        load_toml(tmp_path / "car.toml", Car)
+
+
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
+    (tmp_path / "car.toml").write_bytes(b"\xef\xbb\xbfcolour = 'blue'\r\n")
+    assert load_toml(tmp_path / "car.toml", Car) == Car(colour="blue")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 10_000])
+def test_a_hostile_value_of_set_is_a_string(text: str) -> None:
+    assert set_key({}, f"colour={text}") == {"colour": text}

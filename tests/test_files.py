@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from wordsight.files import (
     open_atomic,
     open_described,
     read_json,
+    read_limited,
     recover_directory,
     remove_partial,
     sha256_file,
@@ -299,3 +301,62 @@ def test_an_impossible_path_is_a_one_line_error_before_any_work(tmp_path: Path, 
             write(tmp_path / name)
         assert "\n" not in str(caught.value)
     assert [entry.name for entry in tmp_path.iterdir()] == ["loop"]
+
+
+def _socket(path: Path) -> None:
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(path))
+    server.close()
+
+
+def _loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+SPECIAL_FILES: dict[str, Callable[[Path], object]] = {
+    "FIFO": os.mkfifo,
+    "link to a FIFO": lambda path: (os.mkfifo(path.with_name("fifo")), path.symlink_to("fifo")),
+    "endless device": lambda path: path.symlink_to("/dev/zero"),
+    "null device": lambda path: path.symlink_to("/dev/null"),
+    "terminal": lambda path: path.symlink_to("/dev/tty"),
+    "directory": Path.mkdir,
+    "socket": _socket,
+    "link to itself": _loop,
+    "link to nothing": lambda path: path.symlink_to("nothing"),
+    "memory of the process": lambda path: path.symlink_to("/proc/self/mem"),
+}
+
+
+@pytest.mark.parametrize("kind", SPECIAL_FILES)
+def test_only_regular_files_are_read_and_nothing_waits(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.json"
+    SPECIAL_FILES[kind](path)
+    for read in (
+        lambda: read_limited(path, 1 << 20, DataError),
+        lambda: read_json(path, 1 << 20, DataError),
+    ):
+        with pytest.raises(DataError, match=r"a\.json: (cannot be read: |no such file$)") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(OSError):
+        sha256_file(path)
+
+
+def test_a_file_whose_size_is_unknown_is_read_up_to_the_limit(tmp_path: Path) -> None:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("needs /proc, whose files claim to be empty")
+    assert read_limited(status, 1 << 20, DataError).startswith(b"Name:")
+    with pytest.raises(DataError, match="11 bytes, expected at most 10"):
+        read_limited(status, 10, DataError)
+
+
+def test_a_huge_sparse_file_and_a_name_with_a_null_character_are_refused(tmp_path: Path) -> None:
+    with (tmp_path / "a.json").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(DataError, match="1,099,511,627,776 bytes, expected at most 1,000"):
+        read_limited(tmp_path / "a.json", 1000, DataError)
+    with pytest.raises(DataError, match="cannot be read: embedded null"):
+        read_limited(tmp_path / "a\0b", 1000, DataError)
+    with pytest.raises(DataError, match="cannot be read: File name too long"):
+        read_limited(tmp_path / ("a" * 300), 1000, DataError)

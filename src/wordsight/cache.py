@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple, get_args
 import msgspec
 
 from wordsight.errors import OutputError, WordsightError
-from wordsight.files import read_bounded, sha256_file, text_of, write_atomic
+from wordsight.files import read_limited, sha256_file, text_of, write_atomic
 
 CacheKind = Literal["weights", "shards", "indexes", "onnx", "int8", "classifiers", "timings"]
 CACHE_KINDS: tuple[CacheKind, ...] = get_args(CacheKind)
@@ -173,7 +173,7 @@ def require_sha256(path: Path, stated_sha256: str, kind: CacheKind, error_class:
 def _stored_sha256(stored_path: Path, state: tuple[str, int, tuple[int, int]]) -> str:
     """Return the stored hash of a file; empty if there is none or the file has changed."""
     try:
-        content = read_bounded(stored_path, _MAX_DIGEST_BYTES, OutputError)
+        content = read_limited(stored_path, _MAX_DIGEST_BYTES, OutputError)
         digest = msgspec.json.decode(content, type=_Digest)
     except (OutputError, msgspec.DecodeError, UnicodeDecodeError):
         return ""

@@ -13,6 +13,10 @@ import msgspec
 import tomli_w
 
 from wordsight.errors import ConfigError, nearest
+from wordsight.files import read_limited
+
+MAX_TOML_BYTES = 1 << 20
+"""Upper limit of a recipe or card; the largest in this package has 6 kB."""
 
 T = TypeVar("T")
 
@@ -54,13 +58,12 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file as plain data.
 
     Raises:
-        ConfigError: the file is missing or not TOML.
+        ConfigError: the file is missing, not a regular file, larger than 1 MiB, or not TOML.
     """
+    content = read_limited(path, MAX_TOML_BYTES, ConfigError)
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # ValueError: also not UTF-8, or an integer of over 4,300 digits
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
 
 
@@ -97,7 +100,7 @@ def set_key(tree: dict[str, Any], assignment: str) -> dict[str, Any]:
         raise ConfigError(f"--set {assignment}: expected key=value, as in --set optimizer.learning_rate=1e-3")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text
     first, _, rest = key.strip().partition(".")
     changed = dict(tree)

@@ -11,6 +11,7 @@ with the files by `wordsight.cache.require_sha256`.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -286,38 +287,55 @@ def remove_partial(directory: Path) -> None:
         remove(path)
 
 
-def read_bounded(path: Path, max_bytes: int, error_class: type[WordsightError]) -> bytes:
-    """Read a regular file of at most `max_bytes`; a pipe or a device, which may never end, is not opened.
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading.
+
+    A FIFO, a device or a socket, also behind a link, is refused: reading one could wait or continue for ever.
+
+    Raises:
+        OSError: the file is missing, cannot be read, or is not a regular file.
+    """
+    # opening a FIFO would wait for a writer without O_NONBLOCK, which has no effect on regular files
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_limited(path: Path, max_bytes: int, error_class: type[WordsightError]) -> bytes:
+    """Read a regular file of at most `max_bytes`; a file that grows meanwhile is not read beyond this limit.
 
     Raises:
         error_class: the file is missing, cannot be read, is not a regular file, or is larger than `max_bytes`.
     """
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise error_class(f"{path}: not a regular file; check that it is the right path")
-        if status.st_size > max_bytes:
-            raise error_class(
-                f"{path}: {status.st_size:,} bytes, expected at most {max_bytes:,}; check that it is the right file"
-            )
-        with path.open("rb") as file:
-            return file.read(max_bytes)
-    except OSError as error:
+        with open_regular(path) as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            content = file.read(max_bytes + 1) if size_bytes <= max_bytes else b""
+    except (OSError, ValueError) as error:  # ValueError: the path contains a null character
         reason = (
-            "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror or error}"
+            "no such file"
+            if isinstance(error, FileNotFoundError)
+            else f"cannot be read: {getattr(error, 'strerror', None) or error}"
         )
         raise error_class(f"{path}: {reason}") from error
-    except ValueError as error:  # a null character in the path
-        raise error_class(f"{path}: cannot be read: {error}") from error
+    size_bytes = max(size_bytes, len(content))
+    if size_bytes > max_bytes:
+        raise error_class(
+            f"{path}: {size_bytes:,} bytes, expected at most {max_bytes:,}; check that it is the right file"
+        )
+    return content
 
 
 def read_json(path: Path, max_bytes: int, error_class: type[WordsightError]) -> Any:
     """Read a JSON file of at most `max_bytes` as plain data.
 
     Raises:
-        error_class: the file cannot be read (see `read_bounded`), or is not JSON.
+        error_class: the file is missing, cannot be read, is not a regular file, is larger than `max_bytes`, or is not
+            JSON.
     """
-    content = read_bounded(path, max_bytes, error_class)
+    content = read_limited(path, max_bytes, error_class)
     try:
         return msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -325,9 +343,9 @@ def read_json(path: Path, max_bytes: int, error_class: type[WordsightError]) -> 
 
 
 def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file in lower-case hexadecimal."""
+    """Return the SHA-256 of a regular file in lower-case hexadecimal."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(_HASH_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()

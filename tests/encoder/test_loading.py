@@ -130,7 +130,7 @@ def test_the_tokenizer_of_another_family_is_saved(tmp_path):
     assert loaded.bias == pytest.approx(clip.model.logit_bias.item())
     assert loaded.tokenize("a photo of a cat").tolist() == clip.tokenize("a photo of a cat").tolist()
     (tmp_path / "model" / "spiece.model").unlink()
-    assert "spiece.model: the tokenizer that the card names cannot be read" in message_of(tmp_path / "model")
+    assert "spiece.model: no such file; the card names this tokenizer file" in message_of(tmp_path / "model")
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:x"])

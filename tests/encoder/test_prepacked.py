@@ -43,6 +43,20 @@ def test_every_architecture_has_the_same_output(name: str) -> None:
     assert not [module for module in prepacked.visual.modules() if isinstance(module, replaced)]
 
 
+@pytest.mark.parametrize("name", ["vit-leftover", "siglip-leftover"])
+def test_pixels_beyond_the_last_whole_patch_are_ignored(name: str) -> None:
+    checkpoint = checkpoint_of(name)
+    clip = DualEncoder(checkpoint.build(name), checkpoint.card, files=checkpoint.files)
+    image = random_image(0, 30, 30)
+    embedding = clip.embed_images(image)
+    np.testing.assert_allclose(embedding, plain_embeddings(clip, image), atol=1e-6)
+    cut = image.copy()
+    cut[28:], cut[:, 28:] = 0, 0
+    np.testing.assert_array_equal(clip.embed_images(cut), embedding)
+    cut[27] = 0
+    assert np.abs(clip.embed_images(cut) - embedding).max() > 1e-4
+
+
 def test_the_original_model_is_not_modified(clip: DualEncoder) -> None:
     names = [name for name, _ in clip.model.named_modules()]
     state = {name: tensor.clone() for name, tensor in clip.model.state_dict().items()}

@@ -63,8 +63,18 @@ def test_an_unknown_preset_suggests_the_nearest() -> None:
     ("make", "message"),
     [
         (
-            lambda: VisionTransformerConfig(image_size_px=100, patch_size_px=16, width=64, layers=2, heads=2),
+            lambda: VisionTransformerConfig(
+                image_size_px=100, patch_size_px=16, width=64, layers=2, heads=2, stem="conv"
+            ),
             "image_size_px 100 is not a multiple of patch_size_px 16",
+        ),
+        (
+            lambda: VisionTransformerConfig(image_size_px=15, patch_size_px=16, width=64, layers=2, heads=2),
+            "patch_size_px 16 is larger than image_size_px 15",
+        ),
+        (
+            lambda: ResidualConfig(image_size_px=10**6, widths=(8,), blocks=(1,)),
+            "image_size_px is 1000000; at most 2048 is supported",
         ),
         (
             lambda: VisionTransformerConfig(image_size_px=96, patch_size_px=16, width=64, layers=2, heads=3),

@@ -144,6 +144,7 @@ def test_embeddings_of_the_four_vits_equal_transformers(tmp_path: Path, name: st
         {"layer_norm_eps": 1e-6},
         {"intermediate_size": 200},
         {"num_attention_heads": 4},
+        {"image_size": 30, "patch_size": 14},
         {"text": {"hidden_act": "gelu"}},
         {"text": {"eos_token_id": 2}},
         {"text": {"layer_norm_eps": 1e-3, "intermediate_size": 100, "max_position_embeddings": 20}},

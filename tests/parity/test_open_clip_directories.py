@@ -47,6 +47,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "inner width": ({}, {"mlp_ratio": 4.9231}, {"mlp_ratio": 2.5}),
     "epsilon": ({}, {"norm_kwargs": {"eps": 1e-6}}, {"norm_kwargs": {"eps": 1e-3}}),
     "tanh": ({}, {"act_kwargs": {"approximate": "tanh"}}, {"act_kwargs": {"approximate": "tanh"}}),
+    "leftover pixels": ({}, {"patch_size": 14}, {}),
     "sin-cos positions": ({}, {"pos_embed_type": "sin_cos_2d"}, {}),
     "first": ({}, {}, {"pool_type": "first"}),
     "last": ({}, {}, {"pool_type": "last"}),

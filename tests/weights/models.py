@@ -40,6 +40,7 @@ MODELS = {
     "vit-gelu": ModelConfig(image=S(VIT, **GELU), text=S(TEXT, **GELU), embed_dim=32),
     "vit-mixed": ModelConfig(image=S(VIT, **GELU), text=TEXT, embed_dim=32),
     "vit-narrow-heads": ModelConfig(image=S(VIT, heads=2), text=S(TEXT, heads=4), embed_dim=32),
+    "vit-leftover": ModelConfig(image=S(VIT, image_size_px=30, patch_size_px=14), text=TEXT, embed_dim=32),
     "vit-mean": ModelConfig(image=S(VIT, pool="mean", norm_before=False), text=TEXT, embed_dim=32),
     "vit-conv-stem": ModelConfig(image=S(VIT, stem="conv"), text=TEXT, embed_dim=32),
     "resnet": ModelConfig(
@@ -51,6 +52,12 @@ MODELS = {
     "class-token": ModelConfig(image=VIT, text=S(TEXT, pool="class_token"), embed_dim=32),
     "siglip": ModelConfig(
         image=SigLIPConfig(image_size_px=32, patch_size_px=16, width=64, layers=2, heads=1),
+        text=SIGLIP_TEXT,
+        embed_dim=64,
+        logit_bias=True,
+    ),
+    "siglip-leftover": ModelConfig(
+        image=SigLIPConfig(image_size_px=30, patch_size_px=14, width=64, layers=2, heads=1),
         text=SIGLIP_TEXT,
         embed_dim=64,
         logit_bias=True,
@@ -82,7 +89,7 @@ def checkpoint_of(name: str, seed: int = 0) -> Checkpoint:
     model = build_empty(config).to_empty(device="cpu")
     fill_at_random(model, seed)
     tokenizer, files = TokenizerConfig(context_length=16), {}
-    if name == "siglip":
+    if name.startswith("siglip"):
         files = {"spiece.model": sentencepiece_file()}
         tokenizer = TokenizerConfig(
             family="sentencepiece",
@@ -96,7 +103,7 @@ def checkpoint_of(name: str, seed: int = 0) -> Checkpoint:
         )
     size_px = config.image.image_size_px
     preprocessing = Preprocessing(size_px=size_px)
-    if name == "siglip":
+    if name.startswith("siglip"):
         preprocessing = Preprocessing(size_px=size_px, mean=(0.5,) * 3, std=(0.5,) * 3, resize="squash")
     card = Card(name=name, model=config, preprocessing=preprocessing, tokenizer=tokenizer)
     return Checkpoint({key: value.clone() for key, value in model.state_dict().items()}, card, files)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from wordsight.weights.checkpoint import Checkpoint
 
 _BEST_NAME = "best"
+_MAX_SHOWN = 300
 _RUN_FILES = ("metrics.jsonl", "recipe.toml")
 
 
@@ -78,9 +79,9 @@ def load(
     """
     check_runtime(runtime)
     check_options(policy, batch_size)
-    path = newest_complete(Path(name_or_path))
+    path = _local_path(name_or_path)
     if is_exported(path):
-        exported = _open_exported(path, device, runtime)
+        exported = _open_exported(path, device, runtime, is_chosen=architecture is not None or averaged is not None)
         return DualEncoder(exported, _with_decoding(exported.card, decoding), policy, exported.files, batch_size)
     torch_device = parse_device(device)
     checkpoint = find_checkpoint(name_or_path, architecture, averaged, mirror, progress)
@@ -96,22 +97,41 @@ def find_checkpoint(
     progress: Progress | None = None,
 ) -> "Checkpoint":
     """Read the weights and the card of a model without building it; arguments and errors are those of `load`."""
-    from wordsight.weights.read import described, read, stated_architecture
+    from wordsight.weights.mistaken import mistaken_for_weights
+    from wordsight.weights.read import described, read, require_architecture, stated_architecture
 
     name = str(name_or_path)
-    path = newest_complete(Path(name_or_path))
+    path = _local_path(name_or_path)
     if path.exists():
         return read(_model_path(path), architecture, averaged)
     if name.startswith(HUB_PREFIX):
         return read(resolve(name, mirror, progress), architecture, averaged)
     if is_published(name):
         card = published_card(name)
+        if architecture is not None and (model := card.model()) is not None:
+            require_architecture(model, architecture, name)
         file = resolve(name, mirror, progress)
         return described(read(file, architecture or stated_architecture(card), averaged), card)
+    if path.is_symlink():
+        raise WeightsError(f"{path}: {mistaken_for_weights(path)}")
     raise WeightsError(
         f"{name}: no such model{_nearest_name(path)}; give a name listed by 'wordsight models', a weights file, or "
         "the directory of a model or of a training run"
     )
+
+
+def _local_path(name_or_path: str | Path) -> Path:
+    """The path that a name would have, which need not exist.
+
+    Raises:
+        WeightsError: the path cannot be examined: it is too long, or a directory in it may not be searched.
+    """
+    path = Path(name_or_path)
+    try:
+        return newest_complete(path)
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        reason = getattr(error, "strerror", None) or error
+        raise WeightsError(f"{str(path)[:_MAX_SHOWN]}: cannot be read: {reason}; check the name") from error
 
 
 def _with_decoding(card: Card, decoding: Decoding | None) -> Card:
@@ -120,11 +140,18 @@ def _with_decoding(card: Card, decoding: Decoding | None) -> Card:
     return msgspec.structs.replace(card, preprocessing=msgspec.structs.replace(card.preprocessing, decoding=decoding))
 
 
-def _open_exported(directory: Path, device: "str | torch.device | None", runtime: str) -> "OnnxRuntime":
-    """Open a directory of ONNX graphs without importing torch."""
+def _open_exported(
+    directory: Path, device: "str | torch.device | None", runtime: str, is_chosen: bool
+) -> "OnnxRuntime":
+    """Open a directory of ONNX graphs without importing torch; `is_chosen`: --as, --averaged or --plain is given."""
     from wordsight.encoder.onnx_runtime import OnnxRuntime
     from wordsight.weights.formats.int8 import int8_directory
 
+    if is_chosen:
+        raise ConfigError(
+            f"{directory}: exported to ONNX with one set of weights, and states its architecture; leave out --as, "
+            "--averaged and --plain"
+        )
     if runtime == "half":
         raise ConfigError(f"runtime half: {directory} was exported to ONNX in float32; omit the option, or use int8")
     if device is not None and str(device) != "cpu":

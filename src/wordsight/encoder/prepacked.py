@@ -97,11 +97,12 @@ class PrepackedPatches(nn.Module):
         self.linear = PrepackedLinear(conv.weight.flatten(1), conv.bias)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(N, 3, H, W) -> (N, D, H / patch, W / patch), channels last."""
+        """(N, 3, H, W) -> (N, D, H // patch, W // patch), channels last; pixels beyond the last patch are ignored."""
         n, channels, height, width = pixels.shape
         size = self.patch_size_px
         rows, columns = height // size, width // size
-        patches = pixels.view(n, channels, rows, size, columns, size).permute(0, 2, 4, 1, 3, 5)
+        whole = pixels[:, :, : rows * size, : columns * size]
+        patches = whole.view(n, channels, rows, size, columns, size).permute(0, 2, 4, 1, 3, 5)
         return self.linear(patches.reshape(n * rows * columns, -1)).view(n, rows, columns, -1).permute(0, 3, 1, 2)
 
 

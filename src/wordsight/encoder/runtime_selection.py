@@ -22,7 +22,7 @@ from wordsight.config import Config
 from wordsight.encoder.onnx_runtime import OnnxRuntime
 from wordsight.encoder.runtime import Runtime
 from wordsight.errors import OutputError
-from wordsight.files import read_bounded, write_atomic
+from wordsight.files import read_limited, write_atomic
 from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.convert import convert
 from wordsight.weights.formats.int8 import int8_directory
@@ -106,7 +106,7 @@ def _measure(torch_runtime: Runtime, onnx_runtime: Runtime, size_px: int) -> Tim
 
 def _read_timings(path: Path) -> dict[str, Timings]:
     try:
-        content = read_bounded(path, _MAX_TIMINGS_BYTES, OutputError)
+        content = read_limited(path, _MAX_TIMINGS_BYTES, OutputError)
         timings = msgspec.json.decode(content, type=dict[str, Timings])
     except (OutputError, msgspec.DecodeError, UnicodeDecodeError):
         return {}

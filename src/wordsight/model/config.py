@@ -12,7 +12,11 @@ from msgspec import Meta
 from wordsight.config import Config
 from wordsight.errors import ConfigError
 
+MAX_IMAGE_SIZE_PX = 2048
+"""Upper limit of the side of the input image: twice that of the largest published tower; a float32 image has 50 MB."""
+
 Count = Annotated[int, Meta(ge=1)]
+ImageSize = Annotated[int, Meta(ge=1, le=MAX_IMAGE_SIZE_PX)]
 Epsilon = Annotated[float, Meta(gt=0)]
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
 
@@ -54,19 +58,31 @@ def _require(condition: bool, message: str) -> None:
 def _require_positive(owner: str, **values: int) -> None:
     for name, value in values.items():
         _require(value >= 1, f"{owner}: {name} is {value}; it must be at least 1")
+        if name == "image_size_px":
+            _require(
+                value <= MAX_IMAGE_SIZE_PX, f"{owner}: {name} is {value}; at most {MAX_IMAGE_SIZE_PX} is supported"
+            )
+
+
+def _require_patches(owner: str, image_size_px: int, patch_size_px: int) -> None:
+    _require(
+        patch_size_px <= image_size_px,
+        f"{owner}: patch_size_px {patch_size_px} is larger than image_size_px {image_size_px}",
+    )
 
 
 class VisionTransformerConfig(Config, frozen=True, tag_field="kind", tag="vit"):
     """A vision transformer with a class token and a learnt positional embedding (Radford et al. 2021, 2.4).
 
     Attributes:
-        image_size_px: side of the input image, a multiple of the patch size.
+        image_size_px: side of the input image. Pixels beyond the last whole patch are ignored.
         patch_size_px: side of a patch.
         width: of the residual stream, a multiple of `heads`.
         layers: number of blocks.
         heads: number of attention heads.
         stem: how pixels become patches: `patch`, one convolution as published; or `conv`, strided 3x3 convolutions
-            (Xiao et al. 2021, arXiv 2106.14881), for which the patch size must be a power of two.
+            (Xiao et al. 2021, arXiv 2106.14881), for which the patch size must be a power of two and divide the image
+            size.
         activation: of the MLPs.
         mlp_width: width of the hidden layer of the MLPs; by default four times `width`.
         epsilon: added to the variance in every layer normalisation.
@@ -79,7 +95,7 @@ class VisionTransformerConfig(Config, frozen=True, tag_field="kind", tag="vit"):
         ConfigError: sizes do not fit together.
     """
 
-    image_size_px: Count
+    image_size_px: ImageSize
     patch_size_px: Count
     width: Count
     layers: Count
@@ -97,12 +113,14 @@ class VisionTransformerConfig(Config, frozen=True, tag_field="kind", tag="vit"):
         owner = "image tower (vit)"
         _require_positive(owner, image_size_px=self.image_size_px, patch_size_px=self.patch_size_px)
         _require_positive(owner, width=self.width, layers=self.layers, heads=self.heads)
-        _require(
-            self.image_size_px % self.patch_size_px == 0,
-            f"{owner}: image_size_px {self.image_size_px} is not a multiple of patch_size_px {self.patch_size_px}",
-        )
+        _require_patches(owner, self.image_size_px, self.patch_size_px)
         _require(self.width % self.heads == 0, f"{owner}: width {self.width} is not a multiple of heads {self.heads}")
         if self.stem == "conv":
+            _require(
+                self.image_size_px % self.patch_size_px == 0,
+                f"{owner}: the conv stem needs whole patches; image_size_px {self.image_size_px} is not a multiple of "
+                f"patch_size_px {self.patch_size_px}",
+            )
             halvings = self.patch_size_px.bit_length() - 1
             _require(
                 self.patch_size_px == 2**halvings >= 2,
@@ -116,7 +134,7 @@ class VisionTransformerConfig(Config, frozen=True, tag_field="kind", tag="vit"):
 
     @property
     def grid(self) -> int:
-        """Number of patches along one side."""
+        """Number of whole patches along one side."""
         return self.image_size_px // self.patch_size_px
 
 
@@ -138,7 +156,7 @@ class SigLIPConfig(Config, frozen=True, tag_field="kind", tag="siglip"):
         ConfigError: sizes do not fit together.
     """
 
-    image_size_px: Count
+    image_size_px: ImageSize
     patch_size_px: Count
     width: Count
     layers: Count
@@ -152,10 +170,7 @@ class SigLIPConfig(Config, frozen=True, tag_field="kind", tag="siglip"):
         owner = "image tower (siglip)"
         _require_positive(owner, image_size_px=self.image_size_px, patch_size_px=self.patch_size_px)
         _require_positive(owner, width=self.width, layers=self.layers, heads=self.heads)
-        _require(
-            self.patch_size_px <= self.image_size_px,
-            f"{owner}: patch_size_px {self.patch_size_px} is larger than image_size_px {self.image_size_px}",
-        )
+        _require_patches(owner, self.image_size_px, self.patch_size_px)
         _require(self.width % self.heads == 0, f"{owner}: width {self.width} is not a multiple of heads {self.heads}")
 
     @property
@@ -176,7 +191,7 @@ class ModifiedResNetConfig(Config, frozen=True, tag_field="kind", tag="modified_
         ConfigError: sizes do not fit together.
     """
 
-    image_size_px: Count
+    image_size_px: ImageSize
     layers: tuple[Count, Count, Count, Count]
     width: Count
 
@@ -208,7 +223,7 @@ class ResidualConfig(Config, frozen=True, tag_field="kind", tag="residual"):
         ConfigError: `widths` and `blocks` differ in length.
     """
 
-    image_size_px: Count
+    image_size_px: ImageSize
     widths: Annotated[tuple[Count, ...], Meta(min_length=1)]
     blocks: Annotated[tuple[Count, ...], Meta(min_length=1)]
     stem_stride: Literal[2, 4] = 2

@@ -248,6 +248,7 @@ def _card(state: State, recipe: Recipe, scores: Sequence[Score]) -> Card:
         "data": state.identity.data,
         "steps": state.steps,
         "seed": recipe.seed,
+        "averaged": bool(recipe.ema_decay),
         "scores": msgspec.to_builtins(list(scores)),
     }
     return Card(

@@ -4,6 +4,7 @@ card.py            Card: architecture, preprocessing, tokenizer, source and hash
 checkpoint.py      Checkpoint: the result of every reader, from which the model is built
 shapes.py          the architecture that tensor shapes imply; comparison of shapes with a configuration
 read.py            read any file or directory; start here
+mistaken.py        what is often found in place of a file: Git LFS pointers, web pages, unfinished downloads
 convert.py         write a model in another format
 certificate.py     proof that a written model computes the same as its source
 containers/        zip archives, pickles and safetensors, read as data; nothing in them is executed

@@ -11,10 +11,11 @@ import msgspec
 
 from wordsight.config import Config, decode
 from wordsight.errors import ConfigError, WeightsError
-from wordsight.files import read_json
+from wordsight.files import read_json, read_limited
 from wordsight.image import Preprocessing
 from wordsight.model import ModelConfig
 from wordsight.text import TokenizerConfig
+from wordsight.weights.mistaken import mistaken_for_text
 
 __all__ = ["CARD_NAME", "CLIP_VOCABULARY_SIZE", "Card", "TokenizerConfig", "read_card", "read_tokenizer_file"]
 
@@ -23,8 +24,10 @@ CLIP_VOCABULARY_SIZE = 49408
 """Number of ids of the published CLIP tokenizer."""
 
 MAX_TOKENIZER_BYTES = 1 << 27
+"""Upper limit of a tokenizer file; the largest published one (SigLIP 2, 256,000 tokens) has 34 MB."""
 
-_MAX_CARD_BYTES = 1 << 24
+MAX_CARD_BYTES = 1 << 24
+"""Upper limit of a card; a published one has 4 kB, and the scores of a training run may follow."""
 
 
 class Card(Config, frozen=True):
@@ -88,8 +91,10 @@ def read_card(path: Path) -> Card:
         WeightsError: the file is missing, too large, not JSON or not a card, or the card contradicts itself.
     """
     try:
-        return decode(read_json(path, _MAX_CARD_BYTES, WeightsError), Card, str(path))
+        return decode(read_json(path, MAX_CARD_BYTES, WeightsError), Card, str(path))
     except WeightsError as error:
+        if reason := mistaken_for_text(path):
+            raise WeightsError(f"{path}: {reason}") from error
         raise WeightsError(
             f"{error}; a model needs the {CARD_NAME} that was saved with its weights: put it next to them"
         ) from error
@@ -109,13 +114,7 @@ def read_tokenizer_file(directory: Path, card: Card) -> dict[str, bytes]:
     name = card.tokenizer.file
     if not name:
         return {}
-    path = directory / name
     try:
-        if path.stat().st_size > MAX_TOKENIZER_BYTES:
-            raise WeightsError(f"{path}: more than {MAX_TOKENIZER_BYTES:,} bytes, not a tokenizer; download it again")
-        return {name: path.read_bytes()}
-    except OSError as error:
-        reason = error.strerror or error
-        raise WeightsError(
-            f"{path}: the tokenizer that the card names cannot be read: {reason}; put it next to the card"
-        ) from error
+        return {name: read_limited(directory / name, MAX_TOKENIZER_BYTES, WeightsError)}
+    except WeightsError as error:
+        raise WeightsError(f"{error}; the card names this tokenizer file: put it next to the card") from error

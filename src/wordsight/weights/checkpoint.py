@@ -59,7 +59,7 @@ class Checkpoint:
         if len(floats) != 1 or not floats <= set(FLOATS):
             types = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in floats))
             raise WeightsError(
-                f"{where}: the weights are {types}; expected all of them in one of float32, float16, bfloat16"
+                f"{where}: the weights are {types}; expected float32, float16, bfloat16 or float64: save them as floats"
             )
         for name, tensor in expected.items():
             dtype = self.tensors[name].dtype

@@ -94,8 +94,15 @@ def differences(shapes: Mapping[str, Shape], expected: Mapping[str, Shape], auth
         return "; ".join(mismatches)
     for name, shape in expected.items():
         if shapes[name] != shape:
-            return f"{name} is {shapes[name]}, {authority} {shape}"
+            return f"{name} is {short_shape(shapes[name])}, {authority} {shape}"
     return ""
+
+
+def short_shape(shape: Iterable[int]) -> str:
+    """A shape for error messages: at most six axes, each of at most 64 bits."""
+    sizes = list(shape)
+    shown = ", ".join(str(size) if abs(size) < 1 << 64 else "..." for size in sizes[:6])
+    return f"({shown}{', ...' if len(sizes) > 6 else ',' if len(sizes) == 1 else ''})"
 
 
 def first_names(names: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from wordsight.cache import cache_directory
 from wordsight.errors import OutputError
-from wordsight.files import read_bounded, write_atomic
+from wordsight.files import read_limited, write_atomic
 
 if TYPE_CHECKING:
     from wordsight.encoder import DualEncoder
@@ -86,7 +86,7 @@ def _load(path: Path, shape: tuple[int, int], has_hash: bool) -> NDArray[np.floa
     header = _header(shape)
     end = len(header) + 4 * shape[0] * shape[1]
     try:
-        content = read_bounded(path, end + hashlib.sha256().digest_size, OutputError)
+        content = read_limited(path, end + hashlib.sha256().digest_size, OutputError)
     except OutputError:
         return None
     expected_hash = hashlib.sha256(content[:end]).digest() if has_hash else b""

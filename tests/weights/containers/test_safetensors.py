@@ -55,7 +55,7 @@ def test_a_shard_that_contradicts_the_index_is_refused(index):
 
 def test_a_missing_shard_is_named(index):
     index.with_name("model-00001-of-00002.safetensors").unlink()
-    with pytest.raises(WeightsError, match=r"00001-of-00002.safetensors: cannot be read: No such file"):
+    with pytest.raises(WeightsError, match=r"1 of its 2 files are missing: model-00001-of-00002.safetensors"):
         read_safetensors(index)
 
 
@@ -64,7 +64,7 @@ def test_a_missing_shard_is_named(index):
 )
 def test_an_index_may_only_name_files_in_its_directory(index, file):
     write_index(index, {"a": file})
-    with pytest.raises(WeightsError, match="expected a safetensors file in the index's directory"):
+    with pytest.raises(WeightsError, match=r"expected a safetensors or \.bin file in the index's directory"):
         read_safetensors(index)
 
 
@@ -80,5 +80,6 @@ def test_half_precision_becomes_float32_one_tensor_at_a_time():
     assert_equal(converted, {n: t.float() if t.is_floating_point() else t for n, t in TENSORS.items()})
     assert converted["a"].data_ptr() == TENSORS["a"].data_ptr()
     assert len(releases) == 2
-    with pytest.raises(WeightsError, match="x: a is float64; expected float32, float16 or bfloat16"):
-        as_float32({"a": torch.zeros(1).double()}, "x", lambda: None)
+    assert as_float32({"a": torch.tensor([0.1]).double()}, "x", lambda: None)["a"].dtype == torch.float32
+    with pytest.raises(WeightsError, match="x: a is float8_e5m2; expected float32, float16, bfloat16 or float64"):
+        as_float32({"a": torch.zeros(1).to(torch.float8_e5m2)}, "x", lambda: None)

@@ -123,6 +123,19 @@ def test_an_8_bit_model_is_similar_has_its_own_fingerprint_and_is_made_once(
     assert load(model, "cpu", runtime="int8").runtime.name == "int8"
 
 
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("name", ["vit-leftover", "siglip-leftover"])
+def test_pixels_beyond_the_last_whole_patch_are_ignored(tmp_path: Path, name: str) -> None:
+    convert(checkpoint_of(name), tmp_path / "out", "onnx")
+    clip, exact = load(tmp_path / "out", runtime="int8"), load(tmp_path / "out")
+    image = random_image(0, 30, 30)
+    cut = image.copy()
+    cut[28:], cut[:, 28:] = 0, 0
+    assert (clip.embed_images([image]) * exact.embed_images([image])).sum() > 0.99
+    for each in (clip, exact):
+        np.testing.assert_array_equal(each.embed_images([image]), each.embed_images([cut]))
+
+
 @pytest.fixture(scope="module")
 def onnx_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("onnx") / "out"

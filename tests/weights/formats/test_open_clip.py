@@ -63,7 +63,7 @@ def test_omitted_keys_have_the_defaults_of_open_clip() -> None:
         (model_cfg({"head_width": 0}), "vision_cfg.head_width 0"),
         (model_cfg({"patch_size": None}), "vision_cfg.patch_size None"),
         (model_cfg({"image_size": [16, 24]}), r"vision_cfg.image_size \(16, 24\): expected a square"),
-        (model_cfg({"image_size": 17}), "image_size_px 17 is not a multiple of patch_size_px 8"),
+        (model_cfg({"image_size": 7}), "patch_size_px 8 is larger than image_size_px 7"),
         (
             model_cfg({"layers": [1, 1, 1, 1], "head_width": 32, "image_size": 32}),
             "vision_cfg.head_width 32: expected 64: ResNets",

@@ -141,17 +141,30 @@ def test_a_wrong_shape_is_named_with_the_expected_one(directory):
     assert "text_projection is (16, 9), the card says (16, 8)" in refusal(directory)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int32])
-def test_mixed_types_are_refused(directory, dtype):
-    edit_tensors(directory, text_projection=torch.zeros(16, 8, dtype=dtype))
-    assert "expected all of them in one of float32, float16, bfloat16" in refusal(directory)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_several_precisions_become_float32(directory, dtype):
+    projection = torch.linspace(-1, 1, 128, dtype=torch.float64).reshape(16, 8).to(dtype)
+    edit_tensors(directory, text_projection=projection)
+    model = read_wordsight(directory).build("test")
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
+    assert torch.equal(model.text_projection, projection.to(torch.float32))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_types_that_are_not_floats_of_16_bits_or_more_are_refused(directory, dtype):
+    edit_tensors(directory, text_projection=torch.zeros(16, 8).to(dtype))
+    assert str(dtype).removeprefix("torch.") in refusal(directory)
+    assert "expected float32, float16, bfloat16 or float64" in refusal(directory)
 
 
 def test_a_truncated_file_is_refused_wherever_it_ends(directory):
     content = (directory / "model.safetensors").read_bytes()
-    for length in (0, 4, 8, 100, len(content) // 2, len(content) - 1):
+    for length in (4, 8, 100, len(content) // 2, len(content) - 1):
         (directory / "model.safetensors").write_bytes(content[:length])
         assert "not a complete safetensors file" in refusal(directory)
+    assert f"truncated, {len(content) - 1:,} of {len(content):,} bytes" in refusal(directory)
+    (directory / "model.safetensors").write_bytes(b"")
+    assert "the file is empty; download it again" in refusal(directory)
 
 
 def test_inconsistent_headers_are_refused(directory):

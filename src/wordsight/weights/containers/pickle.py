@@ -23,9 +23,14 @@ _MAX_SHOWN = 80
 
 Builder = Callable[[tuple[Any, ...]], Any]
 
+_PLAIN_TYPES = (
+    *("bool", "bytearray", "bytes", "complex", "dict", "float", "int", "list", "object", "set", "str", "tuple"),
+    *("long", "unicode"),  # Python 2
+)
+
 INERT = frozenset(
     {
-        *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("bytearray", "complex", "set")),
+        *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in _PLAIN_TYPES),
         "argparse.Namespace",
         "collections.Counter",
         "collections.defaultdict",
@@ -34,10 +39,19 @@ INERT = frozenset(
         "numpy.dtype",
         "torch.Size",
         "torch.device",
+        "torch.dtype",
         "_codecs.encode",
     }
 )
 """Classes and functions in training checkpoints that have nothing to do with weights; they become a `Record`."""
+
+INERT_PACKAGES = (
+    *("accelerate.", "deepspeed.", "lightning.", "lightning_fabric.", "numpy.", "omegaconf.", "open_clip.", "pathlib."),
+    *("pytorch_lightning.", "torch.cuda.amp.", "torch.optim.", "transformers.", "typing."),
+)
+"""Packages whose classes occur in training checkpoints as settings and states; they become a `Record` too."""
+
+_UNSUPPORTED_TENSORS = ("torch._utils._rebuild_", "torch.Complex", "torch.Q", "torch.sparse", "torch.distributed.")
 
 _SCRIPT_PREFIX = "__torch__."
 _LITERALS = frozenset(
@@ -166,9 +180,16 @@ class _Machine:
         self.stack.append(tuple(reversed([self.pop() for _ in range(count)])))
 
     def extend(self, items: list[Any]) -> None:
-        self._top(list).extend(items)
+        if not self._is_inert():
+            self._top(list).extend(items)
+
+    def _is_inert(self) -> bool:
+        """Whether the value on the stack is an object of a class, whose items (as of a list or dictionary) are lost."""
+        return bool(self.stack) and isinstance(self.stack[-1], Record)
 
     def set_items(self, items: list[Any]) -> None:
+        if self._is_inert():
+            return
         target = self._top(dict)
         if len(items) % 2:
             raise self._refusal("a dictionary key has no value")
@@ -188,8 +209,14 @@ class _Machine:
         self.stack.append(self.memo[number])
 
     def name(self, path: Any) -> None:
-        if path not in self.builders and path not in INERT and not path.startswith(_SCRIPT_PREFIX):
+        is_known = path in self.builders or path in INERT or path.startswith((_SCRIPT_PREFIX, *INERT_PACKAGES))
+        if not is_known:
             shown = path if path.isprintable() else ascii(path)
+            if path.startswith(_UNSUPPORTED_TENSORS):
+                raise WeightsError(
+                    f"{self.where}: has sparse, quantised, complex or distributed tensors ({shown[:_MAX_SHOWN]}); "
+                    "save a full state dict of dense float tensors"
+                )
             raise WeightsError(
                 f"{self.where}: it names {shown[:_MAX_SHOWN]}, which no weights need; nothing was run: "
                 "do not trust the file, or save its state dict alone"

@@ -17,8 +17,11 @@ import torch
 from torch import Tensor
 
 from wordsight.errors import WeightsError
+from wordsight.files import open_regular
 from wordsight.weights.containers.pickle import MAX_PICKLE_BYTES, Builder, Name, unpickle
 from wordsight.weights.containers.zip import Member, locate, read_directory, unpack
+from wordsight.weights.mistaken import mistaken_for_weights
+from wordsight.weights.shapes import first_names, short_shape
 
 _STORAGES = {
     "torch.FloatStorage": torch.float32,
@@ -67,7 +70,7 @@ def is_archive(path: Path) -> bool:
         WeightsError: the file cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(4) == b"PK\x03\x04"
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -80,7 +83,7 @@ def read_archive(path: Path) -> Archive:
         WeightsError: the file is missing, is not such an archive, is broken, or names functions that no weights need.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             # private: tensors are writable, but the file is not
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     except OSError as error:
@@ -100,6 +103,8 @@ def _release_pages(mapped: mmap.mmap) -> None:
 
 
 def _unreadable(path: Path, error: OSError) -> WeightsError:
+    if reason := mistaken_for_weights(path):
+        return WeightsError(f"{path}: {reason}")
     return WeightsError(f"{path}: cannot be read: {error.strerror or error}; check the path")
 
 
@@ -125,7 +130,12 @@ class _Reader:
     def _root(self) -> str:
         roots = [name.removesuffix("data.pkl") for name in self.members if name.endswith("/data.pkl")]
         roots = [root for root in roots if root.count("/") == 1]
-        if len(roots) != 1:
+        if not roots:
+            raise WeightsError(
+                f"{self.where}: a zip file without data.pkl, which torch did not write: it contains "
+                f"{first_names(self.members)}; unpack it and pass the file or the directory in it"
+            )
+        if len(roots) > 1:
             raise WeightsError(
                 f"{self.where}: a zip file with {len(roots)} members named data.pkl, which torch did not write; "
                 "pass the file as torch saved it"
@@ -249,7 +259,8 @@ class _Reader:
             count *= length
         last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
         if min(numbers) < 0 or max(count, 1 + last if count else offset) > len(flat):
-            raise self._invalid(f"a tensor of size {_short(size)} does not fit its storage of {len(flat)} elements")
+            shown = short_shape(size)
+            raise self._invalid(f"a tensor of size {shown} does not fit its storage of {len(flat)} elements")
         self.used_bytes += count * flat.element_size()
         if self.used_bytes > _MAX_USES * len(self.mapped):
             raise self._invalid("its tensors are larger than the file")
@@ -271,8 +282,3 @@ class _Reader:
 
     def _invalid(self, reason: str) -> WeightsError:
         return WeightsError(f"{self.where}: {reason}; the file is broken or hostile: download it again")
-
-
-def _short(size: tuple[int, ...]) -> str:
-    shown = ", ".join(str(length) if abs(length) < 1 << 64 else "..." for length in size[:6])
-    return f"({shown}{', ...' if len(size) > 6 else ''})"

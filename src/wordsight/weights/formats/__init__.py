@@ -6,6 +6,7 @@ openai.py               OpenAI's TorchScript archives, whose architecture follow
 open_clip.py            open_clip's directories, whose configuration open_clip_config.py reads (timm_siglip.py: towers)
 hugging_face.py         transformers' CLIPModel and SiglipModel, whose configuration hugging_face_config.py reads
 state_dict.py           files with weights alone, whose architecture the user names
+nesting.py              the state dict in what training programs save
 onnx.py                 two ONNX graphs, written but never read back into a model
 onnx_directory.py       a directory of ONNX graphs, as far as it can be read without torch
 int8.py                 the same graphs with 8-bit matrix products

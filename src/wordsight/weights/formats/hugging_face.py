@@ -22,7 +22,7 @@ from wordsight.weights.containers.safetensors import write_safetensors
 from wordsight.weights.formats.hugging_face_config import ACTIVATIONS, read_model, read_preprocessing
 from wordsight.weights.formats.json_files import read_json_object, write_json
 from wordsight.weights.formats.key_layouts import Layout, to_ours, to_theirs
-from wordsight.weights.formats.state_dict import read_first_state_dict
+from wordsight.weights.formats.state_dict import read_first_state_dict, with_averaged
 from wordsight.weights.formats.tokenizer_files import (
     is_siglip_tokenizer,
     read_settings,
@@ -33,11 +33,23 @@ from wordsight.weights.formats.tokenizer_files import (
 
 CONFIG_NAME = "config.json"
 PREPROCESSOR_NAMES = ("preprocessor_config.json", "processor_config.json")
-WEIGHTS_NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+WEIGHTS_NAMES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 
 
-def read_hugging_face(directory: str | Path) -> Checkpoint:
+def read_hugging_face(
+    directory: str | Path, weights: str | Path | None = None, averaged: bool | None = None
+) -> Checkpoint:
     """Read a model in a directory that transformers' `save_pretrained` wrote.
+
+    Args:
+        directory: contains `config.json`, `preprocessor_config.json`, the weights and the tokenizer's files.
+        weights: a weights file to read instead of the directory's.
+        averaged: for a training checkpoint, whether to take its averaged (EMA) weights.
 
     Raises:
         WeightsError: a file is missing or broken, the configuration has an unknown key or an unsupported value, or the
@@ -57,9 +69,11 @@ def read_hugging_face(directory: str | Path) -> Checkpoint:
     except ConfigError as error:
         message = str(error)
         raise WeightsError(message if message.startswith(str(directory)) else f"{path}: {message}") from error
-    tensors, weights_path = read_first_state_dict(directory, WEIGHTS_NAMES)
+    names = WEIGHTS_NAMES if weights is None else (Path(weights).absolute(),)
+    state_dict, weights_path = read_first_state_dict(directory, names, averaged)
+    card = with_averaged(card, state_dict.is_averaged)
     used = {card.tokenizer.file: files[card.tokenizer.file]} if card.tokenizer.file else {}
-    return Checkpoint(to_ours(tensors, layout, card.model, str(weights_path)), card, used)
+    return Checkpoint(to_ours(state_dict.tensors, layout, card.model, str(weights_path)), card, used)
 
 
 class HuggingFaceFiles(NamedTuple):

@@ -7,6 +7,7 @@ import msgspec
 
 from wordsight.errors import WeightsError
 from wordsight.files import read_json, write_atomic
+from wordsight.weights.mistaken import mistaken_for_text
 
 _MAX_JSON_BYTES = 1 << 24
 
@@ -20,6 +21,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
     try:
         content = read_json(path, _MAX_JSON_BYTES, WeightsError)
     except WeightsError as error:
+        if reason := mistaken_for_text(path):
+            raise WeightsError(f"{path}: {reason}") from error
         raise WeightsError(f"{error}; put the file that was published with the weights next to them") from error
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: expected a JSON object, found {type(content).__name__}; download it again")

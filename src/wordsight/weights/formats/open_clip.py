@@ -23,7 +23,7 @@ from wordsight.weights.containers.safetensors import write_safetensors
 from wordsight.weights.formats.json_files import read_json_object, write_json
 from wordsight.weights.formats.key_layouts import Layout, to_ours, to_theirs
 from wordsight.weights.formats.open_clip_config import CONFIG_NAME, read_open_clip_config
-from wordsight.weights.formats.state_dict import read_first_state_dict
+from wordsight.weights.formats.state_dict import read_first_state_dict, with_averaged
 from wordsight.weights.formats.timm_siglip import timm_name_of
 from wordsight.weights.formats.tokenizer_files import tokenizer_files, write_tokenizer
 
@@ -45,12 +45,15 @@ _INITIAL_SCALE_WITH_BIAS = 2.302585092994046  # log(10)
 _INITIAL_BIAS = -10.0
 
 
-def read_open_clip(directory: str | Path, weights: str | Path | None = None) -> Checkpoint:
+def read_open_clip(
+    directory: str | Path, weights: str | Path | None = None, averaged: bool | None = None
+) -> Checkpoint:
     """Read a model in open_clip's directory format.
 
     Args:
         directory: contains `open_clip_config.json`, the weights, and the tokenizer's files if the model has its own.
         weights: a weights file to read instead of the directory's.
+        averaged: for a training checkpoint, whether to take its averaged (EMA) weights.
 
     Raises:
         WeightsError: a file is missing or broken, the configuration has an unknown key or an unsupported value, or the
@@ -70,7 +73,8 @@ def read_open_clip(directory: str | Path, weights: str | Path | None = None) -> 
     files = tokenizer_files(directory)
     card = read_open_clip_config(config["model_cfg"], preprocess, files, str(path), directory.name)
     names = WEIGHTS_NAMES if weights is None else (Path(weights).absolute(),)
-    tensors, weights_path = read_first_state_dict(directory, names)
+    state_dict, weights_path = read_first_state_dict(directory, names, averaged)
+    tensors, card = state_dict.tensors, with_averaged(card, state_dict.is_averaged)
     used = {card.tokenizer.file: files[card.tokenizer.file]} if card.tokenizer.file else {}
     return Checkpoint(to_ours(tensors, layout_of(card.model, tensors), card.model, str(weights_path)), card, used)
 

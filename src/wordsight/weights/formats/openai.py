@@ -15,12 +15,13 @@ from torch import Tensor
 
 from wordsight.errors import ConfigError, OutputError, WeightsError
 from wordsight.image import Preprocessing
-from wordsight.model import CLIP, ModelConfig
+from wordsight.model import CLIP, ModelConfig, VisionTransformerConfig
 from wordsight.weights.card import Card, TokenizerConfig
 from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.containers.pickle import Record
 from wordsight.weights.containers.safetensors import as_float32
 from wordsight.weights.containers.torch_archive import read_archive
+from wordsight.weights.formats.nesting import require_averaged
 from wordsight.weights.shapes import architecture_of, first_names, shapes_of
 
 WEIGHTS_NAME = "model.pt"
@@ -56,6 +57,7 @@ def read_openai(path: Path) -> Checkpoint:
     stated = {name: _integer(tensors.pop(name), f"{path}: {name}") for name in METADATA if name in tensors}
     for name in [name for name in tensors if name == _MASK or name.endswith(f".{_MASK}")]:
         _require_causal(tensors.pop(name), f"{path}: {name}")
+    is_script = isinstance(archive.value, Record)
     try:
         model = architecture_of(shapes_of(tensors), "quick_gelu")
         card = Card(
@@ -65,25 +67,39 @@ def read_openai(path: Path) -> Checkpoint:
             tokenizer=TokenizerConfig(context_length=model.text.context_length),
         )
     except (WeightsError, ConfigError) as error:
+        advice = "save its state dict alone and" if is_script else "for another layout"
         raise WeightsError(
-            f"{path}: not a model in OpenAI's layout: {error}; for another layout name the architecture with --as"
+            f"{path}: not a model in OpenAI's layout: {error}; {advice} name the architecture with --as"
         ) from error
     _check_stated(path, stated, model)
     return Checkpoint(as_float32(tensors, str(path), archive.release), card)
 
 
-def read_openai_directory(directory: Path) -> Checkpoint:
-    """Read the file that `write_openai` writes into a directory; see `read_openai`."""
-    return read_openai(directory / WEIGHTS_NAME)
+def read_openai_directory(directory: Path, weights: Path | None = None, averaged: bool | None = None) -> Checkpoint:
+    """Read the file that `write_openai` writes into a directory, or another one; see `read_openai`.
+
+    Raises:
+        WeightsError: as for `read_openai`, or averaged weights are requested, which the format does not have.
+    """
+    path = weights or directory / WEIGHTS_NAME
+    if averaged:
+        require_averaged(False, averaged, str(path))
+    return read_openai(path)
 
 
 def write_openai(checkpoint: Checkpoint, model: CLIP, directory: Path) -> None:
     """Write the flat state dict and the three integers by which OpenAI's files are recognised.
 
     Raises:
+        WeightsError: the format cannot represent the size of the image.
         OutputError: the file cannot be written.
     """
-    text = checkpoint.card.model.text
+    image, text = checkpoint.card.model.image, checkpoint.card.model.text
+    if isinstance(image, VisionTransformerConfig) and image.image_size_px % image.patch_size_px:
+        raise WeightsError(
+            f"openai cannot represent image_size_px {image.image_size_px}: it is implied by the number of patches of "
+            f"{image.patch_size_px} px; choose another format, such as wordsight"
+        )
     integers = (checkpoint.card.model.image.image_size_px, text.context_length, text.vocabulary_size)
     metadata = {name: torch.tensor(integer) for name, integer in zip(METADATA, integers, strict=True)}
     path = directory / WEIGHTS_NAME
@@ -96,13 +112,8 @@ def write_openai(checkpoint: Checkpoint, model: CLIP, directory: Path) -> None:
         ) from error
 
 
-def is_openai(path: Path) -> bool:
-    """Whether a torch file is in OpenAI's format: a TorchScript module, or weights with the integers of `METADATA`.
-
-    Raises:
-        WeightsError: the file was not written by torch, or is broken.
-    """
-    value = read_archive(path).value
+def is_openai(value: Any) -> bool:
+    """Whether an archive's content is in OpenAI's format: a TorchScript module, or weights with `METADATA`."""
     if isinstance(value, Record):
         return value.is_script
     return isinstance(value, dict) and all(isinstance(value.get(name), Tensor) for name in METADATA)

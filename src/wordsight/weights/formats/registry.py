@@ -5,12 +5,28 @@ ONNX is not among them: its graphs are never read back into a model (`onnx.py`).
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from wordsight.model import CLIP
 from wordsight.weights.card import CARD_NAME
 from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.formats import hugging_face, open_clip, openai, wordsight
+
+
+class Reader(Protocol):
+    """Reads a model from a directory."""
+
+    def __call__(self, directory: Path, weights: Path | None = None, averaged: bool | None = None) -> Checkpoint:
+        """Read the directory.
+
+        Args:
+            directory: contains the file that describes the model.
+            weights: a weights file to read instead of the directory's.
+            averaged: True or False if averaged or plain weights are required.
+
+        Raises:
+            WeightsError: a file is missing, broken or contradicts another, or there are no such weights.
+        """
 
 
 class Format(NamedTuple):
@@ -20,14 +36,14 @@ class Format(NamedTuple):
         description_name: name of the file that describes the model, by which a directory of this format is recognised;
             empty if the format has no such file.
         weights_names: names that the weights file may have, preferred first.
-        read: reads a directory. Raises WeightsError.
+        read: reads a directory.
         write: writes a float32 model into an existing directory. Raises WeightsError if the format cannot represent
             the model, and OutputError if the directory is not writable.
     """
 
     description_name: str
     weights_names: tuple[str, ...]
-    read: Callable[[Path], Checkpoint]
+    read: Reader
     write: Callable[[Checkpoint, CLIP, Path], None]
 
 

@@ -5,7 +5,8 @@ Names are those of open_clip: `ViT-B-32` has GELU, `ViT-B-32-quickgelu` and `ope
 OpenAI's models.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +14,23 @@ import msgspec
 from torch import Tensor
 
 from wordsight.errors import ConfigError, WeightsError, nearest
+from wordsight.files import open_regular
 from wordsight.image import Preprocessing
 from wordsight.model import PRESETS, PUBLISHED, ModelConfig, VisionTransformerConfig, build_empty
 from wordsight.weights.card import Card, TokenizerConfig
 from wordsight.weights.checkpoint import Checkpoint
-from wordsight.weights.containers.safetensors import as_float32, read_safetensors
+from wordsight.weights.containers.safetensors import INDEX_SUFFIX, as_one_precision, read_safetensors, read_sharded
 from wordsight.weights.containers.torch_archive import is_archive, read_archive
-from wordsight.weights.shapes import Shape, architecture_of, differences, first_names, shapes_of
+from wordsight.weights.formats.key_layouts import Layout, to_ours
+from wordsight.weights.formats.nesting import StateDict, find_state_dict
+from wordsight.weights.mistaken import mistaken_for_weights
+from wordsight.weights.shapes import architecture_of, differences, first_names, shapes_of
 
-PLAIN_KEYS = ("state_dict", "model", "module")
-"""Keys under which training checkpoints store their weights."""
-
-AVERAGED_KEYS = ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema")
-"""Keys under which training checkpoints store averaged (EMA) weights."""
-
-_MAX_NESTING = 4
 _NOT_WEIGHTS = ("n_averaged", "attn_mask", "input_resolution", "context_length", "vocab_size")
 _SCALARS = ("logit_scale", "logit_bias")
 _TEXT_PREFIX = "text."
+_IMAGE_TOWERS = ("visual.", "vision_model.")
+_HUGGING_FACE: Layout = "hugging_face_clip"
 _QUICKGELU_SUFFIX = "-quickgelu"
 _OPENAI_PREFIX = "openai/"
 _LEGACY_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled magic number of older files
@@ -51,19 +51,19 @@ def read_checkpoint(path: Path, architecture: str | None, averaged: bool | None)
     Raises:
         WeightsError: the file has no weights, or they do not fit the architecture.
     """
-    state_dict, release = _read(path, averaged)
-    tensors = _renamed(state_dict, str(path))
-    shapes = shapes_of(tensors)
-    if all(name.startswith("visual.") for name in shapes):
+    state_dict = read_state_dict(path, averaged)
+    tensors = renamed(state_dict.tensors, str(path))
+    if all(name.startswith(_IMAGE_TOWERS) for name in tensors):
         raise WeightsError(f"{path}: an image tower without a text tower; pass the weights of a whole CLIP model")
     if architecture is None:
-        raise WeightsError(f"{path}: the activation does not follow from weights alone; {_advice(shapes)}")
+        raise WeightsError(f"{path}: the activation does not follow from weights alone; {_advice(tensors)}")
     model = architecture_named(architecture)
-    mismatch = differences(shapes, shapes_of(build_empty(model).state_dict()), f"{architecture} has")
+    if _is_hugging_face(tensors):
+        with suppress(WeightsError):  # the message below is about the named architecture
+            tensors = to_ours(tensors, _HUGGING_FACE, model, str(path))
+    mismatch = differences(shapes_of(tensors), shapes_of(build_empty(model).state_dict()), f"{architecture} has")
     if mismatch:
-        raise WeightsError(f"{path}: not {architecture}: {mismatch}; {_advice(shapes)}")
-    if len({tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}) > 1:
-        tensors = as_float32(tensors, str(path), release)
+        raise WeightsError(f"{path}: not {architecture}: {mismatch}; {_advice(tensors)}")
     try:
         card = Card(
             name=path.stem,
@@ -73,14 +73,14 @@ def read_checkpoint(path: Path, architecture: str | None, averaged: bool | None)
         )
     except ConfigError as error:
         raise WeightsError(f"{path}: {error}") from error
-    return Checkpoint(tensors, card)
+    return Checkpoint(tensors, with_averaged(card, state_dict.is_averaged))
 
 
-def read_state_dict(path: Path, averaged: bool | None = None) -> dict[str, Tensor]:
-    """Read the tensors of a file under the names that they have there.
+def read_state_dict(path: Path, averaged: bool | None = None) -> StateDict:
+    """Read the tensors of a file under the names that they have there, in one precision.
 
-    Wrappers that training adds are removed: surrounding dictionaries, the prefix `module.` of distributed models, and
-    `_orig_mod.` of compiled models.
+    Everything that training programs add around a model is removed; see `nesting.py`. Tensors of several precisions,
+    or of float64, become float32.
 
     Args:
         path: as for `read_checkpoint`.
@@ -89,15 +89,25 @@ def read_state_dict(path: Path, averaged: bool | None = None) -> dict[str, Tenso
     Raises:
         WeightsError: the file is missing, is broken, or has no weights.
     """
-    return _read(path, averaged)[0]
+    if path.is_symlink() and not path.exists():
+        raise WeightsError(f"{path}: {mistaken_for_weights(path)}")
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; pass a weights file")
+    if path.name.endswith(INDEX_SUFFIX):
+        return _find(read_sharded(path, lambda part: _content(part)[0]), averaged, str(path))
+    content, release = _content(path)
+    return _find(content, averaged, str(path), release)
 
 
-def read_first_state_dict(directory: Path, names: Sequence[str | Path]) -> tuple[dict[str, Tensor], Path]:
+def read_first_state_dict(
+    directory: Path, names: Sequence[str | Path], averaged: bool | None = None
+) -> tuple[StateDict, Path]:
     """Read the first of several files that exists in a directory.
 
     Args:
         directory: the directory.
         names: names of weights files, preferred first.
+        averaged: as for `read_checkpoint`.
 
     Returns:
         The tensors, as `read_state_dict` returns them, and the path of the file.
@@ -105,10 +115,17 @@ def read_first_state_dict(directory: Path, names: Sequence[str | Path]) -> tuple
     Raises:
         WeightsError: no such file exists, or the first one is broken.
     """
-    path = next((directory / name for name in names if (directory / name).exists()), None)
+    paths = [directory / name for name in names]
+    path = next((path for path in paths if path.exists() or path.is_symlink()), None)
     if path is None:
-        raise WeightsError(f"{directory}: no weights; expected {' or '.join(str(name) for name in names)}")
-    return read_state_dict(path), path
+        expected = " or ".join(str(name) for name in names)
+        raise WeightsError(f"{directory}: no weights; expected {expected}; pass the file itself if it has another name")
+    return read_state_dict(path, averaged), path
+
+
+def with_averaged(card: Card, is_averaged: bool) -> Card:
+    """The card of a model whose weights were found in a training checkpoint: it says if they are averaged."""
+    return msgspec.structs.replace(card, training=card.training | {"averaged": True}) if is_averaged else card
 
 
 def architectures() -> dict[str, ModelConfig]:
@@ -138,13 +155,28 @@ def _with_gelu(config: ModelConfig) -> ModelConfig:
     return msgspec.structs.replace(config, image=image, text=msgspec.structs.replace(config.text, activation="gelu"))
 
 
-def _advice(shapes: Mapping[str, Shape]) -> str:
-    """Advice on which architecture to name for weights with these shapes."""
-    try:
-        implied = architecture_of(shapes, "quick_gelu")
-    except WeightsError:
-        implied = None
-    names = [name for name, config in PUBLISHED.items() if config == implied]
+def _is_hugging_face(names: Mapping[str, object]) -> bool:
+    return "vision_model.embeddings.class_embedding" in names
+
+
+def _implied(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of the published architectures that have tensors with these names and shapes."""
+    if not _is_hugging_face(tensors):
+        with suppress(WeightsError):
+            implied = architecture_of(shapes_of(tensors), "quick_gelu")
+            return [name for name, config in PUBLISHED.items() if config == implied]
+        return []
+    names = []
+    for name, config in PUBLISHED.items():
+        with suppress(WeightsError):
+            to_ours(tensors, _HUGGING_FACE, config, name)
+            names.append(name)
+    return names
+
+
+def _advice(tensors: Mapping[str, Tensor]) -> str:
+    """Advice on which architecture to name for these weights."""
+    names = _implied(tensors)
     if names:
         name, with_quick_gelu = names[0], f"{names[0]}{_QUICKGELU_SUFFIX}"
         return f"the file looks like {name}: pass --as {name} (GELU) or --as {with_quick_gelu} (QuickGELU)"
@@ -153,20 +185,23 @@ def _advice(shapes: Mapping[str, Shape]) -> str:
     return f"name the architecture with --as, one of {', '.join(choices)}"
 
 
-def _read(path: Path, averaged: bool | None) -> tuple[dict[str, Tensor], Callable[[], None]]:
-    """A state dict, and a function that releases the memory pages of the file that were read."""
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file; pass a weights file")
-    if not is_archive(path):
-        _refuse_legacy(path)
-        return _without_prefixes(_select(read_safetensors(path), averaged, str(path)), str(path)), lambda: None
-    archive = read_archive(path)
-    return _without_prefixes(_select(archive.value, averaged, str(path)), str(path)), archive.release
+def _content(path: Path) -> tuple[Any, Callable[[], None]]:
+    """The content of a single file, and a function that releases the memory pages of the file that were read."""
+    if is_archive(path):
+        archive = read_archive(path)
+        return archive.value, archive.release
+    _refuse_legacy(path)
+    return read_safetensors(path), lambda: None
+
+
+def _find(value: Any, averaged: bool | None, where: str, release: Callable[[], None] = lambda: None) -> StateDict:
+    state_dict = find_state_dict(value, averaged, where)
+    return state_dict._replace(tensors=dict(as_one_precision(state_dict.tensors, where, release)))
 
 
 def _refuse_legacy(path: Path) -> None:
     """Refuse files of torch before 1.6: pickles whose sizes cannot be checked before memory is allocated."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         is_legacy = file.read(len(_LEGACY_START)) == _LEGACY_START
     if is_legacy:
         raise WeightsError(
@@ -175,66 +210,22 @@ def _refuse_legacy(path: Path) -> None:
         )
 
 
-def _select(value: Any, averaged: bool | None, where: str) -> Mapping[str, Tensor]:
-    """Select the plain or the averaged state dict of a training checkpoint."""
-    is_averaged = False
-    for _ in range(_MAX_NESTING):
-        plain, ema = _first_dictionary(value, PLAIN_KEYS), _first_dictionary(value, AVERAGED_KEYS)
-        if plain is None and ema is None:
-            break
-        if plain is not None and ema is not None and averaged is None:
-            raise WeightsError(f"{where}: has both plain and averaged weights; choose with --averaged or --plain")
-        takes_ema = ema is not None and (plain is None or averaged is True)
-        is_averaged = is_averaged or takes_ema
-        value = ema if takes_ema else plain
-    tensors = dict(_checked(value, where))
-    is_averaged = is_averaged or "n_averaged" in tensors
-    if averaged is not None and averaged != is_averaged:
-        requested, present = ("averaged", "plain") if averaged else ("plain", "averaged")
-        raise WeightsError(f"{where}: has no {requested} weights, only {present} ones; use --{present}")
-    return tensors
+def renamed(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Tensors under the names of `CLIP`; in open_clip's `CustomTextCLIP` the text tower has the prefix `text.`.
 
+    Args:
+        tensors: a state dict, as `read_state_dict` returns it; not modified.
+        where: the file, named in errors.
 
-def _first_dictionary(value: Any, keys: tuple[str, ...]) -> dict[str, Any] | None:
-    parts = (value.get(key) for key in keys) if isinstance(value, dict) else ()
-    return next((part for part in parts if isinstance(part, dict)), None)
-
-
-def _checked(value: Any, where: str) -> Iterator[tuple[str, Tensor]]:
-    """The items of a state dict; a dictionary that contains anything other than tensors is not one."""
-    if not isinstance(value, dict) or not value:
-        raise WeightsError(
-            f"{where}: contains no state dict; expected tensors by name, possibly under the key 'state_dict'"
-        )
-    for name, tensor in value.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            shown = first_names([str(name)])
-            raise WeightsError(f"{where}: contains no state dict: {shown} is not a tensor; save the state dict alone")
-        yield name, tensor
-
-
-def _without_prefixes(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Remove the prefixes of distributed and compiled models from the names, in any order."""
-    renamed: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        bare = name
-        while (shorter := bare.removeprefix("module.").removeprefix("_orig_mod.")) != bare:
-            bare = shorter
-        bare = bare.replace("._orig_mod.", ".")
-        if bare in renamed:
-            raise WeightsError(f"{where}: two tensors are named {first_names([bare])}; save the state dict again")
-        renamed[bare] = tensor
-    return renamed
-
-
-def _renamed(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Tensors under the names of `CLIP`; in open_clip's `CustomTextCLIP` the text tower has the prefix `text.`."""
-    renamed: dict[str, Tensor] = {}
+    Raises:
+        WeightsError: two names become the same.
+    """
+    ours: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         new_name = name.removeprefix(_TEXT_PREFIX)
-        if new_name in renamed:
+        if new_name in ours:
             raise WeightsError(f"{where}: two tensors are named {first_names([new_name])}; save the state dict again")
         if new_name not in _NOT_WEIGHTS:
             is_scalar = new_name in _SCALARS and tensor.numel() == 1
-            renamed[new_name] = tensor.reshape(()) if is_scalar else tensor
-    return renamed
+            ours[new_name] = tensor.reshape(()) if is_scalar else tensor
+    return ours
