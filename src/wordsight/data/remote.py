@@ -35,7 +35,7 @@ class RemoteSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     max_bytes: int = 1 << 34
     max_shard_bytes: int = 1 << 34
-    patience: Patience = Patience(timeout_s=60)
+    patience: Patience = Patience(timeout_s=60, total_s=600)
 
 
 class RemoteCache:
