@@ -7,10 +7,11 @@ fetch.py        one file: resumed after an interruption, and verified before it 
 """
 
 from wordsight.web.address import Address, parse_address, without_credentials
-from wordsight.web.connection import Patience, StatusError, ask
-from wordsight.web.fetch import Progress, fetch_file, git_sha1_file, is_there
+from wordsight.web.connection import Patience, StatusError, ask, read_url
+from wordsight.web.fetch import MAX_FILE_BYTES, Progress, fetch_file, git_sha1_file, is_there
 
 __all__ = [
+    "MAX_FILE_BYTES",
     "Address",
     "Patience",
     "Progress",
@@ -20,5 +21,6 @@ __all__ = [
     "git_sha1_file",
     "is_there",
     "parse_address",
+    "read_url",
     "without_credentials",
 ]

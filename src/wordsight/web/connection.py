@@ -155,16 +155,27 @@ def ask(url: str | Address, max_bytes: int = 0, patience: Patience | None = None
     Raises:
         DownloadError: the server cannot be reached or refuses the request.
     """
+    try:
+        return read_url(url, max_bytes, patience)
+    except StatusError as error:
+        if error.is_not_found:
+            return None
+        raise
+
+
+def read_url(url: str | Address, max_bytes: int, patience: Patience | None = None) -> tuple[bytes, Message]:
+    """Download the first bytes at a URL; arguments and retries as for `ask`.
+
+    Raises:
+        StatusError: there is nothing at this URL, or the server refuses the request.
+        DownloadError: the server cannot be reached.
+    """
     address = parse_address(url)
     attempts = Attempts(patience or Patience())
     while True:
         try:
             with open_url(address, {}, attempts, max_bytes) as response:
                 return _read(response, max_bytes, attempts), response.headers
-        except StatusError as error:
-            if error.is_not_found:
-                return None
-            raise
         except TransientError as error:
             attempts.pause(address, error, advice="check the URL and the network")
 
