@@ -77,7 +77,7 @@ class StatusError(DownloadError):
         error_code: the header X-Error-Code of a hub; empty if there is none.
     """
 
-    def __init__(self, message: str, status: int, error_code: str = "") -> None:
+    def __init__(self, message: str, status: int = 0, error_code: str = "") -> None:
         super().__init__(message)
         self.status, self.error_code = status, error_code
 

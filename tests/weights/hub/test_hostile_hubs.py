@@ -481,6 +481,7 @@ def test_a_killed_download_leaves_nothing_that_the_next_one_does_not_remove(hub,
     chance = random.Random(num_kills)
     hub.block_bytes, hub.pause_s = 500, 0.005  # 0.1 s for both files
     cache = tmp_path / "work" / "cache"
+    repositories = cache / "weights" / "hub"
     for _ in range(num_kills):
         command = [sys.executable, "-c", FETCH, NAME]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -490,11 +491,13 @@ def test_a_killed_download_leaves_nothing_that_the_next_one_does_not_remove(hub,
         process.communicate()
         if chance.random() < 0.3:
             fetch_repository(NAME)
-            assert [path for path in cache.rglob("*") if "partial" in path.name or path.name == "downloads"] == []
+            assert [
+                path for path in repositories.rglob("*") if "partial" in path.name or path.name == "downloads"
+            ] == []
             shutil.rmtree(cache)
     directory = fetch_repository(NAME)
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == FILES
-    assert [path for path in cache.rglob("*") if "partial" in path.name or path.name == "downloads"] == []
+    assert [path for path in repositories.rglob("*") if "partial" in path.name or path.name == "downloads"] == []
 
 
 def test_several_files_are_one_progress(hub):
