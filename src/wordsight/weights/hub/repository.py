@@ -14,6 +14,7 @@ from urllib.parse import quote
 from wordsight.cache import is_offline
 from wordsight.errors import DownloadError
 from wordsight.web import Progress, StatusError, fetch_file
+from wordsight.weights.hub.catalogue import REPOSITORY
 from wordsight.weights.hub.listing import (
     Endpoint,
     HubFile,
@@ -36,7 +37,6 @@ _DESCRIPTIONS = ("*.json", "*.txt", "*.model")
 _NEEDED = (*_DESCRIPTIONS, "*.safetensors", "*.bin")
 _SHARDS = "-?????-of-?????"
 _FILE_NAME = re.compile(r"[0-9A-Za-z_][0-9A-Za-z._-]{0,127}")
-_REPOSITORY = re.compile(r"[0-9A-Za-z_][0-9A-Za-z._-]{0,95}/[0-9A-Za-z_][0-9A-Za-z._-]{0,95}")
 _REVISION = re.compile(r"[0-9A-Za-z_][0-9A-Za-z._/-]{0,199}")
 _MAX_LISTED_NAMES = 20
 
@@ -68,7 +68,7 @@ def fetch_repository(
         ConfigError: `mirror` or `HF_ENDPOINT` is not a web address.
         OutputError: the cache is not writable.
     """
-    if not _is_safe(repository, _REPOSITORY) or "--" in repository:
+    if not REPOSITORY.fullmatch(repository):
         raise DownloadError(f"{repository!r}: not a repository; expected owner/name")
     revision = revision or _MAIN
     if not _is_safe(revision, _REVISION):
