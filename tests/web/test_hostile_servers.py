@@ -5,6 +5,7 @@ import contextlib
 import email.utils
 import hashlib
 import itertools
+import random
 import re
 import time
 import tracemalloc
@@ -612,3 +613,58 @@ def test_the_status_of_a_refusal_is_available():
     with serving_bytes(lambda request, send: send(answer)) as address, pytest.raises(StatusError) as caught:
         ask(address)
     assert (caught.value.status, caught.value.error_code) == (403, "Gated\\x1bRepo")
+
+
+# --- mutations ---
+
+
+def mutated(chance: random.Random, content: bytes) -> bytes:
+    """Change, repeat, remove or insert a few bytes, mostly in the headers."""
+    changed = bytearray(content)
+    for _ in range(chance.randint(1, 6)):
+        at = chance.randrange(min(len(changed), 400) or 1)
+        size = chance.choice((1, 1, 4, 30))
+        operation = chance.randrange(4)
+        if operation == 0:
+            changed[at : at + size] = chance.randbytes(size)
+        elif operation == 1:
+            del changed[at : at + size]
+        elif operation == 2:
+            changed[at:at] = changed[at : at + size] * chance.choice((1, 2, 100))
+        else:
+            changed[at:at] = chance.choice((b"\r\n", b"\x00", b"\x1b[2J", b"9" * 20, b"-1", b":", b" ", b"\xff"))
+    return bytes(changed)
+
+
+CORPUS = [
+    sized('ETag: "x"', "Last-Modified: Mon, 01 Jan 2024 00:00:00 GMT", "Content-Type: application/octet-stream"),
+    response(
+        "Transfer-Encoding: chunked", 'ETag: "x"', body=b"%x\r\n" % len(CONTENT) + CONTENT + b"\r\n0\r\nX: y\r\n\r\n"
+    ),
+    sized("Location: /x/y?z", status="302 Found", body=b""),
+    sized("Retry-After: 1", status="429 Too Many Requests", body=b""),
+    b"HTTP/1.1 100 Continue\r\n\r\n" + sized(),
+]
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(40), pytest.param(range(1000, 2000), marks=pytest.mark.slow)], ids=["some", "many"]
+)
+def test_mutated_responses_are_the_file_or_one_line(seeds, tmp_path):
+    patience = Patience(timeout_s=0.2, tries=2, pause_s=0.001, total_s=0.4)
+    current = b""
+    with serving_bytes(lambda request, send: send(current)) as address:
+        for seed in seeds:
+            chance = random.Random(seed)
+            current = mutated(chance, chance.choice(CORPUS))
+            path = tmp_path / f"{seed}.pt"
+            begin_s = time.monotonic()
+            message = ""
+            try:
+                fetch_file(f"{address}/m.pt", path, SHA256, patience=patience, max_bytes=1 << 20)
+            except DownloadError as error:
+                message = str(error)
+            assert message.isprintable(), seed
+            assert path.exists() == (not message), seed
+            assert message or path.read_bytes() == CONTENT, seed
+            assert time.monotonic() - begin_s < MAX_S, seed

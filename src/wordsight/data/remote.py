@@ -69,7 +69,7 @@ class RemoteSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     max_bytes: int = MAX_CACHE_BYTES
     max_shard_bytes: int = MAX_SHARD_BYTES
-    patience: Patience = Patience(timeout_s=60, total_s=600)
+    patience: Patience = Patience(timeout_s=30, total_s=180)
 
 
 class RemoteCache:

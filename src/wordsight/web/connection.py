@@ -26,7 +26,7 @@ MAX_REDIRECTS = 5
 """Hubs and object stores need 2; RFC 2616 (section 10.3) recommended 5 at most."""
 MIN_BYTES_PER_S = 10_000
 """Average rate below which a body is given up; a modem has 7,000, the slowest mobile connections about 15,000."""
-MAX_RETRY_AFTER_S = 60
+MAX_RETRY_AFTER_S = 30
 """Longest pause that a server may demand; above it the download fails at once with the server's demand."""
 
 _BLOCK_BYTES = 1 << 16
@@ -51,10 +51,10 @@ class Patience(Config, frozen=True):
             `MIN_BYTES_PER_S`.
     """
 
-    timeout_s: float = 30.0
+    timeout_s: float = 15.0
     tries: int = 5
     pause_s: float = 0.5
-    total_s: float = 90.0
+    total_s: float = 60.0
 
 
 class TransientError(Exception):

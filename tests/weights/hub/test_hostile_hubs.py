@@ -514,3 +514,40 @@ def test_no_library_of_the_hub_is_needed_to_download(hub):
         f"fetch_repository({NAME!r}); print([name for name in ('huggingface_hub', 'requests') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+HOSTILE_VALUES = [None, "", -1, 0, 1.5, 10**30, True, [], {}, "../x", "\x1b[31m", "a" * 40, "a" * 64, "x" * 100_000]
+
+
+def paths_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value in plain data."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from paths_in(inner, (*path, key))
+
+
+def replaced(value: Any, path: tuple[Any, ...], other: Any) -> Any:
+    if not path:
+        return other
+    copy = value.copy()
+    copy[path[0]] = replaced(value[path[0]], path[1:], other)
+    return copy
+
+
+def test_every_value_of_a_listing_can_be_false(hub, victims):
+    listing = {"sha": COMMIT, "siblings": [entry(name, content) for name, content in FILES.items()]}
+    num_refused = 0
+    for path in paths_in(listing):
+        for value in HOSTILE_VALUES:
+            hub.answer = json.dumps(replaced(listing, path, value)).encode()
+            message = ""
+            try:
+                directory = fetch_repository(NAME)
+            except WordsightError as error:
+                message = str(error)
+                num_refused += 1
+            assert "\n" not in message, (path, value)
+            assert len(message) < 1000, (path, value)
+            assert message or {name: (directory / name).read_bytes() for name in FILES} == FILES, (path, value)
+    assert num_refused > 50
