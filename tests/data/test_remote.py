@@ -222,6 +222,12 @@ def test_another_scheme_is_refused_without_its_credentials(path: str, as_path: C
         assert "secret" not in str(caught.value)
 
 
+def test_a_file_address_is_shown_with_its_path() -> None:
+    for path in ("file:///etc/passwd", "file:/etc/passwd"):
+        with pytest.raises(DataError, match=r"^file:///etc/passwd: .* pass the path without file://"):
+            is_shards(path)
+
+
 def test_a_path_that_looks_like_an_address_is_a_path_if_it_exists(
     served: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,7 +46,8 @@ def is_remote(path: str) -> bool:
     if match and not os.path.lexists(path):
         scheme = match[1].lower()
         advice = "pass the path without file://" if scheme == "file" else "use an https address, or copy the files"
-        shown = without_credentials(f"{scheme}://{path[match.end() :]}")
+        rest = path[match.end() :].lstrip("/")
+        shown = f"file:///{rest}" if scheme == "file" else without_credentials(f"{scheme}://{rest}")
         raise DataError(
             f"{shown}: addresses that begin with {scheme}:// cannot be read, only https:// and http://; {advice}"
         )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -498,6 +499,14 @@ def test_a_killed_download_leaves_nothing_that_the_next_one_does_not_remove(hub,
     directory = fetch_repository(NAME)
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == FILES
     assert [path for path in repositories.rglob("*") if "partial" in path.name or path.name == "downloads"] == []
+
+
+def test_several_threads_download_each_file_once(hub):
+    hub.block_bytes, hub.pause_s = 500, 0.01
+    with ThreadPoolExecutor(4) as pool:
+        directories = list(pool.map(fetch_repository, [NAME] * 4))
+    assert len(set(directories)) == 1
+    assert len([path for path, _ in hub.requests if "/resolve/" in path]) == len(FILES)
 
 
 def test_several_files_are_one_progress(hub):

@@ -27,7 +27,7 @@ HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 _MAX_TOKEN_BYTES = 1 << 12
 _PATIENCE = Patience(tries=3)
-_DESCRIPTION_CHARS = 80
+_MAX_SHOWN_CHARS = 80
 
 T = TypeVar("T")
 
@@ -235,4 +235,4 @@ def _token() -> str:
 
 
 def _shown(text: str) -> str:
-    return repr(printable(text[:_DESCRIPTION_CHARS]))
+    return repr(printable(text[:_MAX_SHOWN_CHARS]))

@@ -68,16 +68,17 @@ class Snapshots:
             OutputError: the cache is not writable.
         """
         directory = self._directory / commit
-        if not (self._downloads.exists() or any(self._missing(directory, files))):
-            with contextlib.suppress(OutputError):  # a cache that is read-only is used nevertheless
-                self._record(revision, commit, files)
+        is_complete = not self._downloads.exists() and not any(self._missing(directory, files))
+        index = self._index()
+        if is_complete and index == _with(index, revision, commit, files):
             return directory
-        make_directory(self._directory)
-        with lock(self._directory / ".lock", wait=True):
+        read_only = contextlib.suppress(OutputError) if is_complete else contextlib.nullcontext()
+        with read_only, lock(self._directory / ".lock", wait=True):
             remove_partial(self._directory)
             for name in self._missing(directory, files):
                 self._add(directory / name, files[name], commit, download)
-            self._record(revision, commit, files)
+            changed = _with(self._index(), revision, commit, files)
+            write_atomic(self._directory / _INDEX_NAME, msgspec.json.encode(changed))
             shutil.rmtree(self._downloads, ignore_errors=True)
         return directory
 
@@ -164,12 +165,11 @@ class Snapshots:
             return _Index()  # it is written again with the next download
         return index if all(COMMIT.fullmatch(commit) for commit in index.commits) else _Index()
 
-    def _record(self, revision: str, commit: str, files: Mapping[str, HubFile]) -> None:
-        index = self._index()
-        complete = {**index.commits.get(commit, {}), **files}
-        changed = _Index(revisions={**index.revisions, revision: commit}, commits={**index.commits, commit: complete})
-        if changed != index:
-            write_atomic(self._directory / _INDEX_NAME, msgspec.json.encode(changed))
+
+def _with(index: _Index, revision: str, commit: str, files: Mapping[str, HubFile]) -> _Index:
+    """The index with the files of a commit, to which a branch or tag points now."""
+    complete = {**index.commits.get(commit, {}), **files}
+    return _Index(revisions={**index.revisions, revision: commit}, commits={**index.commits, commit: complete})
 
 
 def is_intact(path: Path, file: HubFile) -> bool:
