@@ -7,7 +7,7 @@ import pytest
 
 import wordsight
 from wordsight import errors
-from wordsight.errors import MissingExtraError, WordsightError, nearest
+from wordsight.errors import MissingExtraError, WordsightError, hide_credentials, nearest
 
 CLASSES = [value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, Exception)]
 
@@ -55,3 +55,17 @@ def test_errors_cross_process_boundaries():
     error = pickle.loads(pickle.dumps(errors.DataError("a.tar: row 3: no caption")))
     assert isinstance(error, errors.DataError)
     assert str(error) == "a.tar: row 3: no caption"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("https://user:secret@a.org/x: no such model", "https://a.org/x: no such model"),
+        ("s3:/key:secret@bucket/x: no such file", "s3:/bucket/x: no such file"),
+        ("'http://a.org/x?a=1&X-Amz-Signature=secret&b=2'", "'http://a.org/x?a=1&X-Amz-Signature=...&b=2'"),
+        ("https://a.org/x?token=secret: bad", "https://a.org/x?token=... bad"),
+        ("a@b.org: C:/x@z a/b@c hf-hub:a/b@main", "a@b.org: C:/x@z a/b@c hf-hub:a/b@main"),
+    ],
+)
+def test_a_message_has_no_credentials_of_addresses(text, expected):
+    assert hide_credentials(text) == expected

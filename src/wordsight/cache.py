@@ -1,6 +1,6 @@
 """The cache: one directory for everything that can be downloaded or computed again, and one offline switch.
 
-    weights/       downloaded checkpoints; digests/ stores their hashes
+    weights/       downloaded checkpoints; digests/ stores their hashes, hub/ repositories of the Hugging Face hub
     shards/        downloaded shards
     indexes/       shard indexes that could not be written next to their shard; digests/ stores hashes of shards
     onnx/, int8/   models exported for ONNX Runtime

@@ -16,7 +16,13 @@ with code 2. Any other exception that escapes is a bug in wordsight, and the exi
 """
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_PASSWORD = re.compile(r"(?i)\b([a-z][a-z0-9+.-]+:/{1,2})[^/\s@'\"]+@")
+_SECRET_PARAMETER = re.compile(
+    r"(?i)([?&][\w-]*(?:credential|key|password|secret|sig|signature|token)[\w-]*=)[^&\s'\"]+"
+)
 
 
 class WordsightError(Exception):
@@ -79,6 +85,14 @@ def printable(text: object) -> str:
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in shown
     )
+
+
+def hide_credentials(text: str) -> str:
+    """Return a message in which addresses have neither passwords nor parameters that are secrets.
+
+    Messages about downloads contain none in the first place; this is for addresses given where a path is expected.
+    """
+    return _SECRET_PARAMETER.sub(r"\1...", _PASSWORD.sub(r"\1", text))
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:

@@ -1,17 +1,20 @@
 """Remote shards, read from a loopback server that can be busy, cut connections and ignore range requests."""
 
 import hashlib
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.serving import LoopbackServer, QuietHandler, serving
+from tests.serving import LoopbackServer, QuietHandler, serving, serving_bytes
 
+from wordsight.data.inputs import detect_input
 from wordsight.data.remote import RemoteCache, RemoteSettings
 from wordsight.data.sample import Sample
-from wordsight.data.shard_reader import open_shards
+from wordsight.data.shard_reader import is_shards, open_shards
 from wordsight.data.shard_writer import writing_shards
-from wordsight.errors import DownloadError
+from wordsight.errors import DataError, DownloadError
 from wordsight.web import Patience
 
 Images = Callable[..., bytes]
@@ -198,3 +201,111 @@ def test_the_offline_switch_of_the_hub_does_not_affect_shards(
 def test_only_remote_shards_have_a_window(served: str, cache: RemoteCache, server: Server) -> None:
     assert open_shards(served, cache).window is not None
     assert open_shards(server.root / "set").window is None
+
+
+# --- servers that lie, and addresses with credentials ---
+
+
+def test_an_address_that_pathlib_has_shortened_is_remote(served: str, cache: RemoteCache) -> None:
+    assert is_shards(Path(served))
+    assert open_shards(Path(served), cache).sample(4).key == "k4"
+
+
+@pytest.mark.parametrize(
+    "path", ["s3://key:secret@bucket/x.tar", "file:///tmp/x.tar", "gs://b/x?token=secret", "hf://x"]
+)
+@pytest.mark.parametrize("as_path", [str, Path])
+def test_another_scheme_is_refused_without_its_credentials(path: str, as_path: Callable[[str], str | Path]) -> None:
+    for function in (is_shards, open_shards, detect_input):
+        with pytest.raises(DataError, match="cannot be read, only https:// and http://") as caught:
+            function(as_path(path))
+        assert "secret" not in str(caught.value)
+
+
+def test_a_file_address_is_shown_with_its_path() -> None:
+    for path in ("file:///etc/passwd", "file:/etc/passwd"):
+        with pytest.raises(DataError, match=r"^file:///etc/passwd: .* pass the path without file://"):
+            is_shards(path)
+
+
+def test_a_path_that_looks_like_an_address_is_a_path_if_it_exists(
+    served: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set:").mkdir()
+    shutil.copytree(server.root / "set", tmp_path / "set:" / "x")
+    assert len(open_shards("set:/x")) == 9
+
+
+def test_credentials_of_an_address_are_in_no_message_and_no_sample(
+    served: str, server: Server, cache: RemoteCache, tmp_path: Path
+) -> None:
+    address = served.replace("//", "//user:secret@") + "?X-Amz-Signature=secret"
+    assert open_shards(address, cache).sample(0).shard == f"{server.address}/set/000000.tar"
+    assert not any("secret" in path.name or b"secret" in path.read_bytes() for path in cache.directory.iterdir())
+    for bad in (address.replace("000002", "000009"), address.replace("/set/", "/none/"), f"{address}#\x1b"):
+        with pytest.raises((DataError, DownloadError)) as caught:
+            open_shards(bad, cache).sample(0)
+        assert "secret" not in str(caught.value)
+    server.busy = 99
+    with pytest.raises(DownloadError) as caught:
+        open_shards(address, RemoteCache(tmp_path / "new", cache.settings)).sample(0)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"samples": 10**12},
+        {"samples": -1},
+        {"samples": 10**30},
+        {"bytes": -1},
+        {"sha256": ""},
+        {"sha256": "a"},
+        {"sha256": "../../x"},
+        {"sha256": "A" * 64},
+        {"samples": 10, "bytes": 10 * 1024 - 1},
+    ],
+)
+def test_numbers_and_hashes_of_a_manifest_that_cannot_be_are_refused(
+    served: str, server: Server, cache: RemoteCache, change: dict[str, object]
+) -> None:
+    path = server.root / "set" / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    manifest["shards"][1] |= change
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DownloadError, match=r"set/manifest.json: the shard '000001.tar' cannot have"):
+        open_shards(served, cache)
+
+
+def test_a_manifest_cannot_empty_the_cache(served: str, server: Server, cache: RemoteCache) -> None:
+    open_shards(served, cache).sample(0)
+    copies = list(cache.directory.glob("*.tar"))
+    path = server.root / "set" / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    manifest["shards"][1]["bytes"] = 1 << 60
+    path.write_text(json.dumps(manifest))
+    settings = RemoteSettings(max_bytes=1 << 20, max_shard_bytes=1 << 18, patience=cache.settings.patience)
+    with pytest.raises(DownloadError, match="expected"):
+        open_shards(served, RemoteCache(cache.directory, settings)).sample(3)
+    assert [copy.exists() for copy in copies] == [True]
+
+
+def test_a_manifest_without_end_is_refused(cache: RemoteCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wordsight.data.remote.MAX_REMOTE_MANIFEST_BYTES", 100_000)
+
+    def respond(request: bytes, send: Callable[[bytes], None]) -> None:
+        send(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            send(b"[" * 10_000)
+
+    with serving_bytes(respond) as address, pytest.raises(DownloadError, match="more than 100,000 bytes"):
+        open_shards(f"{address}/set/000000.tar", cache)
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"[" * 100_000, b'{"format": "wordsight-shards-1"}', b"\xff"])
+def test_anything_but_our_manifest_is_no_manifest(
+    served: str, server: Server, cache: RemoteCache, content: bytes
+) -> None:
+    (server.root / "set" / "manifest.json").write_bytes(content)
+    assert open_shards(served, cache).sample(4).key == "k4"

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from wordsight.errors import ConfigError, WordsightError, nearest, printable
+from wordsight.errors import ConfigError, WordsightError, hide_credentials, nearest, printable
 
 COMMANDS = {
     "demo": "Train a small model in minutes, evaluate it and write a report.",
@@ -167,5 +167,5 @@ def _code_of(exit_request: SystemExit) -> int:
 
 
 def _fail(message: str) -> int:
-    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    print(f"error: {printable(hide_credentials(' '.join(message.split())))}", file=sys.stderr)
     return _EXIT_USER_ERROR

@@ -12,6 +12,7 @@ from typing import Any
 
 from wordsight.cache import CacheUsage, cache_directory, cache_usage
 from wordsight.parallel import available_cpus
+from wordsight.web import without_credentials
 
 VARIABLES = (
     "WORDSIGHT_CACHE",
@@ -195,16 +196,5 @@ def _accelerators() -> tuple[list[Device], str]:
 
 def _variables(environment: Mapping[str, str]) -> dict[str, str]:
     """The relevant variables that are set, without credentials."""
-    variables = {name: _without_credentials(environment[name]) for name in VARIABLES if name in environment}
+    variables = {name: without_credentials(environment[name]) for name in VARIABLES if name in environment}
     return variables | {name: "(set)" for name in SECRET_VARIABLES if environment.get(name)}
-
-
-def _without_credentials(value: str) -> str:
-    """A value without the user name, password, query and fragment if it is a URL or `user:password@host`.
-
-    A file path that contains an `@` is shortened as well: hiding too much is better than revealing a password.
-    """
-    scheme, separator, rest = value.partition("://") if "://" in value else ("", "", value)
-    if not separator and "@" not in rest:
-        return value
-    return scheme + separator + re.split("[?#]", rest.rpartition("@")[2])[0]

@@ -1,7 +1,6 @@
 """Output to the terminal: progress and notes on standard error, and text that is safe to print."""
 
 import io
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -87,8 +86,6 @@ def show_byte_progress(quiet: bool = False) -> Iterator[Callable[[int, int | Non
     Yields:
         A function of the number of bytes that are done and of the total, None if it is unknown.
     """
-    if quiet:
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when huggingface_hub is imported
     show: Progress | None = None
     done_before = 0
     with ExitStack() as stack:

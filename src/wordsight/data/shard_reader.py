@@ -24,7 +24,7 @@ from wordsight.data.manifest import (
     check_skipped,
     read_manifest,
 )
-from wordsight.data.remote import RemoteCache, is_remote
+from wordsight.data.remote import RemoteCache, is_remote, restore_address
 from wordsight.data.sample import (
     MAX_IMAGE_BYTES,
     MAX_TEXT_BYTES,
@@ -38,6 +38,7 @@ from wordsight.data.sample import (
 from wordsight.data.tar import read_at
 from wordsight.data.walk import contains_image_files
 from wordsight.errors import DataError, nearest
+from wordsight.web import without_credentials
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MAX_SHARDS = 1_000_000
@@ -223,7 +224,7 @@ def open_shards(paths: str | Path | Sequence[str | Path], cache: RemoteCache | N
         paths = [paths]
     shards: list[Shard] = []
     has_remote = False
-    for path in (name for pattern in paths for name in _expand(str(pattern))):
+    for path in (name for pattern in paths for name in _expand(restore_address(str(pattern)))):
         if is_remote(path):
             has_remote = True
             cache = cache or RemoteCache()
@@ -308,7 +309,7 @@ def _entries_by_name(manifest: Manifest | None) -> dict[str, ManifestShard]:
 def _remote_shard(address: str, cache: RemoteCache) -> Shard:
     directory, _, name = address.partition("?")[0].rpartition("/")
     entry = _entries_by_name(cache.manifest(directory)).get(name)
-    return Shard(address, lambda: cache.fetch(address, entry), entry)
+    return Shard(without_credentials(address), lambda: cache.fetch(address, entry), entry)
 
 
 def _check_image_size(image: int, json_size: int, txt_size: int) -> None:

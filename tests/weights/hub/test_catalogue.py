@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from wordsight.cache import cache_directory
-from wordsight.config import to_toml
+from wordsight.config import decode, to_toml
 from wordsight.errors import ConfigError, DownloadError, WeightsError
 from wordsight.model import PUBLISHED, build_empty
 from wordsight.weights.hub import download
@@ -254,3 +254,26 @@ def test_the_cache_directory_follows_the_environment_at_each_call(monkeypatch, t
     assert cache_directory("weights") == tmp_path / "caches" / "wordsight" / "weights"
     monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path / "own"))
     assert cache_directory("weights") == tmp_path / "own" / "weights"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "../evil"},
+        {"name": "a/.."},
+        {"name": "a/b\n"},
+        {"name": "a/b/c"},
+        {"address": "https://a.org/../.."},
+        {"address": "https://a.org/x\\..\\y.pt"},
+        {"address": "https://a.org/"},
+        {"address": "https://user:secret@a.org/x.pt"},
+        {"address": "https://a.org/.bashrc"},
+        {"address": "https://a.org/x.pt?a=b/c"},
+        {"address": "", "repository": "../.."},
+        {"address": "", "repository": "a/..", "sha256": "", "size_bytes": None},
+    ],
+)
+def test_names_and_addresses_of_a_card_cannot_be_other_paths(change):
+    card = msgspec.to_builtins(published_card("openai/RN50"))
+    with pytest.raises(ConfigError, match=r"is not (publisher/name|owner/name|the URL of a file)"):
+        decode({**card, **change}, PublishedCard, "card")

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 import torch
@@ -93,8 +93,8 @@ def read_wordsight(
         averaged: whether averaged (True) or plain weights (False) are required; the card says which ones it has.
 
     Raises:
-        WeightsError: a file is missing or broken, or is not the one that the card describes; the card contradicts itself,
-            or it does not have the required weights.
+        WeightsError: a file is missing or broken, or is not the one that the card describes; the card contradicts
+            itself, or it does not have the required weights.
     """
     directory = Path(directory)
     card = read_card(directory / CARD_NAME)
@@ -110,7 +110,7 @@ def read_wordsight(
     return Checkpoint(tensors, card, files)
 
 
-def is_run(value: Any) -> bool:
+def is_run(value: Any) -> TypeGuard[Mapping[str, Any]]:
     """Whether the content of a file is that of a training run's `checkpoint.pt`."""
     return isinstance(value, dict) and all(isinstance(value.get(key), dict) for key in ("identity", "learner", "ema"))
 

@@ -24,8 +24,11 @@ CARDS_DIRECTORY = Path(__file__).parent / "cards"
 Format = Literal["openai", "open_clip", "hugging_face"]
 Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
 
+REPOSITORY = re.compile(r"(?!.*(?:\.\.|--))[0-9A-Za-z_][0-9A-Za-z._-]{0,95}/[0-9A-Za-z_][0-9A-Za-z._-]{0,95}")
+"""`owner/name` of a repository or of a card; as part of a path it stays within its directory."""
+
 _SHA256 = re.compile(r"[0-9a-f]{8,64}")
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+_ADDRESS = re.compile(r"https://[0-9a-z.-]+(?:/[0-9A-Za-z_~%-][0-9A-Za-z._~%-]*)+")
 
 
 class PublishedScore(Config, frozen=True):
@@ -91,13 +94,15 @@ class PublishedCard(Config, frozen=True, kw_only=True):
     scores: tuple[PublishedScore, ...] = ()
 
     def __post_init__(self) -> None:
+        _require(bool(REPOSITORY.fullmatch(self.name)), f"name {self.name!r} is not publisher/name")
         _require(bool(self.address) != bool(self.repository), "expected either an address or a repository")
         if self.address:
             _require(self.address.startswith("https://"), f"address {self.address!r} does not start with https://")
+            _require(bool(_ADDRESS.fullmatch(self.address)), f"address {self.address!r} is not the URL of a file")
             stated = self.architecture and self.activation and self.preprocessing
             _require(bool(stated), "a single file needs architecture, activation and preprocessing in its card")
         else:
-            _require(bool(_REPOSITORY.fullmatch(self.repository)), f"repository {self.repository!r} is not owner/name")
+            _require(bool(REPOSITORY.fullmatch(self.repository)), f"repository {self.repository!r} is not owner/name")
             _require(not self.sha256 and self.size_bytes is None, "sha256 and size_bytes belong to an address")
         is_digest = not self.sha256 or _SHA256.fullmatch(self.sha256)
         _require(bool(is_digest), f"sha256 {self.sha256!r} is not 8 to 64 digits of lower-case hexadecimal")

@@ -4,11 +4,14 @@ import urllib.parse
 from pathlib import Path
 
 from wordsight.cache import cache_directory, is_offline, remembered_sha256
-from wordsight.errors import ConfigError, DownloadError, WeightsError
-from wordsight.web import Progress, fetch_file, is_there
+from wordsight.errors import ConfigError, DownloadError, WeightsError, printable
+from wordsight.web import MAX_FILE_BYTES, Progress, fetch_file, is_there, parse_address, without_credentials
 from wordsight.weights.hub.catalogue import PublishedCard, card_of_sha256, published_card
 
 HUB_PREFIX = "hf-hub:"
+
+_MAX_BYTES_PER_PARAMETER = 8
+_MAX_OTHER_BYTES = 1 << 26
 
 
 def resolve(name: str, mirror: str | None = None, progress: Progress | None = None) -> Path:
@@ -18,7 +21,7 @@ def resolve(name: str, mirror: str | None = None, progress: Progress | None = No
         name: the name or an alias of a card; or `hf-hub:owner/name`, followed by `@revision` for a revision other than
             the newest.
         mirror: URL of a server to use instead of the one in the card, or instead of the hub.
-        progress: called with the progress of a single file; huggingface_hub shows its own progress.
+        progress: called with the number of bytes received and the total, if known.
 
     Returns:
         The weights file, or the directory of a repository.
@@ -31,10 +34,10 @@ def resolve(name: str, mirror: str | None = None, progress: Progress | None = No
     """
     if name.startswith(HUB_PREFIX):
         repository, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
-        return _fetch_repository(repository, revision or None, mirror)
+        return _fetch_repository(repository, revision or None, mirror, progress)
     card = published_card(name)
     if card.repository:
-        return _fetch_repository(card.repository, None, mirror)
+        return _fetch_repository(card.repository, None, mirror, progress)
     url = mirrored(card.address, mirror) if mirror else card.address
     path = cached_file(card)
     if is_offline() and not is_there(path, card.size_bytes):
@@ -43,7 +46,7 @@ def resolve(name: str, mirror: str | None = None, progress: Progress | None = No
             f"download {url} to this path, or unset the variable"
         )
     try:
-        return fetch_file(url, path, card.sha256, card.size_bytes, progress=progress)
+        return fetch_file(url, path, card.sha256, card.size_bytes, progress=progress, max_bytes=_max_bytes(card))
     except DownloadError as error:
         raise DownloadError(f"{error}; to use another server, pass --mirror") from error
 
@@ -52,13 +55,25 @@ def mirrored(url: str, mirror: str) -> str:
     """The URL of the same path on another server; if `mirror` has a path, it is prepended.
 
     Raises:
-        ConfigError: `mirror` is not a web address.
+        ConfigError: `mirror` is not a web address; the message does not contain its password.
     """
+    try:
+        parse_address(mirror)
+    except DownloadError as error:
+        shown = printable(without_credentials(mirror))
+        raise ConfigError(
+            f"mirror {shown!r} is not a web address; expected a URL such as https://mirror.example.org"
+        ) from error
     server, original = urllib.parse.urlsplit(mirror), urllib.parse.urlsplit(url)
-    if server.scheme not in ("http", "https") or not server.netloc:
-        raise ConfigError(f"mirror {mirror!r} is not a web address; expected a URL such as https://mirror.example.org")
     path = server.path.rstrip("/") + original.path
     return urllib.parse.urlunsplit((server.scheme, server.netloc, path, original.query, ""))
+
+
+def _max_bytes(card: PublishedCard) -> int:
+    """The largest size of a card's file, if the card does not state it: twice that of float32 weights."""
+    if card.million_parameters is None:
+        return MAX_FILE_BYTES
+    return int(card.million_parameters * 1e6 * _MAX_BYTES_PER_PARAMETER) + _MAX_OTHER_BYTES
 
 
 def cached_file(card: PublishedCard) -> Path:
@@ -75,7 +90,7 @@ def card_of_file(path: Path) -> PublishedCard | None:
     return card_of_sha256(remembered_sha256(path, cache_directory("weights") / "digests", WeightsError))
 
 
-def _fetch_repository(repository: str, revision: str | None, mirror: str | None) -> Path:
-    from wordsight.weights.hub.repository import fetch_repository
+def _fetch_repository(repository: str, revision: str | None, mirror: str | None, progress: Progress | None) -> Path:
+    from wordsight.weights.hub.repository import fetch_repository  # which imports the formats, and with them torch
 
-    return fetch_repository(repository, revision=revision, mirror=mirror)
+    return fetch_repository(repository, revision=revision, mirror=mirror, progress=progress)
