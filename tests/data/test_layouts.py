@@ -407,6 +407,23 @@ def test_paths_that_cannot_be_opened_are_one_line_errors(name: str, tmp_path: Pa
     assert len(list(iter_images([tmp_path / name]))) == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+@pytest.mark.parametrize("name", ["p.tar", "p.csv", "p.jpg", "p.mp4", "p.jsonl", "captions.txt"])
+@pytest.mark.timeout(20)
+def test_pipes_are_never_opened(name: str, tmp_path: Path, image: Images) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError):
+        open_source(tmp_path / name)
+    with pytest.raises(DataError):
+        open_shards(tmp_path / name)
+    with pytest.raises((DataError, ImageError), match="not a regular file"):
+        next(iter_images([tmp_path / name])).read()
+    directory = write_files(tmp_path / "in", {"a.jpg": image(), "a.txt": "x"})
+    os.mkfifo(directory / "b.jpg")
+    os.mkfifo(directory / "b.txt")
+    assert texts_of(directory) == {"a.jpg": ("x",), "b.jpg": "not a regular file"}
+
+
 def test_broken_links_and_loops_are_listed(tmp_path: Path, image: Images) -> None:
     directory = write_files(tmp_path / "in", {"a.jpg": image(), "a.txt": "x", "b.txt": "y", "c.txt": "z"})
     (directory / "b.jpg").symlink_to("nowhere.jpg")

@@ -81,35 +81,42 @@ def _lines(text: TextIO) -> Iterator[tuple[int, str | None]]:
 def _quoted_record(start: int, line: str, separator: str, lines: Iterator[tuple[int, str | None]]) -> list[str]:
     """Parse a record that has quotation marks, reading more lines while one of its fields is open."""
     fields: list[str] = []
-    inside: list[str] | None = None  # the parts of a quoted field that is not closed yet
-    position = size = 0
-    is_multiline = False
+    position = num_characters = 0
     while True:
-        if inside is None and line.startswith('"', position):
-            inside = []
-            position += 1
-        if inside is not None:
-            body = _QUOTED.match(line, position)
-            inside.append(body[0] if body else "")
-            position = body.end() if body else position
-            if position == len(line):  # not closed on this line
-                size += len(line)
-                _, following = next(lines, (0, None))
-                if following is None or size > MAX_RECORD_CHARS:
-                    raise _unclosed(start)
-                inside.append("\n")
-                line, position, is_multiline = following, 0, True
-                continue
-            position += 1
+        field, is_multiline = "", False
+        if line.startswith('"', position):
+            first = line
+            field, line, position = _quoted_field(start, line, position + 1, lines)
+            is_multiline = line is not first
         end = line.find(separator, position)
         rest = line[position : end if end >= 0 else None]
-        if inside is not None and is_multiline and rest.strip():
+        num_characters += len(field)
+        if (is_multiline and rest.strip()) or num_characters > MAX_RECORD_CHARS:
             raise _unclosed(start)  # it was closed by a mark that belongs to another row
-        fields.append(rest if inside is None else "".join(inside).replace('""', '"') + rest)
-        inside = None
+        fields.append(field + rest)
         if end < 0:
             return fields
         position = end + 1
+
+
+def _quoted_field(
+    start: int, line: str, position: int, lines: Iterator[tuple[int, str | None]]
+) -> tuple[str, str, int]:
+    """Parse a field after its opening mark; return it, the line on which it is closed, and the position after it."""
+    parts: list[str] = []
+    num_characters = 0
+    while True:
+        match = _QUOTED.match(line, position)
+        end = match.end() if match else position
+        parts.append(line[position:end])
+        num_characters += end - position
+        if end < len(line):
+            return "".join(parts).replace('""', '"'), line, end + 1
+        _, following = next(lines, (0, None))
+        if following is None or num_characters > MAX_RECORD_CHARS:
+            raise _unclosed(start)
+        parts.append("\n")
+        line, position = following, 0
 
 
 def _unclosed(start: int) -> DataError:

@@ -5,14 +5,13 @@ A tar file is never unpacked: members are read in place, and their names never r
 
 import io
 import os
-import stat
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from wordsight.data.sample import MAX_IMAGE_BYTES
 from wordsight.data.tar import Member, read_at, walk_members
-from wordsight.data.walk import is_directory
+from wordsight.data.walk import check_regular, is_directory, size_of_regular
 from wordsight.errors import DataError
 
 
@@ -69,7 +68,7 @@ class DirectoryListing:
 
     def open(self, file: str) -> BinaryIO:
         """See `FileListing.open`."""
-        _check_regular(self._root / file)
+        size_of_regular(self._root / file)
         return (self._root / file).open("rb")
 
 
@@ -80,10 +79,9 @@ class TarListing:
         self.name = str(path)
         self._path = path
         self.problems: dict[str, str] = {}
+        check_regular(path)
         try:
             with path.open("rb", buffering=0) as file:
-                if file.read(4)[:2] == b"\x1f\x8b":
-                    raise DataError(f"{path}: compressed; unpack it with 'gunzip' first")
                 total = os.fstat(file.fileno()).st_size
                 members = list(walk_members(partial(read_at, file), total, str(path)))
         except OSError as error:
@@ -167,24 +165,11 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     Raises:
         DataError: the file is missing, not a regular file, or larger than that; the message does not name the file.
     """
-    _check_size(_check_regular(path), max_bytes)
+    _check_size(size_of_regular(path), max_bytes)
     try:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}") from error
-
-
-def _check_regular(path: Path) -> int:
-    """Return the size of a regular file; another kind, such as a pipe, could block or never end."""
-    try:
-        status = path.stat()
-    except FileNotFoundError as error:
-        raise DataError("a broken link" if path.is_symlink() else "no such file") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise DataError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise DataError("not a file")
-    return status.st_size
 
 
 def _check_size(size: int, max_bytes: int) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from wordsight.cache import cache_directory
 from wordsight.data.tar import Member, read_at, walk_members
+from wordsight.data.walk import check_regular
 from wordsight.errors import DataError, OutputError
 from wordsight.files import write_atomic
 from wordsight.image import is_image_file
@@ -26,8 +27,6 @@ from wordsight.image import is_image_file
 _VERSION = 2
 _PARTS = ("image", "json", "txt", "cls")
 _TEXT_PARTS = {"json": 1, "txt": 2, "caption": 2, "captions": 2, "cls": 3}
-MAX_MEMBERS = 1 << 22
-"""Of a shard; ImageNet in a single tar file has 1.3 million images."""
 
 
 class ShardIndex(msgspec.Struct, frozen=True):
@@ -66,6 +65,7 @@ def load_index(path: Path) -> ShardIndex:
     Raises:
         DataError: the shard is missing, cannot be read, is truncated, or is not a tar file.
     """
+    check_regular(path)
     try:
         with path.open("rb", buffering=0) as file:
             status = os.fstat(file.fileno())
@@ -149,9 +149,7 @@ def _build_index(file: RawIOBase, status: os.stat_result, path: Path) -> ShardIn
     """Group the members of a tar file, which can be in any order, into samples."""
     samples: dict[str, _Sample] = {}
     suffixes: dict[str, str] = {}  # the first one of each sample
-    for number, member in enumerate(walk_members(partial(read_at, file), status.st_size, str(path))):
-        if number >= MAX_MEMBERS:
-            raise DataError(f"{path}: more than {MAX_MEMBERS:,} members; split it into shards of 10,000 samples")
+    for member in walk_members(partial(read_at, file), status.st_size, str(path)):
         name = member.name.removeprefix("./")
         part = _part(name)
         if part is None:

@@ -4,6 +4,7 @@
 the commands agree on every path. `train` opens shards directly (`open_shards`).
 """
 
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -13,7 +14,13 @@ from wordsight.data.sample import BrokenSampleError
 from wordsight.data.shard_reader import ShardSet, is_shards, open_shards
 from wordsight.data.tables import Columns, Row, Table, guess_image_column, is_table
 from wordsight.data.video import FRAME_MARK, is_video, read_frames
-from wordsight.data.walk import contains_image_files, count_image_files, find_image_files, is_directory, text_of
+from wordsight.data.walk import (
+    contains_image_files,
+    count_image_files,
+    find_image_files,
+    is_directory,
+    text_of,
+)
 from wordsight.errors import ImageError
 from wordsight.files import sha256_file
 from wordsight.image import ImageRef, read_image
@@ -132,18 +139,21 @@ def _read_shard_image(path: str | Path, number: int) -> bytes:
 def _video_images(path: Path, frames_per_s: float) -> Iterator[ImageRef]:
     name = text_of(path)
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ImageError(f"{path}: not a regular file; save the video first")
         sha256 = sha256_file(path)
         for time_s, read in read_frames(path, frames_per_s):
             yield ImageRef(f"{name}{FRAME_MARK}{time_s:.3f}", read, sha256)
     except ImageError as error:
         yield ImageRef(name, partial(_raise_image_error, str(error)))
-    except OSError as error:
-        yield ImageRef(name, partial(_raise_image_error, f"{path}: cannot be read: {error.strerror or error}"))
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        yield ImageRef(name, partial(_raise_image_error, f"{name}: cannot be read: {reason}"))
 
 
 def _table_images(path: Path) -> Iterator[ImageRef]:
     table = Table(path)
-    column = guess_image_column(table)
+    column = guess_image_column(table, "; rename it, for example to image")
     yield from _row_images(path, table.rows(Columns(image=column)), column)
 
 

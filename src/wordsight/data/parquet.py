@@ -264,7 +264,7 @@ class _Thrift:
 
     def _varint(self) -> int:
         groups = [group & 0x7F for group in takewhile(lambda byte: byte & 0x80, iter(self._byte, None))]
-        return sum(group << 7 * place for place, group in enumerate([*groups, self._content[self.at - 1]]))
+        return sum(group << 7 * index for index, group in enumerate([*groups, self._content[self.at - 1]]))
 
     def _zigzag(self) -> int:
         value = self._varint()

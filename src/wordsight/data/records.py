@@ -127,4 +127,7 @@ def _byte_records(
 def _read_listed(directory: Path, file: str) -> bytes:
     if "://" in file:
         raise DataError("a web address; fetch the images first")
-    return read_file(directory / file, MAX_IMAGE_BYTES)
+    try:
+        return read_file(directory / file, MAX_IMAGE_BYTES)
+    except DataError as error:
+        raise DataError(f"{error} (paths are relative to the table)") from error

@@ -3,6 +3,7 @@
 import contextlib
 import heapq
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -81,6 +82,35 @@ def check_exists(path: Path) -> None:
         raise DataError(f"{path}: no such file or directory{nearest(path.name, known)}") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def check_regular(path: Path) -> None:
+    """Check that a path is a regular file.
+
+    Raises:
+        DataError: it is not; the message names it.
+    """
+    try:
+        size_of_regular(path)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def size_of_regular(path: Path) -> int:
+    """Return the size of a regular file in bytes; opening another kind, such as a pipe, could block for ever.
+
+    Raises:
+        DataError: it is missing, cannot be reached, or is not a regular file; the message does not name it.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise DataError("a broken link" if path.is_symlink() else "no such file") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise DataError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError("not a regular file")
+    return status.st_size
 
 
 def text_of(path: str | Path) -> str:
