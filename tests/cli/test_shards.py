@@ -12,8 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from wordsight.cli.shards import shards
-from wordsight.data import open_shards
-from wordsight.data import records as sources
+from wordsight.data import layouts, open_shards
 from wordsight.errors import DataError, OutputError
 
 
@@ -81,7 +80,7 @@ def test_interrupted_packing_leaves_no_output(directory: Path, tmp_path: Path, m
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sources, "texts_of_txt", interrupt)
+    monkeypatch.setattr(layouts, "texts_of_txt", interrupt)
     with pytest.raises(KeyboardInterrupt):
         shards(directory, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]

@@ -1,9 +1,13 @@
 """The members of tar files against the standard library's reader, and against inconsistent files."""
 
+import bz2
 import contextlib
+import gzip
 import io
+import lzma
 import os
 import tarfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -154,3 +158,24 @@ def test_damaged_headers_give_members_within_the_file_or_a_data_error() -> None:
         with contextlib.suppress(DataError):
             for member in members_of(bytes(damaged)):
                 assert 0 <= member.offset <= member.offset + member.size <= len(plain)
+
+
+def test_a_name_that_is_too_long_affects_only_its_own_member() -> None:
+    members = members_of(archive(tarfile.PAX_FORMAT, ["n" * 100_000 + ".jpg", "b.jpg"]))
+    assert [(len(member.name) < 300, member.name[-6:], member.kind) for member in members] == [
+        (True, "...jpg", "a member with a name of 100,004 characters"),
+        (True, "b.jpg", ""),
+    ]
+
+
+def test_more_members_than_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wordsight.data.tar.MAX_MEMBERS", 3)
+    assert len(members_of(archive(tarfile.USTAR_FORMAT, ["a", "b", "c"]))) == 3
+    with pytest.raises(DataError, match="more than 3 members; split it into shards"):
+        members_of(archive(tarfile.USTAR_FORMAT, ["a", "b", "c", "d"]))
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+def test_a_compressed_archive_is_refused_with_the_program_that_unpacks_it(compress: Callable[[bytes], bytes]) -> None:
+    with pytest.raises(DataError, match=r"^s\.tar: compressed; unpack it with '(gunzip|bunzip2|unxz)' first$"):
+        members_of(compress(archive(tarfile.USTAR_FORMAT, ["a"])))

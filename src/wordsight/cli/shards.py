@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 SourceArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="SOURCE", help="A directory, a .tar file of a directory, or a table (.csv, .tsv, .parquet, .jsonl)."
+        metavar="SOURCE",
+        help="A directory, a .tar file of a directory, a table (.csv, .tsv, .parquet, .jsonl), or shards.",
     ),
 ]
 OutArgument = Annotated[
@@ -61,8 +62,9 @@ def shards(
 ) -> None:
     """Pack images with their texts or labels into WebDataset shards.
 
-    The layout of SOURCE is detected: captions.jsonl, pairs.jsonl or labels.jsonl; a .txt or .json file next to each
-    image; one directory per class; or a table. Images that cannot be packed are listed in OUT/skipped.jsonl.
+    The layout of SOURCE is detected: captions.jsonl, Hugging Face imagefolder, COCO, Flickr8k; a .txt, .json or .cls
+    file next to each image; one directory per class; a table; or shards of other programs. Images that cannot be packed
+    are listed in OUT/skipped.jsonl.
 
     \b
     Example:

@@ -3,9 +3,15 @@
     inputs.py         what kind of data a path is, and the stream of images in directories, tables, shards and videos
     walk.py           image files in directories
     video.py          frames of videos
-    tables.py         rows of tables
+    tables.py         rows of tables and the choice of their columns
+    delimited.py      CSV, TSV and Flickr's caption files
+    parquet.py        Parquet files with a bound on memory
     file_listing.py   the files of a directory or a tar file
     class_names.py    names of classes
+    entries.py        records, and the rows that describe the same image
+    coco.py           COCO's annotation files
+    locate.py         the images that a listing names
+    layouts.py        where the texts of a directory's images are
     records.py        open_source: what `wordsight shards` reads, with the texts of each image
     pack.py           records to shards
     sample.py         a sample, and the error for one that is broken

@@ -3,6 +3,7 @@
 Datasets state the class of an image in different ways: by number, by name, by WordNet id, or by a directory.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from wordsight.data.sample import clean_texts, parse_json
 from wordsight.errors import DataError, nearest
 
 MAX_NAMES_BYTES = 1 << 26
+_MAX_DIGITS = 9
+_NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?")
 _ID_COLUMNS = ("wnid", "synset", "class_id")
 
 
@@ -55,18 +58,21 @@ class LabelNames(msgspec.Struct, frozen=True, kw_only=True):
             raise DataError(f"{self.origin}: no names for {label!r}{nearest(str(label), self.names)}")
         if name is None:
             raise DataError(
-                f"label {label} is a number without a name; put classes.json next to labels.jsonl, or use --names FILE"
+                f"label {str(label)[:40]} is a number without a name; put classes.json next to labels.jsonl, "
+                "or use --names FILE"
             )
         return (name,)
 
     def _class_of(self, label: str | int) -> str | None:
-        is_number = isinstance(label, int) or (label.strip().isdecimal() and label not in self.classes)
-        if is_number and self.classes:
-            number = int(label)
-            if not 0 <= number < len(self.classes):
-                raise DataError(f"{self.origin}: label {label} is out of range; expected 0 to {len(self.classes) - 1}")
-            return self.classes[number]
-        return None if isinstance(label, int) else label.strip()
+        text = str(label).strip()
+        if text in self.classes or not _NUMBER.fullmatch(text):
+            return text
+        if not self.classes:
+            return None
+        number = int(text) if text.isdecimal() and len(text) <= _MAX_DIGITS else -1
+        if not 0 <= number < len(self.classes):
+            raise DataError(f"{self.origin}: label {text[:40]} is out of range; expected 0 to {len(self.classes) - 1}")
+        return self.classes[number]
 
 
 def read_label_names(path: Path) -> LabelNames:

@@ -4,6 +4,7 @@
 the commands agree on every path. `train` opens shards directly (`open_shards`).
 """
 
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -11,18 +12,23 @@ from typing import Literal, TypeAlias
 
 from wordsight.data.sample import BrokenSampleError
 from wordsight.data.shard_reader import ShardSet, is_shards, open_shards
-from wordsight.data.tables import IMAGE_NAMES, Columns, Row, Table, guess_column, is_table
+from wordsight.data.tables import Columns, Row, Table, guess_image_column, is_table
 from wordsight.data.video import FRAME_MARK, is_video, read_frames
-from wordsight.data.walk import count_image_files, find_image_files
-from wordsight.errors import DataError, ImageError
+from wordsight.data.walk import (
+    contains_image_files,
+    count_image_files,
+    find_image_files,
+    is_directory,
+)
+from wordsight.errors import ImageError
 from wordsight.files import sha256_file, text_of
 from wordsight.image import ImageRef, read_image
 
 __all__ = ["InputKind", "count_image_files", "count_images", "detect_input", "find_image_files", "iter_images"]
 
-InputKind: TypeAlias = Literal["file", "directory", "table", "shards", "tar", "video"]
-"""The kind of data at a path: `shards` are a directory of tar files, a range of them or a web address; `tar` is one tar
-file; `file` is anything else, including a path that does not exist."""
+InputKind: TypeAlias = Literal["file", "directory", "table", "tables", "shards", "tar", "video"]
+"""The kind of data at a path: `tables` are a directory of Parquet files; `shards` are a directory of tar files, a range
+of them or a web address; `tar` is one tar file; `file` is anything else, including a path that does not exist."""
 
 
 def detect_input(path: str | Path) -> InputKind:
@@ -32,8 +38,9 @@ def detect_input(path: str | Path) -> InputKind:
 
     - `shards`: a web address, a range such as `{000000..000004}.tar`, a directory with a `manifest.json` of
       `wordsight shards`, or a directory with `*.tar` files and without images in it or below;
+    - `tables`: a directory with `*.parquet` files and without images in it or below, such as a Hugging Face dataset;
     - `directory`: any other directory;
-    - `table`: an existing `.csv`, `.tsv`, `.parquet` or `.jsonl` file;
+    - `table`: an existing `.csv`, `.tsv`, `.parquet` or `.jsonl` file, `captions.txt` or `*.token.txt`;
     - `tar`: a single `.tar` file. `wordsight shards` reads it as an archive of a directory, so that it can have any of
       the layouts of a directory; `iter_images` yields its images and needs no captions;
     - `video`: a file with the suffix of a video;
@@ -42,13 +49,19 @@ def detect_input(path: str | Path) -> InputKind:
     if is_shards(path):
         return "shards"
     path = Path(path)
-    if path.is_dir():
-        return "directory"
+    if is_directory(path):
+        return "directory" if contains_image_files(path) or not find_tables(path) else "tables"
     if is_table(path):
         return "table"
     if path.suffix.lower() == ".tar":
         return "tar"
     return "video" if is_video(path) else "file"
+
+
+def find_tables(directory: Path) -> list[Path]:
+    """Return the Parquet files in a directory and below, sorted; hidden ones are left out."""
+    paths = (path for path in directory.rglob("*.parquet") if path.is_file())
+    return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(directory).parts))
 
 
 def iter_images(paths: Sequence[str | Path], frames_per_s: float = 1.0) -> Iterator[ImageRef]:
@@ -68,6 +81,9 @@ def iter_images(paths: Sequence[str | Path], frames_per_s: float = 1.0) -> Itera
             yield from _shard_images(path)
         elif kind == "table":
             yield from _table_images(Path(path))
+        elif kind == "tables":
+            for table in find_tables(Path(path)):
+                yield from _table_images(table)
         elif kind == "video":
             yield from _video_images(Path(path), frames_per_s)
         else:
@@ -83,15 +99,19 @@ def count_images(paths: Sequence[str | Path]) -> int | None:
     total = 0
     for path in paths:
         kind = detect_input(path)
-        if kind in ("table", "video"):
+        if kind in ("table", "tables", "video"):
             return None
-        total += len(_cached_shards(path)) if kind in ("shards", "tar") else count_image_files([path])
+        if kind in ("shards", "tar"):
+            shards = _cached_shards(path)
+            total += len(shards) + len(shards.skipped)
+        else:
+            total += count_image_files([path])
     return total
 
 
 def file_image(path: Path) -> ImageRef:
     """Return a reference to an image file."""
-    return ImageRef(text_of(path), partial(read_image, path))
+    return ImageRef(text_of(path), partial(read_image, path, text_of(path)))
 
 
 @lru_cache(maxsize=8)
@@ -104,6 +124,8 @@ def _shard_images(path: str | Path) -> Iterator[ImageRef]:
     for number in range(len(shards)):
         shard, row = shards.locate(number)
         yield ImageRef(f"{text_of(shard.name)} {row}", partial(_read_shard_image, path, number))
+    for name, reason in shards.skipped:
+        yield ImageRef(name, partial(_raise_image_error, f"{name}: {reason}"))
 
 
 def _read_shard_image(path: str | Path, number: int) -> bytes:
@@ -116,21 +138,21 @@ def _read_shard_image(path: str | Path, number: int) -> bytes:
 def _video_images(path: Path, frames_per_s: float) -> Iterator[ImageRef]:
     name = text_of(path)
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ImageError(f"{path}: not a regular file; save the video first")
         sha256 = sha256_file(path)
         for time_s, read in read_frames(path, frames_per_s):
             yield ImageRef(f"{name}{FRAME_MARK}{time_s:.3f}", read, sha256)
     except ImageError as error:
         yield ImageRef(name, partial(_raise_image_error, str(error)))
-    except OSError as error:
-        yield ImageRef(name, partial(_raise_image_error, f"{path}: cannot be read: {error.strerror or error}"))
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        yield ImageRef(name, partial(_raise_image_error, f"{name}: cannot be read: {reason}"))
 
 
 def _table_images(path: Path) -> Iterator[ImageRef]:
     table = Table(path)
-    column = guess_column(table.columns, IMAGE_NAMES)
-    if column is None:
-        columns = ", ".join(table.columns) or "none"
-        raise DataError(f"{path}: no column of images ({', '.join(IMAGE_NAMES[:6])} ...); the columns are: {columns}")
+    column = guess_image_column(table, "; rename it, for example to image")
     yield from _row_images(path, table.rows(Columns(image=column)), column)
 
 
@@ -142,7 +164,7 @@ def _row_images(path: Path, rows: Iterable[Row], column: str) -> Iterator[ImageR
         if isinstance(value, bytes):
             yield ImageRef(row.name, partial(bytes, value))
         elif isinstance(value, str) and value and not row.problem:
-            yield ImageRef(text_of(value), partial(read_image, path.parent / value))
+            yield ImageRef(text_of(value), partial(read_image, path.parent / value, text_of(path.parent / value)))
         else:
             reason = f"{row.name}: {row.problem or f'no image in column {column!r}'}"
             yield ImageRef(row.name, partial(_raise_image_error, reason))

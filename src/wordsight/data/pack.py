@@ -15,7 +15,7 @@ from wordsight.data.sample import MAX_IMAGE_BYTES, BrokenSample, Sample, parse_j
 from wordsight.data.shard_writer import MAX_BYTES, MAX_SAMPLES, writing_shards
 from wordsight.errors import DataError, ImageError
 from wordsight.files import text_of
-from wordsight.image import decode
+from wordsight.image import decode, is_image_file
 from wordsight.parallel import ordered_map
 
 _JPEG_QUALITY = 90
@@ -167,14 +167,15 @@ class _Selection:
 
 
 def key_of(file: str) -> str:
-    """Derive a sample's key from a file's path: without the suffix, and with `_` for other dots in the file name.
+    """Derive a sample's key from a file's path: without the suffix of an image, and with `_` for dots in the file name.
 
     Only the file name is used if the path is absolute or contains `..`.
     """
     parts = [part for part in file.split("/") if part not in ("", ".")]
     if file.startswith("/") or ".." in parts:
         parts = [part for part in parts[-1:] if part != ".."]
-    stem = parts[-1].rpartition(".")[0] or parts[-1] if parts else ""
+    stem = parts[-1] if parts else ""
+    stem = stem.rpartition(".")[0] if is_image_file(stem) else stem
     text = "/".join([*parts[:-1], stem.replace(".", "_")])[-1000:].lstrip("/")
     return "".join(letter if letter.isprintable() else "_" for letter in text) or "_"
 
@@ -187,12 +188,12 @@ def _prepare(key: str, record: Record, size_px: int | None) -> Sample | BrokenSa
         image = record.read()
         if not image:
             raise DataError("the image is empty: 0 bytes")
-        pixels = decode(image, "viewer", name=record.file)
+        pixels = decode(image, "viewer", name=text_of(record.file))
         if size_px is not None and min(pixels.shape[:2]) > size_px:
             image = _shrink(Image.fromarray(pixels), size_px)
     except (DataError, ImageError) as error:
-        reason = str(error).removeprefix(f"{record.file}: ")
-        return BrokenSample(key, text_of(record.file), text_of(reason))
+        file = text_of(record.file)
+        return BrokenSample(key, file, text_of(str(error)).removeprefix(f"{file}: "))
     return Sample(key=key, image=image, captions=record.texts.captions, names=record.texts.names)
 
 

@@ -1,5 +1,6 @@
 """A sample of a shard, the error for one that is broken, and the parsing of its texts."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -8,6 +9,7 @@ from wordsight.errors import DataError
 
 MAX_IMAGE_BYTES = 1 << 28
 MAX_TEXT_BYTES = 1 << 20
+_UTF8_MARK = b"\xef\xbb\xbf"
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,19 +79,25 @@ def clean_texts(value: Any, what: str) -> tuple[str, ...]:
 
 
 def parse_json(content: bytes) -> Any:
-    """Parse JSON into plain data.
+    """Parse JSON, which can begin with a byte order mark, into plain data.
 
     Raises:
         DataError: the content is not JSON, not UTF-8, or nested too deeply; the message does not name the file.
     """
     try:
-        return msgspec.json.decode(content)
+        return msgspec.json.decode(content.removeprefix(_UTF8_MARK))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"not JSON: {error}") from error
 
 
-def texts_of_json(content: bytes) -> Texts | None:
+def texts_of_json(
+    content: bytes, names_of: Callable[[Any, dict[str, Any]], tuple[str, ...]] | None = None
+) -> Texts | None:
     """Read the texts of a sample's `.json`: `captions` or `caption` (also `texts`, `text`), or `names` and `label`.
+
+    Args:
+        content: the file.
+        names_of: returns the names of a label, given the label and the whole object; by default the label is a name.
 
     Returns:
         The texts; None if the object has none of these keys.
@@ -109,7 +117,8 @@ def texts_of_json(content: bytes) -> Texts | None:
         first = clean_texts(label, "label")[:1] if isinstance(label, str) else ()
         return Texts(names=first + tuple(name for name in names if name not in first))
     if value.get("label") is not None:
-        return Texts(names=clean_texts(value["label"], "label"))
+        names = names_of(value["label"], value) if names_of else clean_texts(value["label"], "label")
+        return Texts(names=names)
     return None
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from wordsight.data.class_names import LabelNames
 from wordsight.data.index import ShardIndex, index_hash, load_index
 from wordsight.data.manifest import (
     MANIFEST_NAME,
@@ -36,11 +37,12 @@ from wordsight.data.sample import (
     texts_of_txt,
 )
 from wordsight.data.tar import read_at
-from wordsight.data.walk import contains_image_files
-from wordsight.errors import DataError, nearest
+from wordsight.data.walk import check_exists, contains_image_files, is_directory
+from wordsight.errors import DataError
 from wordsight.web import without_credentials
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
 _MAX_SHARDS = 1_000_000
 REMOTE_WINDOW_SHARDS = 8
 """The number of remote shards whose samples are shuffled together; see `windowed_permutation`."""
@@ -87,18 +89,29 @@ class Shard:
         """The SHA-256 of the file if a manifest states it, otherwise of the index."""
         return self._entry.sha256 if self._entry is not None else index_hash(self.index)
 
-    def read(self, row: int) -> Sample:
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """Images and texts in the file that belong to no sample, each with the reason."""
+        reason = "not read: it belongs to a sample that has an image and a text"
+        names = self._index.skipped if self._index is not None else []
+        return [(f"{self.name}: {name}", reason) for name in names]
+
+    def read(self, row: int, labels: LabelNames | None = None) -> Sample:
         """Read one sample.
+
+        Args:
+            row: its number in this shard.
+            labels: names of classes; by default, a class must have a name, not a number.
 
         Raises:
             BrokenSampleError: this sample cannot be used.
             DataError: the shard cannot be read, or has changed since it was opened.
         """
         spans = self._usable_spans(row, _check_sizes)
-        image, json_content, txt_content = self._read_spans(spans)
+        image, json_content, txt_content, cls_content = self._read_spans(spans)
         key = self.index.keys[row]
         try:
-            texts = _texts(json_content, txt_content)
+            texts = _texts(json_content, txt_content, cls_content, labels)
         except DataError as error:
             raise BrokenSampleError(BrokenSample(key, self.name, str(error))) from error
         return Sample(key=key, image=image, captions=texts.captions, names=texts.names, shard=self.name)
@@ -112,8 +125,8 @@ class Shard:
         """
         return self._read_spans(self._usable_spans(row, _check_image_size)[:1])[0]
 
-    def _usable_spans(self, row: int, check: Callable[[int, int, int], None]) -> list[list[int]]:
-        """Offset and size of a sample's image, `.json` and `.txt`, after `check` has accepted the three sizes."""
+    def _usable_spans(self, row: int, check: Callable[..., None]) -> list[list[int]]:
+        """Offset and size of a sample's image, `.json` and `.txt`, after `check` has accepted their sizes."""
         index = self.index
         try:
             if row in index.problems:
@@ -175,15 +188,20 @@ class ShardSet:
         shard = int(np.searchsorted(self._ends, number, side="right"))
         return self.shards[shard], number - int(self._ends[shard]) + self.counts[shard]
 
-    def sample(self, number: int) -> Sample:
-        """Read one sample.
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """Images and texts that belong to no sample, with reasons, from all shards that have been read so far."""
+        return [item for shard in self.shards for item in shard.skipped]
+
+    def sample(self, number: int, labels: LabelNames | None = None) -> Sample:
+        """Read one sample; `labels` are names of classes as for `Shard.read`.
 
         Raises:
             BrokenSampleError: this sample cannot be used; the error names the key and the reason.
             DataError: its shard cannot be read.
         """
         shard, row = self.locate(number)
-        return shard.read(row)
+        return shard.read(row, labels)
 
     def image(self, number: int) -> bytes:
         """Read the image file of one sample, which needs no text; errors as for `sample`."""
@@ -197,10 +215,10 @@ def is_shards(path: str | Path) -> bool:
     Shards are a web address, a range such as `{000000..000004}.tar`, a directory with our `manifest.json`, or a
     directory with `*.tar` files and without images in it or below.
     """
-    if is_remote(str(path)) or (str(path).endswith(".tar") and _RANGE.search(str(path))):
+    if is_remote(str(path)) or (str(path).endswith(".tar") and _is_pattern(str(path)) and not Path(path).is_file()):
         return True
     directory = Path(path)
-    if not directory.is_dir():
+    if not is_directory(directory):
         return False
     try:
         return bool(_manifest_entries(directory)) or bool(_tars(directory) and not contains_image_files(directory))
@@ -235,8 +253,12 @@ def open_shards(paths: str | Path | Sequence[str | Path], cache: RemoteCache | N
 
 
 def _expand(pattern: str) -> Iterable[str]:
-    """Expand `a{08..10}.tar` to its three names, keeping leading zeros."""
+    """Expand `a{08..10}.tar` to its three names, keeping leading zeros, and `{a,b}.tar` to two."""
     match = _RANGE.search(pattern)
+    choice = _CHOICE.search(pattern)
+    if choice and not Path(pattern).is_file():
+        before, after = pattern[: choice.start()], pattern[choice.end() :]
+        return [name for part in choice[1].split(",") for name in _expand(f"{before}{part}{after}")]
     if not match:
         return [pattern]
     first, last = int(match[1]), int(match[2])
@@ -251,11 +273,13 @@ def _expand(pattern: str) -> Iterable[str]:
     return [expanded for name in names for expanded in _expand(name)]
 
 
+def _is_pattern(path: str) -> bool:
+    return bool(_RANGE.search(path) or _CHOICE.search(path))
+
+
 def _local_shards(path: Path) -> list[Shard]:
-    if not path.exists():
-        known = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise DataError(f"{path}: no such file or directory{nearest(path.name, known)}")
-    if path.is_file():
+    check_exists(path)
+    if not is_directory(path):
         return [_local_shard(path, _checked_entries(path.parent).get(path.name))]
     entries = _checked_entries(path)
     try:
@@ -281,7 +305,7 @@ def _local_shard(path: Path, entry: ManifestShard | None) -> Shard:
 
 def _tars(directory: Path) -> list[Path]:
     with os.scandir(directory) as entries:  # Path.glob would hold all names of a large directory
-        return sorted(directory / entry.name for entry in entries if entry.name.endswith(".tar"))
+        return sorted(directory / entry.name for entry in entries if entry.name.endswith(".tar") and not entry.is_dir())
 
 
 def _manifest_entries(directory: Path) -> dict[str, ManifestShard]:
@@ -312,7 +336,7 @@ def _remote_shard(address: str, cache: RemoteCache) -> Shard:
     return Shard(without_credentials(address), lambda: cache.fetch(address, entry), entry)
 
 
-def _check_image_size(image: int, json_size: int, txt_size: int) -> None:
+def _check_image_size(image: int, *text_sizes: int) -> None:
     """Refuse an image because of its size in the index, before any memory is allocated; -1 is a missing member."""
     if image < 0:
         raise DataError("no image: text only")
@@ -322,19 +346,22 @@ def _check_image_size(image: int, json_size: int, txt_size: int) -> None:
         raise DataError(f"the image has {image:,} bytes, more than {MAX_IMAGE_BYTES:,}")
 
 
-def _check_sizes(image: int, json_size: int, txt_size: int) -> None:
+def _check_sizes(image: int, *text_sizes: int) -> None:
     """Refuse a sample because of its sizes in the index, before any memory is allocated; -1 is a missing member."""
-    _check_image_size(image, json_size, txt_size)
-    if json_size < 0 and txt_size < 0:
+    _check_image_size(image)
+    if max(text_sizes) < 0:
         raise DataError("no text: neither .json nor .txt next to the image")
-    if max(json_size, txt_size) > MAX_TEXT_BYTES:
-        raise DataError(f"its text has {max(json_size, txt_size):,} bytes, more than {MAX_TEXT_BYTES:,}")
+    if max(text_sizes) > MAX_TEXT_BYTES:
+        raise DataError(f"its text has {max(text_sizes):,} bytes, more than {MAX_TEXT_BYTES:,}")
 
 
-def _texts(json_content: bytes, txt_content: bytes) -> Texts:
-    texts = texts_of_json(json_content) if json_content else None
+def _texts(json_content: bytes, txt_content: bytes, cls_content: bytes, labels: LabelNames | None) -> Texts:
+    texts = texts_of_json(json_content, labels.names_of if labels else None) if json_content else None
     if texts is None and txt_content:
         texts = texts_of_txt(txt_content)
+    if texts is None and cls_content:
+        (label,) = texts_of_txt(cls_content).captions
+        texts = Texts(names=(labels or LabelNames()).names_of(label, {}))
     if texts is None:
         raise DataError("no text: the .json has no captions, names or label" if json_content else "empty text")
     return texts

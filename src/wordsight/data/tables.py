@@ -1,29 +1,48 @@
-"""CSV, TSV, Parquet and JSON Lines tables as streams of rows, and the choice of image, text and label columns.
+"""Tables (CSV, TSV, Parquet, JSON Lines, Flickr's caption files) as streams of rows, and the choice of their columns.
 
-In CSV and TSV every value is text, so that the caption "42" is not read as a number.
+In CSV and TSV every value is text, so that the caption "42" is not read as a number. The separator is detected from the
+header, because open_clip and others write tabs, semicolons and pipes into files called `.csv`.
 """
 
-import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
+from wordsight.data.delimited import (
+    MAX_COLUMNS,
+    MAX_RECORD_CHARS,
+    bounded_lines,
+    detect_separator,
+    is_quoted_header,
+    is_text,
+    is_token_line,
+    open_text,
+    records_of,
+    split_header,
+    token_records,
+)
+from wordsight.data.parquet import ParquetTable
 from wordsight.data.sample import parse_json
 from wordsight.errors import DataError, nearest
+from wordsight.image import is_image_file
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".jsonl"})
 IMAGE_NAMES = (
     "file", "filename", "file_name", "image", "picture", "image_path", "path", "filepath", "file_path", "img", "photo",
-    "jpg", "png",
+    "jpg", "png", "image_name", "image_file", "img_path", "jpeg", "webp",
 )  # fmt: skip
 TEXT_NAMES = (
-    "captions", "caption", "texts", "text", "description", "title", "prompt", "alt", "alt_text", "sentence",
+    "captions", "caption", "texts", "text", "description", "title", "prompt", "alt", "alt_text", "sentence", "comment",
+    "sentences", "txt",
 )  # fmt: skip
-LABEL_NAMES = ("label", "labels", "class", "class_name", "category", "name", "fine_label")
+LABEL_NAMES = ("label", "labels", "class", "class_name", "category", "name", "fine_label", "cls")
+_ADDRESS_NAMES = ("url", "image_url", "img_url", "urls")
+_CAPTION_FILES = ("captions.txt", ".token", ".token.txt")
 _NUM_SAMPLED_ROWS = 100
-_ROWS_PER_BATCH = 64
+_NUM_SHOWN_COLUMNS = 20
 
 
 class Columns(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,111 +74,163 @@ class Row(msgspec.Struct, frozen=True):
 
 
 def is_table(path: Path) -> bool:
-    """Return whether a path is an existing file with the suffix of a table."""
-    return path.suffix.lower() in TABLE_SUFFIXES and path.is_file()
+    """Return whether a path is an existing file with the name of a table."""
+    try:
+        return is_table_name(path.name) and path.is_file()
+    except OSError:  # a path that is not searchable, or a name that is too long
+        return False
+
+
+def is_table_name(name: str) -> bool:
+    """Return whether a file name is that of a table: its suffix, or `captions.txt` or `*.token.txt` as in Flickr8k."""
+    name = name.lower()
+    return name.endswith((*TABLE_SUFFIXES, *_CAPTION_FILES[1:])) or name == _CAPTION_FILES[0]
 
 
 class Table:
-    """A table on disk, read row by row.
+    """A table in a directory or in a tar file, read row by row.
+
+    Args:
+        path: the file, for its suffix and for errors.
+        open_file: opens its content, which is read from the start; by default the file at `path`.
+        names: names of columns that are needed; they help to detect the separator.
+
+    Raises:
+        DataError: it cannot be read, or is not a table.
 
     Attributes:
-        path: the file.
+        path: as given.
         columns: names of the columns in order; for JSON Lines, those that occur in the first 100 rows.
+        binary_columns: those of a Parquet file that contain bytes.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, open_file: Callable[[], BinaryIO] | None = None, names: Sequence[str] = ()) -> None:
         self.path = path
+        self._open = open_file or (lambda: path.open("rb"))
         self._suffix = path.suffix.lower()
+        self._separator = ""
+        self._is_quoted = True
+        self.binary_columns: frozenset[str] = frozenset()
+        self._class_names: dict[str, tuple[str, ...]] = {}
         try:
-            self.columns = tuple(self._read_columns())
-        except (OSError, ValueError) as error:
+            with self._open() as file:
+                self.columns = tuple(self._read_columns(file, names))
+        except (OSError, ValueError, DataError) as error:
             raise self._error(error) from error
+        if len(self.columns) > MAX_COLUMNS:
+            raise DataError(f"{path}: {len(self.columns):,} columns; expected at most {MAX_COLUMNS:,}")
 
     def rows(self, wanted: Columns) -> Iterator[Row]:
-        """Yield the rows in order; from CSV, TSV and Parquet only the wanted columns are read.
+        """Yield the rows in order; from all formats but JSON Lines only the wanted columns are read.
 
         Raises:
-            DataError: the table is damaged.
+            DataError: the table is damaged, or two columns have a wanted name.
         """
-        names = [wanted.image, *wanted.texts, *([wanted.label] if wanted.label else [])]
+        names = list(dict.fromkeys([wanted.image, *wanted.texts, *([wanted.label] if wanted.label else [])]))
+        for name in names:
+            if self.columns.count(name) > 1:
+                raise DataError(f"{self.path}: {self.columns.count(name)} columns are called {name!r}; rename them")
         try:
-            if self._suffix == ".parquet":
-                yield from self._parquet_rows(names)
-            elif self._suffix == ".jsonl":
-                with self.path.open("rb") as file:
-                    yield from jsonl_rows(file, self.path.name)
-            else:
-                yield from self._csv_rows(names)
-        except (OSError, ValueError) as error:
+            with self._open() as file:
+                if self._suffix == ".parquet":
+                    yield from self._parquet_rows(file, names)
+                elif self._suffix == ".jsonl":
+                    yield from jsonl_rows(bounded_lines(file), self.path.name)
+                else:
+                    yield from self._text_rows(file, names)
+        except (OSError, ValueError, DataError) as error:
             raise self._error(error) from error
 
+    def class_names(self, column: str) -> tuple[str, ...]:
+        """Return the names of the classes of a column, which Parquet files of Hugging Face datasets contain."""
+        return self._class_names.get(column, ())
+
     def _error(self, error: Exception) -> DataError:
-        return DataError(f"{self.path}: not a readable {self._suffix[1:]} table: {' '.join(str(error).split())[:300]}")
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:300]
+        return DataError(f"{self.path}: not a readable {self._suffix[1:]} table: {reason}")
 
-    def _read_columns(self) -> Sequence[str]:
+    def _read_columns(self, file: BinaryIO, names: Sequence[str]) -> Sequence[str]:
         if self._suffix == ".parquet":
-            import pyarrow.parquet
-
-            with pyarrow.parquet.ParquetFile(self.path) as file:
-                return list(file.schema_arrow.names)
+            table = ParquetTable(file)
+            self._class_names = _class_names(table.metadata)
+            self.binary_columns = table.binary_columns
+            return table.columns
         if self._suffix == ".jsonl":
-            with self.path.open("rb") as file:
-                rows = zip(range(_NUM_SAMPLED_ROWS), jsonl_rows(file, self.path.name), strict=False)
-                return list(dict.fromkeys(name for _, row in rows for name in row.values))
-        with self.path.open(encoding="utf-8-sig", newline="") as text:
-            try:
-                return next(csv.reader(text, delimiter=self._delimiter), [])
-            except csv.Error as error:
-                raise ValueError(error) from error
-
-    @property
-    def _delimiter(self) -> str:
-        return "\t" if self._suffix == ".tsv" else ","
-
-    def _parquet_rows(self, names: list[str]) -> Iterator[Row]:
-        import pyarrow.parquet
-
-        with pyarrow.parquet.ParquetFile(self.path) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size=_ROWS_PER_BATCH, columns=list(dict.fromkeys(names))):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield Row(f"{self.path.name} row {number}", values)
-
-    def _csv_rows(self, names: list[str]) -> Iterator[Row]:
-        import pyarrow
-        import pyarrow.csv
-
-        kept = list(dict.fromkeys(names))
-        reader = pyarrow.csv.open_csv(
-            self.path,
-            read_options=pyarrow.csv.ReadOptions(block_size=1 << 24),
-            parse_options=pyarrow.csv.ParseOptions(delimiter=self._delimiter, newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(
-                include_columns=kept,
-                column_types={name: pyarrow.string() for name in kept},  # the caption "42" stays a text
-                strings_can_be_null=False,
-            ),
+            rows = list(islice(jsonl_rows(bounded_lines(file), self.path.name), _NUM_SAMPLED_ROWS))
+            columns = list(dict.fromkeys(name for row in rows for name in row.values))
+            if rows and rows[0].problem and not columns:
+                raise DataError(f"row {rows[0].name.rpartition(' ')[2]}: {rows[0].problem}")
+            return columns
+        with open_text(file) as text:
+            header = text.readline(MAX_RECORD_CHARS).rstrip("\n")
+        if self._suffix not in (".csv", ".tsv") and is_token_line(header):
+            return ("image", "caption")
+        self._is_quoted = self._suffix != ".tsv" or is_quoted_header(header)
+        known = {*names, *IMAGE_NAMES, *TEXT_NAMES, *LABEL_NAMES}
+        self._separator = detect_separator(
+            header,
+            self._is_quoted,
+            lambda fields: sum(field in known or _simplified(field) in known for field in fields),
+            "\t" if self._suffix == ".tsv" else ",",
         )
-        number = 1  # the header is row 1, as in an editor
-        with reader:
-            for batch in reader:
-                for values in batch.to_pylist():
-                    number += 1
-                    yield Row(f"{self.path.name} row {number}", values)
+        return split_header(header, self._separator, self._is_quoted)
+
+    def _parquet_rows(self, file: BinaryIO, names: list[str]) -> Iterator[Row]:
+        for number, values in enumerate(ParquetTable(file).rows(names), start=1):
+            row_name = f"{self.path.name} row {number}"
+            yield Row(row_name, {}, values) if isinstance(values, str) else Row(row_name, values)
+
+    def _text_rows(self, file: BinaryIO, names: list[str]) -> Iterator[Row]:
+        positions = [self.columns.index(name) for name in names]
+        with open_text(file) as text:
+            if self._separator:
+                records = records_of(text, self._separator, self._is_quoted)
+                next(records, None)  # the header, which is row 1, as in an editor
+            else:
+                records = token_records(text)
+            first_problem, is_any_good = "", False
+            for number, fields in records:
+                problem = fields if isinstance(fields, str) else self._problem_of(fields, positions)
+                values = {} if problem else {name: fields[at] for name, at in zip(names, positions, strict=True)}
+                is_any_good |= not problem
+                first_problem = first_problem or f"row {number}: {problem}"
+                yield Row(f"{self.path.name} row {number}", values, problem)
+            if first_problem and not is_any_good:
+                raise DataError(first_problem)
+
+    def _problem_of(self, fields: Sequence[str], positions: Sequence[int]) -> str:
+        if len(fields) < len(self.columns) or any(fields[len(self.columns) :]):
+            return f"{len(fields)} values, but the header has {len(self.columns)} columns"
+        return "" if all(is_text(fields[position]) for position in positions) else "not UTF-8"
 
 
-def jsonl_rows(lines: Iterable[bytes], name: str) -> Iterator[Row]:
+def _class_names(metadata: dict[bytes, bytes]) -> dict[str, tuple[str, ...]]:
+    """The names of classes by column in the schema of a Hugging Face dataset: `info.features.COLUMN.names`."""
+    try:
+        features = msgspec.json.decode(metadata.get(b"huggingface", b""))["info"]["features"]
+        return {
+            column: tuple(map(str, feature["names"]))
+            for column, feature in features.items()
+            if isinstance(feature, dict) and isinstance(feature.get("names"), list)
+        }
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LookupError, TypeError, AttributeError):
+        return {}
+
+
+def jsonl_rows(lines: Iterable[bytes | None], name: str) -> Iterator[Row]:
     """Yield one row per line that is not blank; a line that is not a JSON object is a row with a problem.
 
     Args:
-        lines: lines of a JSON Lines file.
+        lines: lines of a JSON Lines file; None for one that is too long.
         name: name of the file, for the names of the rows.
     """
     for number, line in enumerate(lines, start=1):
+        row_name = f"{name} row {number}"
+        if line is None:
+            yield Row(row_name, {}, f"more than {MAX_RECORD_CHARS:,} bytes")
+            continue
         if not line.strip():
             continue
-        row_name = f"{name} row {number}"
         try:
             values = parse_json(line)
         except DataError as error:
@@ -177,13 +248,11 @@ def choose_columns(
         DataError: a given column does not exist, or no column looks like an image, a text or a label; the message lists
             the columns.
     """
-    columns = f"the columns are: {', '.join(table.columns) or 'none'}"
+    columns = describe_columns(table.columns)
     for name in (*([image] if image else []), *texts, *([label] if label else [])):
         if name not in table.columns:
             raise DataError(f"{table.path}: no column {name!r}{nearest(name, table.columns)}; {columns}")
-    image = image or guess_column(table.columns, IMAGE_NAMES)
-    if image is None:
-        raise DataError(f"{table.path}: no column looks like an image; name it with --image-column; {columns}")
+    image = image or guess_image_column(table, "; name it with --image-column")
     others = [name for name in table.columns if name != image]
     if not texts and label is None:
         text = guess_column(others, TEXT_NAMES)
@@ -196,10 +265,42 @@ def choose_columns(
     return Columns(image=image, texts=tuple(texts), label=label)
 
 
+def guess_image_column(table: Table, advice: str = "") -> str:
+    """Return the column of images.
+
+    Args:
+        table: the table.
+        advice: what the user can do if there is no such column, for the message.
+
+    Raises:
+        DataError: no column looks like one; the message lists the columns.
+    """
+    image = guess_column(table.columns, IMAGE_NAMES)
+    if image is not None:
+        return image
+    columns = describe_columns(table.columns)
+    if any(map(is_image_file, table.columns)):
+        advice = "; its first line looks like a row: add a line with the names of the columns, such as image,caption"
+    elif guess_column(table.columns, _ADDRESS_NAMES):
+        advice = "; its images are web addresses: fetch them first, for example with img2dataset"
+    raise DataError(f"{table.path}: no column looks like an image{advice}; {columns}")
+
+
+def describe_columns(columns: Sequence[str]) -> str:
+    """Return a list of columns, shortened if it is long, for errors."""
+    shown = ", ".join(name[:100] for name in columns[:_NUM_SHOWN_COLUMNS]) or "none"
+    more = f" and {len(columns) - _NUM_SHOWN_COLUMNS:,} more" if len(columns) > _NUM_SHOWN_COLUMNS else ""
+    return f"the columns are: {shown}{more}"
+
+
 def guess_column(columns: Sequence[str], usual_names: Sequence[str]) -> str | None:
     """Return the column with the first of several usual names, which are ordered by preference; None if there is none.
 
     Case, surrounding white space and spaces instead of underscores make no difference.
     """
-    by_name = {column.strip().lower().replace(" ", "_"): column for column in reversed(columns)}
+    by_name = {_simplified(column): column for column in reversed(columns)}
     return next((by_name[name] for name in usual_names if name in by_name), None)
+
+
+def _simplified(column: str) -> str:
+    return column.strip().lower().replace(" ", "_")

@@ -16,7 +16,14 @@ from wordsight.errors import DataError
 
 BLOCK_BYTES = 512
 END_OF_ARCHIVE = bytes(2 * BLOCK_BYTES)
+MAX_MEMBERS = 1 << 22
+"""Of one tar file; ImageNet in a single one has 1.3 million images."""
+
+MAX_NAME_CHARS = 4096
+"""Linux's limit for paths; a longer name is shortened, and its member cannot be read."""
+
 _MAX_HEADER_BYTES = 1 << 20
+_COMPRESSED = {b"\x1f\x8b": "gunzip", b"\x28\xb5\x2f\xfd": "unzstd", b"\xfd7zXZ": "unxz", b"BZh": "bunzip2"}
 _MAX_DIGITS = 20
 _EMPTY = bytes(BLOCK_BYTES)
 _FILES = (b"0", b"\0", b"7")
@@ -54,12 +61,14 @@ def walk_members(read_at: Callable[[int, int], bytes], total: int, path: str) ->
         path: path of the file, for errors.
 
     Raises:
-        DataError: the file is truncated, not a tar file, or has an inconsistent header; the message names the byte.
+        DataError: the file is truncated, compressed, not a tar file, has an inconsistent header or too many members.
     """
-    at = 0
+    at = num_members = 0
     name, extended_size = "", -1  # from extended headers, for the next member
     while True:
         header = read_at(at, BLOCK_BYTES)
+        if at == 0:
+            _refuse_compressed(header, path)
         if len(header) < BLOCK_BYTES:
             raise DataError(f"{path}: truncated: no end-of-archive mark before its end, byte {total}; fetch it again")
         if header == _EMPTY:
@@ -92,8 +101,24 @@ def walk_members(read_at: Callable[[int, int], bytes], total: int, path: str) ->
             name or _name(header), content, size, _NO_CONTENT.get(kind, "" if kind in _FILES else "not a file")
         )
         name, extended_size = "", -1
+        num_members += 1
+        if num_members > MAX_MEMBERS:
+            raise DataError(f"{path}: more than {MAX_MEMBERS:,} members; split it into shards of 10,000 samples")
         if kind != b"5" and not member.name.endswith("/"):
-            yield member
+            yield member if len(member.name) <= MAX_NAME_CHARS else _shortened(member)
+
+
+def _refuse_compressed(start: bytes, path: str) -> None:
+    for signature, program in _COMPRESSED.items():
+        if start.startswith(signature):
+            raise DataError(f"{path}: compressed; unpack it with '{program}' first")
+
+
+def _shortened(member: Member) -> Member:
+    """Return a member whose name is too long under a shorter one with the same suffix, marked as unusable."""
+    suffix = member.name[-20:].rpartition(".")[2]
+    reason = f"a member with a name of {len(member.name):,} characters"
+    return Member(f"{member.name[:200]}....{suffix}", member.offset, member.size, reason)
 
 
 def _checked_header(header: bytes, at: int, path: str) -> tuple[bytes, int]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from wordsight.data.walk import is_directory
 from wordsight.errors import ImageError, MissingExtraError
 from wordsight.image import MAX_PIXELS
 
@@ -27,7 +28,7 @@ _DEFAULT_FRAMES_PER_S = 25
 
 def is_video(path: Path) -> bool:
     """Return whether a path has the suffix of a video and is not a directory."""
-    return path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir()
+    return path.suffix.lower() in VIDEO_SUFFIXES and not is_directory(path)
 
 
 def read_frames(path: Path, frames_per_s: float) -> Iterator[tuple[float, ReadFrame]]:
