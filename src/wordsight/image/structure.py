@@ -15,10 +15,11 @@ from PIL import Image
 from wordsight.errors import ImageError
 
 MAX_JPEG_SCANS = 100
-"""Ordinary progressive files have 6 to 14 scans. Browsers have similar limits (Chromium: 100)."""
+"""Scans of a JPEG; libjpeg's own scripts for progressive files have 6 to 18."""
 
-MAX_JPEG_SCAN_PIXELS = 12 * 178_956_970
-"""Scans times pixels: libjpeg's own script of 10 scans is allowed at the largest size. A scan takes 5 ns per pixel."""
+MAX_JPEG_SCAN_PIXELS = 18 * 178_956_970
+"""Scans times pixels of a JPEG: libjpeg's longest script, for CMYK, is allowed at the largest size. A scan without data
+takes about 2 ns per pixel."""
 
 MAX_PARTS = 1 << 17
 """Chunks of a PNG, tags, strips or tiles of a TIFF, blocks before the first frame of a GIF, markers of a JPEG. A PNG of
