@@ -15,6 +15,7 @@ from wordsight.parallel import available_cpus
 
 VARIABLES = (
     "WORDSIGHT_CACHE",
+    "WORDSIGHT_MAX_MEMORY",
     "WORDSIGHT_OFFLINE",
     "XDG_CACHE_HOME",
     "HF_HOME",

@@ -16,7 +16,6 @@ The policies (`Policy`):
 With both policies an animation is its first frame, and CMYK is converted by Pillow, with Adobe's inversion undone.
 """
 
-import contextlib
 import io
 import os
 import stat
@@ -31,7 +30,7 @@ from PIL import Image
 
 from wordsight.errors import ConfigError, ImageError, MissingExtraError, nearest, printable
 from wordsight.image.formats import claimed_size, detect_format, open_header, open_heif, without_warnings
-from wordsight.image.memory import BUDGET
+from wordsight.image.memory import BUDGET, Reservation
 from wordsight.image.policies import Policy, exif_transpose, to_rgb
 from wordsight.image.source import ImageSource
 from wordsight.image.structure import (
@@ -105,12 +104,12 @@ def decode(
         ConfigError: there is no such policy.
         MissingExtraError: `min_px` needs simplejpeg.
     """
-    with contextlib.ExitStack() as memory:
+    with Reservation(BUDGET) as memory:
         return decode_within(memory, source, policy, max_pixels, name, min_px, padded)
 
 
 def decode_within(
-    memory: contextlib.ExitStack,
+    memory: Reservation,
     source: ImageSource,
     policy: Policy,
     max_pixels: int,
@@ -118,7 +117,7 @@ def decode_within(
     min_px: int | None,
     padded: bool,
 ) -> npt.NDArray[np.uint8]:
-    """Decode an image as `decode` does, and keep its memory reserved until the caller closes `memory`."""
+    """Decode an image as `decode` does, and keep its memory reserved until the caller releases it."""
     if min_px is not None and simplejpeg is None:
         raise MissingExtraError("scaled decoding", "fast")
     if policy not in get_args(Policy):
@@ -151,7 +150,7 @@ def _type_name(source: object) -> str:
 
 
 def _from_array(
-    memory: contextlib.ExitStack, array: npt.NDArray[Any], policy: Policy, max_pixels: int, name: str
+    memory: Reservation, array: npt.NDArray[Any], policy: Policy, max_pixels: int, name: str
 ) -> npt.NDArray[np.uint8]:
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and channels not in (3, 4)):
@@ -162,15 +161,15 @@ def _from_array(
     _check_size(array.shape[1], array.shape[0], max_pixels, name)
     if channels == 4:
         return _from_image(memory, Image.fromarray(array), policy, max_pixels, name)
-    memory.enter_context(BUDGET.reserve(array.shape[0] * array.shape[1] * _PEAK_BYTES_OF_PILLOW, name))
+    memory.hold(array.shape[0] * array.shape[1] * _PEAK_BYTES_OF_PILLOW, name)
     return np.ascontiguousarray(array) if channels == 3 else np.repeat(array[:, :, None], 3, axis=2)
 
 
 def _from_image(
-    memory: contextlib.ExitStack, image: Image.Image, policy: Policy, max_pixels: int, name: str
+    memory: Reservation, image: Image.Image, policy: Policy, max_pixels: int, name: str
 ) -> npt.NDArray[np.uint8]:
     _check_size(image.width, image.height, max_pixels, name)
-    memory.enter_context(BUDGET.reserve(image.width * image.height * _PEAK_BYTES_OF_PILLOW, name))
+    memory.hold(image.width * image.height * _PEAK_BYTES_OF_PILLOW, name)
     try:
         image.load()
         return to_rgb(image, policy, name)
@@ -181,9 +180,7 @@ def _from_image(
 class _File:
     """An image file in memory, its limits, and the memory reserved for it."""
 
-    def __init__(
-        self, memory: contextlib.ExitStack, content: bytes, policy: Policy, max_pixels: int, name: str
-    ) -> None:
+    def __init__(self, memory: Reservation, content: bytes, policy: Policy, max_pixels: int, name: str) -> None:
         self._memory, self._content, self._name = memory, content, name
         self._policy, self._max_pixels = policy, max_pixels
         self._format = detect_format(content, name)
@@ -231,8 +228,7 @@ class _File:
         self._reserve_bytes(num_pixels * _PEAK_BYTES[self._format])
 
     def _reserve_bytes(self, num_bytes: int) -> None:
-        self._memory.close()  # waiting while holding a smaller reservation could block all threads
-        self._memory.enter_context(BUDGET.reserve(num_bytes + 2 * len(self._content), self._name))
+        self._memory.hold(num_bytes + 2 * len(self._content), self._name)
 
     def _decode_heif(self, early_size: tuple[int, int]) -> npt.NDArray[np.uint8]:
         """Decode a HEIF file; libheif applies its rotation, so the orientation in the EXIF block must be ignored."""

@@ -11,8 +11,8 @@ import os
 import re
 import threading
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 from wordsight.errors import ConfigError, ImageError
 
@@ -33,46 +33,36 @@ def max_memory() -> int:
     Raises:
         ConfigError: the variable is not a number of bytes.
     """
-    return _parse_size(os.environ.get("WORDSIGHT_MAX_MEMORY", "")) or int(DEFAULT_MEMORY_SHARE * _machine_bytes())
+    return _parse_limit(os.environ.get("WORDSIGHT_MAX_MEMORY"))
 
 
 class MemoryBudget:
     """A counting semaphore over bytes. Threads are served in the order in which they ask."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._waiting: deque[object] = deque()
         self._used_bytes = 0
 
-    @contextlib.contextmanager
-    def reserve(self, num_bytes: int, name: str) -> Iterator[None]:
-        """Wait until the bytes are available, and hold them while the block runs.
+    def reserve(self, num_bytes: int, name: str) -> "Reservation":
+        """Wait until the bytes are available, and hold them until the block ends; for arguments see `Reservation`."""
+        reservation = Reservation(self)
+        reservation.hold(num_bytes, name)
+        return reservation
 
-        The block must not reserve memory itself.
-
-        Args:
-            num_bytes: the estimated peak of one image.
-            name: name of the image in errors.
-
-        Raises:
-            ImageError: the image alone exceeds the budget.
-            ConfigError: `WORDSIGHT_MAX_MEMORY` is not a number of bytes.
-        """
-        limit = max_memory()
-        if num_bytes > limit:
-            raise ImageError(
-                f"{name}: decoding needs about {num_bytes / 1e6:,.0f} MB of memory, more than the limit of "
-                f"{limit / 1e6:,.0f} MB; make it smaller, or set WORDSIGHT_MAX_MEMORY to a higher limit"
-            )
-        with self._changed:
+    def acquire(self, num_bytes: int, limit: int) -> None:
+        """Wait until the bytes fit into the limit."""
+        with self._lock:
             if self._waiting or self._used_bytes + num_bytes > limit:
                 self._wait(num_bytes, limit)
             self._used_bytes += num_bytes
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._used_bytes -= num_bytes
+
+    def release(self, num_bytes: int) -> None:
+        """Return the bytes."""
+        with self._lock:
+            self._used_bytes -= num_bytes
+            if self._waiting:
                 self._changed.notify_all()
 
     def _wait(self, num_bytes: int, limit: int) -> None:
@@ -87,15 +77,61 @@ class MemoryBudget:
             self._changed.notify_all()  # the next one may fit as well
 
 
+class Reservation:
+    """The memory that one image holds, as a context manager that returns it.
+
+    A thread must not have two of them that hold memory.
+    """
+
+    __slots__ = ("_budget", "_num_bytes")
+
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget = budget
+        self._num_bytes = 0
+
+    def hold(self, num_bytes: int, name: str) -> None:
+        """Return what is held, then wait until `num_bytes` are available and hold them.
+
+        Args:
+            num_bytes: the estimated peak of the image.
+            name: name of the image in errors.
+
+        Raises:
+            ImageError: the image alone exceeds the budget.
+            ConfigError: `WORDSIGHT_MAX_MEMORY` is not a number of bytes.
+        """
+        self.release()
+        limit = max_memory()
+        if num_bytes > limit:
+            raise ImageError(
+                f"{name}: decoding needs about {num_bytes / 1e6:,.0f} MB of memory, more than the limit of "
+                f"{limit / 1e6:,.0f} MB; make it smaller, or set WORDSIGHT_MAX_MEMORY to a higher limit"
+            )
+        self._budget.acquire(num_bytes, limit)
+        self._num_bytes = num_bytes
+
+    def release(self) -> None:
+        """Return what is held."""
+        if self._num_bytes:
+            self._budget.release(self._num_bytes)
+            self._num_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
 BUDGET = MemoryBudget()
 """The budget of this process."""
 
 
 @functools.lru_cache(maxsize=8)
-def _parse_size(text: str) -> int:
-    """The number of bytes in `2GB`, `1.5 GiB`, `500M` or `1000000`; 0 for an empty text."""
-    if not text.strip():
-        return 0
+def _parse_limit(text: str | None) -> int:
+    """The number of bytes in `2GB`, `1.5 GiB`, `500M` or `1000000`; without a value, the default."""
+    if text is None or not text.strip():
+        return int(DEFAULT_MEMORY_SHARE * _machine_bytes())
     match = _SIZE.fullmatch(text.strip())
     size = int(float(match[1]) * _UNITS[match[2].lower()]) if match else 0
     if size < 1:
@@ -103,7 +139,6 @@ def _parse_size(text: str) -> int:
     return size
 
 
-@functools.cache
 def _machine_bytes() -> int:
     """The memory of the machine or of its container; a guess if the system does not say."""
     return min(_physical_bytes() or _FALLBACK_BYTES, *_cgroup_limits())

@@ -9,7 +9,6 @@ first, as in the loaders of torchvision and WebDataset, with which the published
 is no difference; for palette images, the former order would resize palette indices.
 """
 
-import contextlib
 import math
 from typing import Literal, TypeAlias
 
@@ -20,7 +19,7 @@ from PIL import Image
 from wordsight.config import Config
 from wordsight.errors import ConfigError, ImageError
 from wordsight.image.decode import MAX_PIXELS, as_pillow, decode_within, source_name
-from wordsight.image.memory import BUDGET
+from wordsight.image.memory import BUDGET, Reservation
 from wordsight.image.policies import Policy
 from wordsight.image.source import ImageSource
 
@@ -143,13 +142,12 @@ def load_pixels(
 ) -> npt.NDArray[np.uint8]:
     """Decode, resize and crop one image to (size_px, size_px, 3) uint8; arguments and errors as for `decode`."""
     min_px = preprocessing.size_px if preprocessing.decoding == "scaled" else None
-    with contextlib.ExitStack() as memory:
+    with Reservation(BUDGET) as memory:
         image = decode_within(memory, source, policy, max_pixels, name, min_px, padded=True)
         name = source_name(source, name)
         enlarged_bytes = 8 * math.prod(_resized_size(image.shape[1], image.shape[0], preprocessing))
         if enlarged_bytes > max(_MAX_UNRESERVED_BYTES, 4 * image.size):  # a narrow image
-            memory.close()
-            memory.enter_context(BUDGET.reserve(enlarged_bytes, name))
+            memory.hold(enlarged_bytes, name)
         return resize_and_crop(image, preprocessing, name)
 
 

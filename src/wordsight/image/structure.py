@@ -31,6 +31,7 @@ MAX_RLE_PIXELS = 1 << 23
 MAX_RLE_BYTES = 1 << 24
 """Bytes of a run-length encoded BMP: the largest without any runs."""
 
+_COMPONENTS = {"L": 1, "RGB": 3, "CMYK": 4}  # of a JPEG, by the mode that Pillow gives it
 _MAX_PNG_EXIF_BYTES = 1 << 20
 _KEPT_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND"}
 _ANCILLARY_CHUNKS = {b"tRNS", b"eXIf"}
@@ -109,7 +110,7 @@ def has_several_scans(content: bytes, position: int, image: Image.Image) -> bool
         position: the end of the header of the first scan.
         image: the file as opened by Pillow.
     """
-    num_components = len(image.getbands())
+    num_components = _COMPONENTS[image.mode]
     is_complete = num_components < 4 and content[position - 4 - 2 * num_components] == num_components
     return "progressive" in image.info or not is_complete
 
