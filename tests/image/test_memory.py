@@ -14,8 +14,8 @@ from PIL import Image
 
 from wordsight.errors import ConfigError, ImageError
 from wordsight.image import Preprocessing, decode, load_pixels
-from wordsight.image import memory as memory_module
-from wordsight.image.memory import DEFAULT_MEMORY_SHARE, MemoryBudget, max_memory
+from wordsight.image.machine import _cgroup_limits
+from wordsight.image.memory import BUDGET, DEFAULT_MEMORY_SHARE, MemoryBudget, max_memory
 
 MEGABYTE = 10**6
 
@@ -75,21 +75,21 @@ def test_the_limits_of_a_container_are_found(tmp_path: Path, groups: str, files:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert min(memory_module._cgroup_limits(tmp_path / "cgroup", tmp_path)) == limit
-    assert memory_module._cgroup_limits(tmp_path / "none", tmp_path) == [1 << 60]
+    assert min(_cgroup_limits(tmp_path / "cgroup", tmp_path)) == limit
+    assert _cgroup_limits(tmp_path / "none", tmp_path) == [1 << 60]
 
 
 def test_threads_wait_until_their_bytes_fit_and_never_exceed_the_limit(monkeypatch) -> None:
     monkeypatch.setenv("WORDSIGHT_MAX_MEMORY", "100")
     budget, lock = MemoryBudget(), threading.Lock()
-    held, most, finished = 0, 0, 0
+    held, highest, finished = 0, 0, 0
 
     def work(num_bytes: int) -> None:
-        nonlocal held, most, finished
+        nonlocal held, highest, finished
         with budget.reserve(num_bytes, "x"):
             with lock:
                 held += num_bytes
-                most = max(most, held)
+                highest = max(highest, held)
             time.sleep(0.001)
             with lock:
                 held -= num_bytes
@@ -102,7 +102,7 @@ def test_threads_wait_until_their_bytes_fit_and_never_exceed_the_limit(monkeypat
     for thread in threads:
         thread.join(timeout=30)
     assert finished == 150
-    assert 50 < most <= 100
+    assert 50 < highest <= 100
 
 
 def test_a_large_image_is_not_overtaken_for_ever(monkeypatch) -> None:
@@ -136,7 +136,7 @@ def test_a_failure_returns_the_memory(monkeypatch) -> None:
         with pytest.raises(ImageError, match="cannot be decoded"):
             decode(damaged)
     assert decode(encode(Image.new("RGB", (64, 64)), "PNG")).shape == (64, 64, 3)
-    assert memory_module.BUDGET._used_bytes == 0
+    assert BUDGET._used_bytes == 0
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "pillow", "array", "grey array"])

@@ -33,7 +33,7 @@ def check_claims(path: Path) -> None:
         for kind, body in _boxes(file):
             if kind == b"trak":
                 num_edits, handler, is_pcm = 1, b"", False
-            elif kind == b"hdlr":
+            elif kind == b"hdlr" and body[4:8] != b"dhlr":  # QuickTime has another one, of the data reference
                 handler = body[8:12]
             elif kind == b"stts":  # one entry of samples that last one tick: FFmpeg reads such audio by chunks
                 is_pcm = handler == b"soun" and body[4:8] == b"\0\0\0\1" and body[12:16] == b"\0\0\0\1"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordsight.data.mp4 import check_claims
-from wordsight.errors import ImageError, MissingExtraError
+from wordsight.errors import ImageError, MissingExtraError, printable
 from wordsight.image import BUDGET
 
 if TYPE_CHECKING:
@@ -63,17 +63,19 @@ def read_frames(path: Path, frames_per_s: float) -> Iterator[tuple[float, ReadFr
     try:
         import av
     except ImportError as error:
-        raise ImageError(f"{path}: {MissingExtraError('a video', 'video')}") from error
+        raise ImageError(f"{printable(path)}: {MissingExtraError('a video', 'video')}") from error
     end_s, last_s, next_frame = 0.0, 0.0, 0
     timeouts, options = (_OPENING_TIMEOUT_S, _READING_TIMEOUT_S), {"format_whitelist": _FORMATS}
     try:
         check_claims(path)
         with av.open(f"file:{path}", options=options, timeout=timeouts, metadata_errors="replace") as container:
             if not container.streams.video:
-                raise ImageError(f"{path}: no video stream; expected a video")
+                raise ImageError(f"{printable(path)}: no video stream; expected a video")
             stream = container.streams.video[0]
             if stream.codec_context is None:
-                raise ImageError(f"{path}: the codec of its video stream is not supported; convert the video")
+                raise ImageError(
+                    f"{printable(path)}: the codec of its video stream is not supported; convert the video"
+                )
             _check_size(stream.width, stream.height, path)
             stream.thread_type = "AUTO"
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
@@ -86,14 +88,16 @@ def read_frames(path: Path, frames_per_s: float) -> Iterator[tuple[float, ReadFr
                     yield last_s, _frame_reader(frame, path)
                     begin_s = time.monotonic()
                 elif time.monotonic() - begin_s > max_wait_s:
-                    raise ImageError(f"{path}: decoding takes longer than {max_wait_s:.0f} s per frame; convert it")
+                    raise ImageError(
+                        f"{printable(path)}: decoding takes longer than {max_wait_s:.0f} s per frame; convert it"
+                    )
     except (av.FFmpegError, OSError, ValueError, LookupError) as error:
         reason = " ".join(str(getattr(error, "strerror", "") or error).split())
-        raise ImageError(f"{path}: cannot be decoded as a video after {last_s:.3f} s: {reason}") from error
+        raise ImageError(f"{printable(path)}: cannot be decoded as a video after {last_s:.3f} s: {reason}") from error
     if not next_frame:
-        raise ImageError(f"{path}: contains no frames; fetch or save it again")
+        raise ImageError(f"{printable(path)}: contains no frames; fetch or save it again")
     if end_s - last_s > _MAX_MISSING_S:
-        raise ImageError(f"{path}: truncated: ends at {last_s:.3f} of {end_s:.3f} s; fetch it again")
+        raise ImageError(f"{printable(path)}: truncated: ends at {last_s:.3f} of {end_s:.3f} s; fetch it again")
 
 
 def _timed_frames(
@@ -120,11 +124,11 @@ def _stated_end_s(container: "av.container.InputContainer", stream: "av.video.st
 def _frame_reader(frame: "av.VideoFrame", path: Path) -> ReadFrame:
     def read() -> NDArray[np.uint8]:
         _check_size(frame.width, frame.height, path)
-        with BUDGET.reserve(frame.width * frame.height * _FRAME_BYTES, str(path)):
+        with BUDGET.reserve(frame.width * frame.height * _FRAME_BYTES, printable(path)):
             try:
                 pixels = frame.to_ndarray(format="rgb24")
             except (OSError, ValueError) as error:  # a pixel format that has no conversion to RGB
-                raise ImageError(f"{path}: a frame cannot be converted to RGB: {error}") from error
+                raise ImageError(f"{printable(path)}: a frame cannot be converted to RGB: {error}") from error
             # the stated angle, counter-clockwise
             return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
 
@@ -133,4 +137,4 @@ def _frame_reader(frame: "av.VideoFrame", path: Path) -> ReadFrame:
 
 def _check_size(width: int, height: int, path: Path) -> None:
     if not 0 < width * height <= MAX_PIXELS:
-        raise ImageError(f"{path}: frames of {width} x {height} pixels; expected 1 to {MAX_PIXELS} pixels")
+        raise ImageError(f"{printable(path)}: frames of {width} x {height} pixels; expected 1 to {MAX_PIXELS} pixels")

@@ -5,22 +5,19 @@ the images of the other threads. An image that does not fit alone is an error. A
 reservation, so threads cannot wait for each other forever.
 """
 
-import contextlib
 import functools
 import os
 import re
 import threading
 from collections import deque
-from pathlib import Path, PurePosixPath
 from typing import Self
 
 from wordsight.errors import ConfigError, ImageError
+from wordsight.image.machine import machine_bytes
 
 DEFAULT_MEMORY_SHARE = 0.5
 """The share of the machine's memory, or of the container's, that decoding may use; the model needs memory as well."""
 
-_FALLBACK_BYTES = 4 << 30  # half of a small laptop, for machines whose memory is unknown
-_NO_LIMIT = 1 << 60  # cgroups without a limit report 2^63 - 4096
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 _SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)\s*(ki|mi|gi|k|m|g|t|)b?", re.IGNORECASE)
 
@@ -131,54 +128,9 @@ BUDGET = MemoryBudget()
 def _parse_limit(text: str | None) -> int:
     """The number of bytes in `2GB`, `1.5 GiB`, `500M` or `1000000`; without a value, the default."""
     if text is None or not text.strip():
-        return int(DEFAULT_MEMORY_SHARE * _machine_bytes())
+        return int(DEFAULT_MEMORY_SHARE * machine_bytes())
     match = _SIZE.fullmatch(text.strip())
     size = int(float(match[1]) * _UNITS[match[2].lower()]) if match else 0
     if size < 1:
         raise ConfigError(f"WORDSIGHT_MAX_MEMORY={text!r}: expected a number of bytes such as 2GB or 500MiB")
     return size
-
-
-def _machine_bytes() -> int:
-    """The memory of the machine or of its container; a guess if the system does not say."""
-    return min(_physical_bytes() or _FALLBACK_BYTES, *_cgroup_limits())
-
-
-def _physical_bytes() -> int:
-    if os.name == "nt":
-        return _windows_bytes()
-    sysconf = getattr(os, "sysconf", None)
-    try:
-        return sysconf("SC_PAGE_SIZE") * sysconf("SC_PHYS_PAGES") if sysconf else 0
-    except (ValueError, OSError):  # the system does not know the name
-        return 0
-
-
-def _windows_bytes() -> int:
-    """`ullTotalPhys` of `GlobalMemoryStatusEx` (Win32 API, sysinfoapi.h); 0 if the call fails."""
-    import ctypes
-
-    status = (ctypes.c_uint64 * 8)()  # MEMORYSTATUSEX: two 32-bit numbers, then seven of 64 bits
-    status[0] = ctypes.sizeof(status)  # dwLength; little-endian
-    windll = getattr(ctypes, "windll", None)
-    return int(status[1]) if windll and windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)) else 0
-
-
-def _cgroup_limits(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """The limits of this process's memory cgroups and of those above them (Linux, cgroup v1 and v2).
-
-    Source: Linux's Documentation/admin-guide/cgroup-v2.rst (`memory.max`) and cgroup-v1/memory.rst.
-    """
-    try:
-        groups = [line.split(":", 2) for line in proc.read_text("utf-8", "replace").splitlines()]
-    except OSError:
-        groups = []
-    limits = [_NO_LIMIT]
-    for _, controllers, path in (group for group in groups if len(group) == 3):
-        if controllers not in ("", "memory"):
-            continue
-        base, file = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
-        for directory in (path, *map(str, PurePosixPath(path).parents), "/"):
-            with contextlib.suppress(OSError, ValueError):  # no such file, or `max`
-                limits.append(int((base / directory.strip("/") / file).read_text("utf-8")))
-    return [limit for limit in limits if limit > 0]
