@@ -1,6 +1,7 @@
 """Videos of known colours: the times and the orientation of frames, and truncated files."""
 
 import hashlib
+import os
 import struct
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 from tests.tiny_clip import tiny_clip, write_images
 
 from wordsight.data.inputs import count_images, iter_images
-from wordsight.data.video import read_frames
+from wordsight.data.mp4 import MAX_SAMPLES, check_claims
+from wordsight.data.video import is_video, read_frames
 from wordsight.embed.job import embed_files
 from wordsight.errors import DataError, ImageError
 
@@ -168,3 +170,115 @@ def test_without_pyav_the_reason_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(DataError, match=r"none of 1 images .* a video needs .*: pip install 'wordsight\[video\]'"):
         embed_files(tiny_clip(), iter_images([path]), tmp_path / "out.npy")
+
+
+def claiming(content: bytes, count: int, size: int = 1) -> bytearray:
+    """An MP4 file whose index claims `count` samples of `size` bytes in one chunk (ISO/IEC 14496-12, 8.6.1.2, 8.7)."""
+    changed = bytearray(content)
+    struct.pack_into(">II", changed, changed.index(b"stsz") + 8, size, count)
+    struct.pack_into(">IIII", changed, changed.index(b"stsc") + 8, 1, 1, count, 1)
+    struct.pack_into(">I", changed, changed.index(b"stts") + 12, count)
+    return changed
+
+
+@pytest.mark.parametrize("count", [MAX_SAMPLES + 1, 20_000_000, 1_000_000_000, (1 << 32) - 1])
+def test_a_claim_of_a_billion_frames_is_refused_before_memory_is_allocated(tmp_path, count):
+    content = claiming(write_video(tmp_path / "a.mp4", 10).read_bytes(), count)
+    (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(ImageError, match=rf"a\.mp4: .*claims {count} frames in 1 edits, more than the limit"):
+        list(read_frames(tmp_path / "a.mp4", 1))
+
+
+def test_frames_times_edits_are_limited(tmp_path):
+    content = claiming(write_video(tmp_path / "a.mp4", 10).read_bytes(), 1_000_000)
+    struct.pack_into(">I", content, content.index(b"elst") + 8, 9)
+    (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(ImageError, match="claims 1000000 frames in 9 edits"):
+        list(read_frames(tmp_path / "a.mp4", 1))
+
+
+def test_fragments_are_counted_too(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 36, movflags="frag_keyframe+empty_moov")
+    assert len(list(read_frames(path, 10))) == 36
+    content = bytearray(path.read_bytes())
+    struct.pack_into(">I", content, content.index(b"trun") + 8, 1 << 31)
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=r"claims 21474836\d+ frames"):
+        list(read_frames(path, 10))
+
+
+def test_uncompressed_audio_may_have_many_samples(tmp_path):
+    with av.open(str(tmp_path / "a.mov"), "w") as container:
+        video, audio = (
+            container.add_stream("libx264", rate=10),
+            container.add_stream("pcm_s16le", rate=8000, layout="mono"),
+        )
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for number in range(3):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(image(number), format="rgb24")))
+        container.mux(video.encode())
+        for _ in range(700):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
+            frame.sample_rate = 8000
+            container.mux(audio.encode(frame))
+    check_claims(tmp_path / "a.mov")
+    assert MAX_SAMPLES < 700 * 8000
+
+
+PLAYLISTS = {
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{url}\n#EXT-X-ENDLIST\n",
+    "concat": "ffconcat version 1.0\nfile {url}\n",
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"
+    "a=rtpmap:96 H264/90000\n",
+    "dash": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period><AdaptationSet>'
+    '<Representation id="1"><BaseURL>{url}</BaseURL></Representation></AdaptationSet></Period></MPD>',
+}
+
+
+@pytest.mark.parametrize("kind", PLAYLISTS)
+@pytest.mark.parametrize("is_local", [True, False])
+def test_a_playlist_cannot_name_other_files_or_servers(tmp_path, kind, is_local):
+    secret = write_video(tmp_path / "secret.mp4", 5)
+    url = "secret.mp4" if is_local else "http://127.0.0.1:9/secret.mp4"
+    playlist = tmp_path / "list.mp4"
+    playlist.write_text(PLAYLISTS[kind].format(url=url))
+    with pytest.raises(ImageError, match=r"list\.mp4: cannot be decoded as a video"):
+        list(read_frames(playlist, 1))
+    assert len(list(read_frames(secret, 10))) == 5
+
+
+@pytest.mark.parametrize(
+    "name", ["concat:a.mp4", "data:a.mp4", "http:a.mp4", "a b%20c.mp4", "-i.mp4", "subfile,,start,0,,:a.mp4"]
+)
+def test_a_file_name_is_never_a_protocol(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "plain.mp4", 5).rename(tmp_path / name)
+    assert len(list(read_frames(Path(name), 10))) == 5
+
+
+def test_a_video_without_frames_is_an_error(tmp_path):
+    content = bytearray(write_video(tmp_path / "a.mp4", 5).read_bytes())
+    struct.pack_into(">II", content, content.index(b"stsz") + 8, 1, 0)
+    struct.pack_into(">I", content, content.index(b"stts") + 12, 0)
+    struct.pack_into(">I", content, content.index(b"stsc") + 8, 0)
+    (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(ImageError, match=r"a\.mp4: (contains no frames|cannot be decoded as a video)"):
+        list(read_frames(tmp_path / "a.mp4", 1))
+
+
+def test_decoding_that_takes_too_long_for_a_frame_is_an_error(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.mp4", 36)
+    monkeypatch.setattr("wordsight.data.video.MAX_DECODING_S", -1.0)
+    with pytest.raises(ImageError, match=r"a\.mp4: decoding takes longer than -1 s per frame; convert it"):
+        list(read_frames(path, 1))
+
+
+def test_pipes_are_not_videos_and_odd_names_are_no_tracebacks(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert not is_video(tmp_path / "pipe.mp4")
+    assert is_video(tmp_path / "missing.mp4")
+    for name in ("a" * 300 + ".mp4", "\udcff.mp4"):
+        assert is_video(tmp_path / name)
+        with pytest.raises(ImageError) as caught:
+            list(read_frames(tmp_path / name, 1))
+        assert str(caught.value).isprintable()

@@ -16,6 +16,7 @@ from wordsight.web import without_credentials
 
 VARIABLES = (
     "WORDSIGHT_CACHE",
+    "WORDSIGHT_MAX_MEMORY",
     "WORDSIGHT_OFFLINE",
     "XDG_CACHE_HOME",
     "HF_HOME",

@@ -4,7 +4,9 @@ Only Pillow and NumPy are needed; torch is not imported.
 """
 
 from wordsight.image.augment import Augmentation, augment
-from wordsight.image.decode import MAX_PIXELS, Policy, decode, read_image
+from wordsight.image.decode import MAX_PIXELS, decode, read_image
+from wordsight.image.memory import BUDGET
+from wordsight.image.policies import Policy
 from wordsight.image.preprocess import (
     CLIP_MEAN,
     CLIP_STD,
@@ -18,6 +20,7 @@ from wordsight.image.preprocess import (
 from wordsight.image.source import IMAGE_SUFFIXES, ImageRef, ImageSource, is_image_file
 
 __all__ = [
+    "BUDGET",
     "CLIP_MEAN",
     "CLIP_STD",
     "IMAGE_SUFFIXES",

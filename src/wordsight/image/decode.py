@@ -1,16 +1,17 @@
 """Decoding of untrusted images from any source to RGB arrays, by one of two named policies.
 
 Only eight formats are opened (`formats.py`). The size that a header claims is compared with a limit before any pixels
-are decoded, and every failure is an `ImageError`. Pillow decodes all formats except HEIF, which pillow-heif decodes
-(extra `heif`).
+are decoded, the number of scans and other parts is limited (`structure.py`), the memory is reserved in a budget that
+all threads share (`memory.py`), and every failure is an `ImageError`. Pillow decodes all formats except HEIF, which
+pillow-heif decodes (extra `heif`).
 
 The policies (`Policy`):
 
 - `published` decodes as the published evaluations did: Pillow's `convert("RGB")` and nothing else. Alpha is dropped,
   the EXIF orientation is ignored (except that Pillow itself rotates TIFF files, and libheif HEIF files), and 16-bit
-  grey is clipped at 255.
-- `viewer` decodes what a person sees: rotated by the EXIF orientation, with alpha over white and with 16-bit grey
-  scaled to 8 bits.
+  grey is clipped at 255, in TIFF files without regard to white-is-zero.
+- `viewer` decodes what a person sees: rotated by the EXIF orientation, with alpha over white and with 12-bit and 16-bit
+  grey scaled to 8 bits.
 
 With both policies an animation is its first frame, and CMYK is converted by Pillow, with Adobe's inversion undone.
 """
@@ -21,27 +22,39 @@ import stat
 import struct
 import zlib
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from wordsight.errors import ConfigError, ImageError, MissingExtraError, nearest
+from wordsight.errors import ConfigError, ImageError, MissingExtraError, nearest, printable
 from wordsight.image.formats import claimed_size, detect_format, open_header, open_heif, without_warnings
+from wordsight.image.memory import BUDGET, Reservation
+from wordsight.image.policies import Policy, exif_transpose, to_rgb
 from wordsight.image.source import ImageSource
+from wordsight.image.structure import (
+    CHECKS,
+    check_scans,
+    check_tiff,
+    count_scans,
+    has_several_scans,
+    pixel_chunks,
+)
 
 try:
     import simplejpeg
 except ImportError:  # the extra `fast`
     simplejpeg = None
 
-Policy: TypeAlias = Literal["published", "viewer"]
-
 MAX_PIXELS = 178_956_970
 """The number of pixels above which Pillow itself refuses an image: half a gigabyte as RGB."""
 
 _MAX_FILE_BYTES = 1 << 30
+# Peak memory of decoding, rotating and resizing, in bytes per pixel: the largest of the measured modes, rounded up.
+_PEAK_BYTES = {"JPEG": 16, "PNG": 16, "GIF": 14, "TIFF": 16, "BMP": 16, "WebP": 26, "AVIF": 26, "HEIF": 26}
+_PEAK_BYTES_OF_PILLOW = 16
+_ALLOCATED_ON_OPENING = ("WebP", "AVIF", "HEIF")
 _FASTEST = {"fastdct": True, "fastupsample": True}
 # The exceptions of Pillow's readers for damaged files, found by changing bytes at random.
 _DECODING_ERRORS = (
@@ -60,16 +73,6 @@ _DECODING_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
-_TRANSPOSE = {  # EXIF orientation -> the operation that makes the image upright (EXIF 2.32, 4.6.4, tag 0x0112)
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_ORIENTATION_TAG, _SHORT = 0x0112, 3
 
 
 def decode(
@@ -101,38 +104,54 @@ def decode(
         ConfigError: there is no such policy.
         MissingExtraError: `min_px` needs simplejpeg.
     """
+    with Reservation(BUDGET) as memory:
+        return decode_within(memory, source, policy, max_pixels, name, min_px, padded)
+
+
+def decode_within(
+    memory: Reservation,
+    source: ImageSource,
+    policy: Policy,
+    max_pixels: int,
+    name: str | None,
+    min_px: int | None,
+    padded: bool,
+) -> npt.NDArray[np.uint8]:
+    """Decode an image as `decode` does, and keep its memory reserved until the caller releases it."""
     if min_px is not None and simplejpeg is None:
         raise MissingExtraError("scaled decoding", "fast")
     if policy not in get_args(Policy):
         raise ConfigError(f"image policy {policy!r}: expected published or viewer{nearest(policy, get_args(Policy))}")
     name = source_name(source, name)
     if isinstance(source, np.ndarray):
-        return _from_array(source, policy, max_pixels, name)
+        return _from_array(memory, source, policy, max_pixels, name)
     if isinstance(source, Image.Image):
-        return _from_image(source, policy, max_pixels, name)
-    if isinstance(source, bytes):
-        return _from_bytes(source, policy, max_pixels, name, min_px, padded)
+        return _from_image(memory, source, policy, max_pixels, name)
     if isinstance(source, str | Path):
-        return _from_bytes(read_image(Path(source), name), policy, max_pixels, name, min_px, padded)
+        source = read_image(Path(source), name)
+    if isinstance(source, bytes):
+        return _File(memory, source, policy, max_pixels, name).decode(min_px, padded)
     raise ImageError(f"{name}: expected a path, bytes, a Pillow image or a uint8 array, not {_type_name(source)}")
 
 
 def source_name(source: ImageSource, name: str | None = None) -> str:
-    """Return the name of an image in errors: `name`, its path, or otherwise `<bytes>`, `<image>` or `<array>`."""
+    """Return the printable name of an image: `name`, its path, or otherwise `<bytes>`, `<image>` or `<array>`."""
     if name:
-        return name
+        return printable(name)
     if isinstance(source, np.ndarray):
         return "<array>"
     if isinstance(source, Image.Image):
-        return str(getattr(source, "filename", "") or "<image>")
-    return str(source) if isinstance(source, str | Path) else f"<{_type_name(source)}>"
+        return printable(getattr(source, "filename", "") or "<image>")
+    return printable(source) if isinstance(source, str | Path) else f"<{_type_name(source)}>"
 
 
 def _type_name(source: object) -> str:
     return type(source).__name__
 
 
-def _from_array(array: npt.NDArray[Any], policy: Policy, max_pixels: int, name: str) -> npt.NDArray[np.uint8]:
+def _from_array(
+    memory: Reservation, array: npt.NDArray[Any], policy: Policy, max_pixels: int, name: str
+) -> npt.NDArray[np.uint8]:
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and channels not in (3, 4)):
         raise ImageError(
@@ -140,53 +159,105 @@ def _from_array(array: npt.NDArray[Any], policy: Policy, max_pixels: int, name: 
             "expected (H, W, 3), (H, W) or (H, W, 4) uint8"
         )
     _check_size(array.shape[1], array.shape[0], max_pixels, name)
-    if channels == 3:
-        return np.ascontiguousarray(array)
     if channels == 4:
-        return _from_image(Image.fromarray(array), policy, max_pixels, name)
-    return np.repeat(array[:, :, None], 3, axis=2)
+        return _from_image(memory, Image.fromarray(array), policy, max_pixels, name)
+    memory.hold(array.shape[0] * array.shape[1] * _PEAK_BYTES_OF_PILLOW, name)
+    return np.ascontiguousarray(array) if channels == 3 else np.repeat(array[:, :, None], 3, axis=2)
 
 
-def _from_image(image: Image.Image, policy: Policy, max_pixels: int, name: str) -> npt.NDArray[np.uint8]:
+def _from_image(
+    memory: Reservation, image: Image.Image, policy: Policy, max_pixels: int, name: str
+) -> npt.NDArray[np.uint8]:
     _check_size(image.width, image.height, max_pixels, name)
+    memory.hold(image.width * image.height * _PEAK_BYTES_OF_PILLOW, name)
     try:
         image.load()
-        return _rgb(image, policy, name)
+        return to_rgb(image, policy, name)
     except _DECODING_ERRORS as error:
         raise _decoding_error(name, image.format or image.mode, error) from error
 
 
-def _from_bytes(
-    content: bytes, policy: Policy, max_pixels: int, name: str, min_px: int | None, padded: bool
-) -> npt.NDArray[np.uint8]:
-    file_format = detect_format(content, name)
-    early_size = claimed_size(content, file_format)
-    if early_size is not None and min(early_size) > 0:  # a GIF without a canvas size has the size of its frame
-        _check_size(*early_size, max_pixels, name)
-    try:
-        if file_format == "HEIF":
-            return _rgb(_from_heif(content, max_pixels, name), policy, name)
-        with io.BytesIO(content) as file, without_warnings(content, file_format):
-            image = open_header(file, file_format)
-            _check_size(image.width, image.height, max_pixels, name)
-            pixels = _fast_jpeg(content, image, min_px, padded) if file_format == "JPEG" else None
-            if pixels is None:
+class _File:
+    """An image file in memory, its limits, and the memory reserved for it."""
+
+    def __init__(self, memory: Reservation, content: bytes, policy: Policy, max_pixels: int, name: str) -> None:
+        self._memory, self._content, self._name = memory, content, name
+        self._policy, self._max_pixels = policy, max_pixels
+        self._format = detect_format(content, name)
+
+    def decode(self, min_px: int | None, padded: bool) -> npt.NDArray[np.uint8]:
+        """Decode the file; for the arguments see the function `decode`."""
+        early_size = claimed_size(self._content, self._format)
+        if early_size is not None and min(early_size) > 0:  # a GIF without a canvas size has the size of its frame
+            _check_size(*early_size, self._max_pixels, self._name)
+        try:
+            tile_size = self._check_structure()
+            if self._format == "HEIF":
+                return self._decode_heif(early_size or (1, 1))
+            if self._format in _ALLOCATED_ON_OPENING:
+                self._reserve(*early_size or (1, 1))
+            with io.BytesIO(self._content) as file, without_warnings(self._format):
+                image = open_header(file, self._format, self._policy)
+                _check_size(image.width, image.height, self._max_pixels, self._name)
+                if self._format == "JPEG":
+                    pixels = self._decode_jpeg(image, file.tell(), min_px, padded)
+                    if pixels is not None:
+                        return pixels
+                if self._format not in _ALLOCATED_ON_OPENING or image.size != early_size:
+                    self._reserve(image.width, image.height, *tile_size)
                 image.load()
-        if pixels is None:
-            return _rgb(image, policy, name)
-        transpose = _exif_transpose(image) if policy == "viewer" else None
-        return pixels if transpose is None else np.array(Image.fromarray(pixels).transpose(transpose))
-    except _DECODING_ERRORS as error:
-        raise _decoding_error(name, file_format, error) from error
+            return to_rgb(image, self._policy, self._name)
+        except _DECODING_ERRORS as error:
+            raise _decoding_error(self._name, self._format, error) from error
 
+    def _check_structure(self) -> tuple[int, int]:
+        """Check the parts of the file; returns the size of the tiles of a TIFF, or zeros."""
+        if self._format in CHECKS:
+            CHECKS[self._format](self._content)
+        elif self._format == "PNG":
+            self._content = pixel_chunks(self._content)
+        elif self._format == "TIFF":
+            tile_size = check_tiff(self._content)
+            if min(tile_size) > 0:
+                _check_size(*tile_size, self._max_pixels, f"{self._name}: tiles")
+            return tile_size
+        return 0, 0
 
-def _from_heif(content: bytes, max_pixels: int, name: str) -> Image.Image:
-    """Decode a HEIF file; libheif applies its rotation, so the orientation in the EXIF block must be ignored."""
-    file = open_heif(content, name)
-    _check_size(file.size[0], file.size[1], max_pixels, name)
-    image: Image.Image = file.to_pillow()
-    _check_size(image.width, image.height, max_pixels, name)  # the decoded image can have another size than the header
-    return image
+    def _reserve(self, width: int, height: int, tile_width: int = 0, tile_height: int = 0) -> None:
+        num_pixels = max(width * height, tile_width * tile_height)
+        self._reserve_bytes(num_pixels * _PEAK_BYTES[self._format])
+
+    def _reserve_bytes(self, num_bytes: int) -> None:
+        self._memory.hold(num_bytes + 2 * len(self._content), self._name)
+
+    def _decode_heif(self, early_size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """Decode a HEIF file; libheif applies its rotation, so the orientation in the EXIF block must be ignored."""
+        self._reserve(*early_size)
+        file = open_heif(self._content, self._name)
+        _check_size(file.size[0], file.size[1], self._max_pixels, self._name)
+        if file.size[0] * file.size[1] > early_size[0] * early_size[1]:
+            self._reserve(*file.size)
+        image: Image.Image = file.to_pillow()
+        # the decoded image can have another size than the header
+        _check_size(image.width, image.height, self._max_pixels, self._name)
+        return to_rgb(image, self._policy, self._name)
+
+    def _decode_jpeg(
+        self, image: Image.Image, end_of_header: int, min_px: int | None, padded: bool
+    ) -> npt.NDArray[np.uint8] | None:
+        """Decode with simplejpeg; None: use Pillow."""
+        num_pixels = image.width * image.height
+        transpose = exif_transpose(image) if self._policy == "viewer" else None
+        scale = 1.0 if min_px is None else min(8, -(-8 * min_px // min(image.size))) / 8
+        num_bytes = int(num_pixels * scale**2 * (5 if transpose is None else _PEAK_BYTES["JPEG"]))
+        if has_several_scans(self._content, end_of_header, image):
+            check_scans(count_scans(self._content, end_of_header), num_pixels, self._name)
+            num_bytes += num_pixels * 2 * len(image.getbands())  # libjpeg keeps the coefficients, of two bytes each
+        self._reserve_bytes(num_bytes)
+        pixels = _fast_jpeg(self._content, image, min_px, padded)
+        if pixels is None or transpose is None:
+            return pixels
+        return np.array(Image.fromarray(pixels).transpose(transpose))
 
 
 def _fast_jpeg(
@@ -227,7 +298,7 @@ def read_image(path: Path, name: str | None = None) -> bytes:
     Raises:
         ImageError: the file is missing, not a regular file, or too large.
     """
-    name = name or str(path)
+    name = printable(name or path)
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -241,7 +312,7 @@ def read_image(path: Path, name: str | None = None) -> bytes:
     except FileNotFoundError as error:
         raise ImageError(f"{name}: no such file; check the path") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise ImageError(f"{name!r}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise ImageError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _check_size(width: int, height: int, max_pixels: int, name: str) -> None:
@@ -259,72 +330,3 @@ def _decoding_error(name: str, file_format: str, error: BaseException) -> ImageE
     if isinstance(error, Image.DecompressionBombError):
         return ImageError(f"{name}: more pixels than Pillow decodes from {file_format} ({reason}); make it smaller")
     return ImageError(f"{name}: cannot be decoded as {file_format}: {reason}; fetch or save it again")
-
-
-def _rgb(image: Image.Image, policy: Policy, name: str) -> npt.NDArray[np.uint8]:
-    """Convert a loaded image to (H, W, 3) uint8 by the policy."""
-    rgb = _published_rgb(image) if policy == "published" else _viewer_rgb(image, name)
-    return np.array(rgb, dtype=np.uint8)
-
-
-def _published_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    if "transparency" in image.info:  # no effect on the pixels, but Pillow warns about some values
-        image = image.copy()
-        del image.info["transparency"]
-    return image.convert("RGB")
-
-
-def _viewer_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode == "F":
-        raise ImageError(f"{name}: floating-point samples have no standard range; save it with 8-bit samples")
-    if image.mode.startswith("I"):
-        rgb = _from_16_bits(image, name).convert("RGB")
-    elif image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        rgb = Image.new("RGB", image.size, "white")
-        rgb.paste(rgba, mask=rgba.getchannel("A"))
-    else:
-        rgb = image if image.mode == "RGB" else image.convert("RGB")
-    transpose = _exif_transpose(image)
-    return rgb if transpose is None else rgb.transpose(transpose)
-
-
-def _exif_transpose(image: Image.Image) -> Image.Transpose | None:
-    """The operation that makes an image upright according to its EXIF block; None if it is upright already."""
-    return _TRANSPOSE.get(_orientation(image.info.get("exif", b"")))
-
-
-def _from_16_bits(image: Image.Image, name: str) -> Image.Image:
-    """Scale grey samples of 0 to 65535 to 0 to 255, rounded; the transparent value, if there is one, becomes white."""
-    samples = np.asarray(image)
-    if image.mode == "I" and (samples.min() < 0 or samples.max() > 65535):
-        raise ImageError(f"{name}: 32-bit samples have no standard range; save it with 8-bit or 16-bit samples")
-    grey = ((samples.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-    if "transparency" in image.info:
-        grey[samples == image.info["transparency"]] = 255
-    return Image.fromarray(grey)
-
-
-def _orientation(exif: Any) -> int:
-    """The orientation, 1 to 8, in an EXIF block; 1 if it is missing or damaged.
-
-    Pillow is not used for this because it warns about damaged blocks, which are common.
-
-    Source: EXIF 2.32, section 4.6; TIFF 6.0, section 2.
-    """
-    block = exif.removeprefix(b"Exif\0\0") if isinstance(exif, bytes) else b""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
-    if order is None:
-        return 1
-    try:
-        (start,) = struct.unpack_from(order + "I", block, 4)
-        (num_entries,) = struct.unpack_from(order + "H", block, start)
-        for entry in range(num_entries):
-            tag, value_type, _, value = struct.unpack_from(order + "HHIH", block, start + 2 + 12 * entry)
-            if tag == _ORIENTATION_TAG and value_type == _SHORT:
-                return int(value)
-    except struct.error:
-        return 1
-    return 1

@@ -26,6 +26,7 @@ from PIL import (
 )
 
 from wordsight.errors import ImageError, MissingExtraError
+from wordsight.image.policies import Policy
 
 _SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
@@ -42,6 +43,7 @@ _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
 _MAX_BRANDS_BYTES = 1024
 _ITEM_SIZE = re.compile(rb"ispe\0{4}(.{8})", re.DOTALL)
+_PHOTOMETRIC, _EXTRA_SAMPLES, _ORIENTATION = 262, 338, 274  # tags of TIFF files
 _warnings_lock = threading.Lock()
 
 
@@ -87,7 +89,7 @@ def claimed_size(content: bytes, file_format: str) -> tuple[int, int] | None:
     section 6.5.3 (`ispe`).
     """
     if file_format in ("AVIF", "HEIF"):
-        sizes = [struct.unpack(">II", match[1]) for match in _ITEM_SIZE.finditer(content.partition(b"mdat")[0])]
+        sizes = [struct.unpack(">II", match[1]) for match in _ITEM_SIZE.finditer(content)]
         return max(sizes, key=lambda size: size[0] * size[1], default=None)
     if file_format == "GIF" and len(content) >= 10:
         width, height = struct.unpack_from("<HH", content, 6)
@@ -118,18 +120,58 @@ class _Jpeg(JpegImagePlugin.JpegImageFile):
         return block
 
 
-def open_header(file: io.BytesIO, file_format: str) -> ImageFile.ImageFile:
-    """Read the header of a file of any format but HEIF, without decoding its pixels."""
+class _Tiff(TiffImagePlugin.TiffImageFile):
+    """A TIFF file whose grey samples are returned as stored.
+
+    Pillow inverts white-is-zero files (TIFF 6.0, section 4) of up to 8 bits, but returns the negative of those with 16
+    bits, and refuses others. Here all of them are read as black-is-zero, and `is_white_zero` is set.
+    """
+
+    def _setup(self) -> None:
+        is_white_zero = self.tag_v2.get(_PHOTOMETRIC, 0) == 0 and 1 not in self.tag_v2.get(_EXTRA_SAMPLES, ())
+        if is_white_zero:
+            self.tag_v2[_PHOTOMETRIC] = 1
+        super()._setup()  # type: ignore[no-untyped-call,misc,unused-ignore]
+        self.is_white_zero = is_white_zero and self.mode in ("1", "L", "LA", "I", "I;16", "I;16B")
+
+    def getexif(self) -> Image.Exif:
+        """Return only the orientation: Pillow reads the rest for nothing, which takes much memory if it is hostile."""
+        exif = Image.Exif()
+        exif[_ORIENTATION] = self.tag_v2.get(_ORIENTATION, 1)
+        return exif
+
+
+def open_header(file: io.BytesIO, file_format: str, policy: Policy = "viewer") -> ImageFile.ImageFile:
+    """Read the header of a file of any format but HEIF, without decoding its pixels.
+
+    Args:
+        file: the file, positioned at its start; a JPEG is left at the end of the header of its first scan.
+        file_format: as detected.
+        policy: `published` reads TIFF files as Pillow does; `viewer` also reads what white-is-zero means.
+    """
     readers: dict[str, type[ImageFile.ImageFile]] = {
         "JPEG": _Jpeg,
         "PNG": PngImagePlugin.PngImageFile,
         "WebP": WebPImagePlugin.WebPImageFile,
         "GIF": GifImagePlugin.GifImageFile,
-        "TIFF": TiffImagePlugin.TiffImageFile,
+        "TIFF": _Tiff if policy == "viewer" else TiffImagePlugin.TiffImageFile,
         "BMP": BmpImagePlugin.BmpImageFile,
         "AVIF": AvifImagePlugin.AvifImageFile,
     }
-    return readers[file_format](file)
+    image = readers[file_format](file)
+    if file_format == "PNG" and "transparency" in image.info and image.mode in ("L", "RGB"):
+        image.info["transparency"] = _scaled_transparency(image.info["transparency"], file.getbuffer()[24])
+    return image
+
+
+def _scaled_transparency(value: Any, bits: int) -> Any:
+    """The transparent colour of a PNG file, which is stored with the file's bits per sample, with 8 bits.
+
+    Source: PNG specification (third edition), sections 11.3.1.1 (`tRNS`) and 13.12 (scaling of samples).
+    """
+    if isinstance(value, int):
+        return (value & (1 << bits) - 1) * (255 // ((1 << bits) - 1))
+    return tuple(sample >> bits - 8 for sample in value)
 
 
 def open_heif(content: bytes, name: str) -> Any:
@@ -146,13 +188,13 @@ def open_heif(content: bytes, name: str) -> Any:
 
 
 @contextlib.contextmanager
-def without_warnings(content: bytes, file_format: str) -> Iterator[None]:
-    """Silence Pillow's warnings about the files it can warn about: TIFF, GIF and animated PNG.
+def without_warnings(file_format: str) -> Iterator[None]:
+    """Silence Pillow's warnings about the files it can warn about: TIFF and GIF.
 
     Warning filters are shared by the whole process. Therefore a lock admits one thread at a time, only warnings of
     Pillow are ignored, and nothing is done for the formats of which training sets consist.
     """
-    if file_format not in ("TIFF", "GIF") and not (file_format == "PNG" and b"acTL" in content):
+    if file_format not in ("TIFF", "GIF"):
         yield
         return
     with _warnings_lock, warnings.catch_warnings():

@@ -9,6 +9,7 @@ first, as in the loaders of torchvision and WebDataset, with which the published
 is no difference; for palette images, the former order would resize palette indices.
 """
 
+import math
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -17,7 +18,9 @@ from PIL import Image
 
 from wordsight.config import Config
 from wordsight.errors import ConfigError, ImageError
-from wordsight.image.decode import MAX_PIXELS, Policy, as_pillow, decode, source_name
+from wordsight.image.decode import MAX_PIXELS, as_pillow, decode_within, source_name
+from wordsight.image.memory import BUDGET, Reservation
+from wordsight.image.policies import Policy
 from wordsight.image.source import ImageSource
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -29,6 +32,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 Decoding: TypeAlias = Literal["exact", "cropped", "scaled"]
 
 _MAX_RESIZED_PIXELS = 1 << 26
+_MAX_UNRESERVED_BYTES = 1 << 24
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -83,12 +87,7 @@ def resize_and_crop(
     """
     height, width = image.shape[:2]
     size_px = preprocessing.size_px
-    resized_width, resized_height = size_px, size_px
-    if preprocessing.resize == "shortest":
-        if width <= height:
-            resized_height = int(size_px * height / width)
-        else:
-            resized_width = int(size_px * width / height)
+    resized_width, resized_height = _resized_size(width, height, preprocessing)
     if resized_width * resized_height > _MAX_RESIZED_PIXELS:
         raise ImageError(
             f"{name}: {width} x {height} pixels would be {resized_width} x {resized_height} before the centre is "
@@ -103,6 +102,16 @@ def resize_and_crop(
         return np.array(whole.resize((size_px, height), resampling, box).resize((size_px, size_px), resampling))
     resized = whole.resize((resized_width, resized_height), resampling)
     return np.array(resized.crop((left, top, left + size_px, top + size_px)))
+
+
+def _resized_size(width: int, height: int, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Width and height of an image that is resized and not cropped yet."""
+    size_px = preprocessing.size_px
+    if preprocessing.resize == "squash":
+        return size_px, size_px
+    if width <= height:
+        return size_px, int(size_px * height / width)
+    return int(size_px * width / height), size_px
 
 
 def normalise(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
@@ -133,8 +142,13 @@ def load_pixels(
 ) -> npt.NDArray[np.uint8]:
     """Decode, resize and crop one image to (size_px, size_px, 3) uint8; arguments and errors as for `decode`."""
     min_px = preprocessing.size_px if preprocessing.decoding == "scaled" else None
-    image = decode(source, policy, max_pixels, name, min_px, padded=True)
-    return resize_and_crop(image, preprocessing, source_name(source, name))
+    with Reservation(BUDGET) as memory:
+        image = decode_within(memory, source, policy, max_pixels, name, min_px, padded=True)
+        name = source_name(source, name)
+        enlarged_bytes = 8 * math.prod(_resized_size(image.shape[1], image.shape[0], preprocessing))
+        if enlarged_bytes > max(_MAX_UNRESERVED_BYTES, 4 * image.size):  # a narrow image
+            memory.hold(enlarged_bytes, name)
+        return resize_and_crop(image, preprocessing, name)
 
 
 def preprocess(
