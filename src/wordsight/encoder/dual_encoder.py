@@ -204,7 +204,8 @@ class DualEncoder:
     @cached_property
     def tokenizer(self) -> TextTokenizer:
         """The tokenizer; built on first use."""
-        return build_tokenizer(self.card.tokenizer, self.files)
+        vocabulary_size = self.card.model.text.vocabulary_size
+        return build_tokenizer(self.card.tokenizer, self.files, vocabulary_size)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:

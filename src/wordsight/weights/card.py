@@ -15,6 +15,7 @@ from wordsight.files import read_json
 from wordsight.image import Preprocessing
 from wordsight.model import ModelConfig
 from wordsight.text import TokenizerConfig
+from wordsight.text.untrusted import MAX_FILE_BYTES
 
 __all__ = ["CARD_NAME", "CLIP_VOCABULARY_SIZE", "Card", "TokenizerConfig", "read_card", "read_tokenizer_file"]
 
@@ -22,7 +23,7 @@ CARD_NAME = "wordsight.json"
 CLIP_VOCABULARY_SIZE = 49408
 """Number of ids of the published CLIP tokenizer."""
 
-MAX_TOKENIZER_BYTES = 1 << 27
+MAX_TOKENIZER_BYTES = MAX_FILE_BYTES
 
 _MAX_CARD_BYTES = 1 << 24
 

@@ -15,6 +15,14 @@ import msgspec
 
 from wordsight.errors import WeightsError
 from wordsight.text import CONTEXT_LENGTH, TokenizerConfig, clip_tokenizer
+from wordsight.text.untrusted import (
+    CLIP_PATTERN,
+    CONTROLS_PATTERN,
+    FINAL_SIGMA_PATTERN,
+    PUNCTUATION_PATTERN,
+    SPACES_PATTERN,
+    TERMINAL_ESCAPE_PATTERN,
+)
 from wordsight.weights.formats.json_files import encode_json
 
 JSON_NAME = "tokenizer.json"
@@ -23,12 +31,6 @@ BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
 _Step = dict[str, Any]
 
-_CLIP_PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-_CONTROLS = r"[\x{0}-\x{8}\x{b}\x{e}-\x{1f}\x{7f}\x{206a}-\x{206f}\x{feff}\x{fff9}-\x{fffc}]"
-_TERMINAL_ESCAPE = r"\x{1b}\[[0-9;]*[a-zA-Z]"
-_FINAL_SIGMA = r"(?<=\p{L})Σ(?!\p{L})"
-_PUNCTUATION = r"[!-/:-@\[-`{-~]"
-_SPACES = r"\s+"
 _LOWERCASE = "Lowercase"
 _FREQUENT_CODES = (34, 38, 39, 60, 62, 96, 160, 8211, 8212, 8216, 8217, 8220, 8221, 8226, 8230)
 
@@ -36,7 +38,7 @@ _FREQUENT_CODES = (34, 38, 39, 60, 62, 96, 160, 8211, 8212, 8216, 8217, 8220, 82
 def clip_files(config: TokenizerConfig) -> dict[str, bytes]:
     """The published CLIP tokenizer as files of transformers' tokenizers, including a `tokenizer.json`."""
     vocabulary, merges = published_clip(config.context_length)
-    content = clip_json(vocabulary, merges, [*_repairs(), _regex(_FINAL_SIGMA, "ς"), {"type": _LOWERCASE}])
+    content = clip_json(vocabulary, merges, [*_repairs(), _regex(FINAL_SIGMA_PATTERN, "ς"), {"type": _LOWERCASE}])
     return {
         JSON_NAME: content,
         VOCABULARY_NAME: encode_json(vocabulary),
@@ -85,7 +87,7 @@ def without_published_clip(files: Mapping[str, bytes], where: str) -> dict[str, 
     if lowers and joined == published_merges and vocabulary in (published, _renamed(published)):
         return {name: content for name, content in kept.items() if name != JSON_NAME}
     if JSON_NAME not in files:
-        steps: list[_Step] = [{"type": "NFC"}, _regex(_SPACES, " "), {"type": _LOWERCASE}]
+        steps: list[_Step] = [{"type": "NFC"}, _regex(SPACES_PATTERN, " "), {"type": _LOWERCASE}]
         kept[JSON_NAME] = clip_json(vocabulary, joined, steps)
     return kept
 
@@ -111,7 +113,7 @@ def clip_json(vocabulary: Mapping[str, int], merges: Iterable[str], normalizers:
     special = {token: vocabulary[token] for token in (BEGIN, END) if token in vocabulary}
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    split = {"type": "Split", "pattern": {"Regex": _CLIP_PATTERN}, "behavior": "Removed", "invert": True}
+    split = {"type": "Split", "pattern": {"Regex": CLIP_PATTERN}, "behavior": "Removed", "invert": True}
     content = {
         "version": "1.0",
         "truncation": None,
@@ -161,12 +163,12 @@ def _cleaning(config: TokenizerConfig) -> list[_Step]:
     steps = _repairs() if config.repairs else []
     if config.removes_punctuation:
         steps += [_replace("_", " ")] if config.repairs else []
-        steps.append(_regex(_PUNCTUATION, ""))
+        steps.append(_regex(PUNCTUATION_PATTERN, ""))
     if config.lower_case:
-        steps += [_regex(_FINAL_SIGMA, "ς")] if config.repairs else []
+        steps += [_regex(FINAL_SIGMA_PATTERN, "ς")] if config.repairs else []
         steps.append({"type": _LOWERCASE})
     if config.repairs or config.removes_punctuation:
-        steps += [_regex(_SPACES, " "), {"type": "Strip", "strip_left": True, "strip_right": True}]
+        steps += [_regex(SPACES_PATTERN, " "), {"type": "Strip", "strip_left": True, "strip_right": True}]
     return steps
 
 
@@ -184,7 +186,13 @@ def _repairs() -> list[_Step]:
     replaced = windows | {chr(code): text for code, text in characters.items()} | quotes
     steps = [_replace("&amp;", "&")] * 3  # ftfy unescapes once, and the published cleaning twice
     steps += [_replace(old, new) for old, new in (entities | replaced).items() if old != new]
-    return [*steps, _regex(_TERMINAL_ESCAPE, ""), _regex(_CONTROLS, ""), {"type": "NFC"}, _regex(_SPACES, " ")]
+    return [
+        *steps,
+        _regex(TERMINAL_ESCAPE_PATTERN, ""),
+        _regex(CONTROLS_PATTERN, ""),
+        {"type": "NFC"},
+        _regex(SPACES_PATTERN, " "),
+    ]
 
 
 def _replace(old: str, new: str) -> _Step:
