@@ -146,7 +146,7 @@ def check_sentencepiece(content: bytes) -> None:
     """
     _require(len(content) <= MAX_FILE_BYTES, f"more than {MAX_FILE_BYTES:,} bytes")
     pieces = 0
-    for field, value in _fields(content, 0, len(content)):
+    for field, value in protocol_buffer_fields(content, 0, len(content)):
         if not isinstance(value, tuple):
             continue
         start, end = value
@@ -154,7 +154,7 @@ def check_sentencepiece(content: bytes) -> None:
             pieces += 1
             _require(end - start <= MAX_TOKEN_BYTES, f"a piece of over {MAX_TOKEN_BYTES:,} bytes")
         elif field in (3, 5):  # the normalizer and the denormalizer
-            for inner, span in _fields(content, start, end):
+            for inner, span in protocol_buffer_fields(content, start, end):
                 if inner == 2 and isinstance(span, tuple):
                     _check_character_map(content[span[0] : span[1]])
         elif field == 4:
@@ -317,8 +317,17 @@ def _check_character_map(content: bytes) -> int:
     return max(1, longest)
 
 
-def _fields(content: bytes, start: int, end: int) -> Iterator[tuple[int, int | tuple[int, int]]]:
-    """The fields of a protocol buffer: their numbers, with the value of an integer or the span of bytes."""
+def protocol_buffer_fields(content: Any, start: int, end: int) -> Iterator[tuple[int, int | tuple[int, int]]]:
+    """The fields of a protocol buffer: their numbers, with the value of an integer or the span of bytes.
+
+    Args:
+        content: bytes, or a file mapped into memory.
+        start: first byte of the message.
+        end: first byte after the message.
+
+    Raises:
+        ValueError: the message is broken.
+    """
     position = start
     while position < end:
         tag, position = _varint(content, position, end)
@@ -338,7 +347,7 @@ def _fields(content: bytes, start: int, end: int) -> Iterator[tuple[int, int | t
         position += length
 
 
-def _varint(content: bytes, position: int, end: int) -> tuple[int, int]:
+def _varint(content: Any, position: int, end: int) -> tuple[int, int]:
     value = shift = 0
     while position < end and shift < 64:
         byte = content[position]
