@@ -87,7 +87,7 @@ def test_saving_an_exported_model_is_refused_with_advice(pair: tuple[DualEncoder
     ("name", "content", "message"),
     [
         ("image.onnx", None, r"image\.onnx: no such file; export the model again"),
-        ("text.onnx", b"no graph", r"text\.onnx: ONNX Runtime cannot open it: .*; export it again"),
+        ("text.onnx", b"no graph", r"text\.onnx: not a graph that wordsight runs: .*; export it again"),
         ("exported.json", b"{", r"exported\.json: not JSON"),
         ("exported.json", b'{"scale": 1, "bias": 0, "weight": "x"}', "did you mean 'weights'"),
     ],

@@ -1,8 +1,8 @@
 """Import the peer libraries with the installed torch.
 
 open_clip and timm require torchvision, which may install another torch. Both are therefore installed without their
-dependencies, and the stand-in for torchvision in this module satisfies their imports. None of torchvision's behaviour
-is needed: calling a transform would fail.
+dependencies, and the stand-in for torchvision in this module satisfies their imports. Of torchvision, it implements
+the transforms of open_clip's evaluation, as documented (see test_preprocessing_parity.py).
 """
 
 import enum
@@ -14,7 +14,9 @@ import types
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 _SUBMODULES = (
     "transforms",
@@ -33,7 +35,7 @@ class _AnyName(types.ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return type(name, (), {})
+        return type(name, (), {"__init__": lambda self, *arguments, **options: None})
 
 
 class _InterpolationMode(enum.Enum):
@@ -43,6 +45,51 @@ class _InterpolationMode(enum.Enum):
     BOX = "box"
     HAMMING = "hamming"
     LANCZOS = "lanczos"
+
+
+class _Compose:
+    def __init__(self, transforms: list[Any]) -> None:
+        self.transforms = transforms
+
+    def __call__(self, image: Any) -> Any:
+        for transform in self.transforms:
+            image = transform(image)
+        return image
+
+
+class _Resize:
+    def __init__(self, size: Any, interpolation: _InterpolationMode = _InterpolationMode.BILINEAR) -> None:
+        self.size, self.resample = size, {"bilinear": 2, "bicubic": 3}[interpolation.value]
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        if not isinstance(self.size, int):
+            height, width = self.size
+            return image.resize((width, height), self.resample)
+        width, height = image.size
+        if width <= height:
+            return image.resize((self.size, int(self.size * height / width)), self.resample)
+        return image.resize((int(self.size * width / height), self.size), self.resample)
+
+
+class _CenterCrop:
+    def __init__(self, size: Any) -> None:
+        self.height, self.width = (size, size) if isinstance(size, int) else size
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        left, top = round((image.width - self.width) / 2.0), round((image.height - self.height) / 2.0)
+        return image.crop((left, top, left + self.width, top + self.height))
+
+
+def _to_tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255)
+
+
+class _Normalize:
+    def __init__(self, mean: Any, std: Any) -> None:
+        self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        return (pixels - self.mean) / self.std
 
 
 def _stand_in_for_torchvision() -> None:
@@ -62,6 +109,9 @@ def _stand_in_for_torchvision() -> None:
         sys.modules[f"torchvision.{name}"] = module
         parent, _, leaf = f"torchvision.{name}".rpartition(".")
         setattr(sys.modules[parent], leaf, module)
+    for transform in (_Compose, _Resize, _CenterCrop, _Normalize):
+        setattr(sys.modules["torchvision.transforms"], transform.__name__.removeprefix("_"), transform)
+    sys.modules["torchvision.transforms.functional"].to_tensor = _to_tensor  # type: ignore[attr-defined]
     sys.modules["torchvision.transforms"].InterpolationMode = _InterpolationMode  # type: ignore[attr-defined]
     sys.modules["torchvision.transforms.functional"].InterpolationMode = _InterpolationMode  # type: ignore[attr-defined]
 

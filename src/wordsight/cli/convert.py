@@ -70,4 +70,12 @@ def _describe(certificate: "Certificate", out: Path, target: str) -> str:
     if certificate.crop:
         lines.append(f"  crop    {certificate.crop}: shifted by one pixel if an image's margin is odd")
     lines.append(f"  {certificate.ids} token ids differ; details in {out / 'certificate.json'}")
+    if certificate.unchecked:
+        lines.append(f"  only wordsight has read these files: {certificate.unchecked}")
+    if certificate.library:
+        differences = max(certificate.library_images, certificate.library_texts)
+        lines.append(f"  opened by {certificate.library}: maximum difference {differences:.3g}")
+    if certificate.differing_texts:
+        texts = ", ".join(map(ascii, certificate.differing_texts))
+        lines.append(f"  {certificate.library} cleans some texts differently, such as {texts}")
     return "\n".join(lines)

@@ -209,7 +209,8 @@ class DualEncoder:
     @cached_property
     def tokenizer(self) -> TextTokenizer:
         """The tokenizer; built on first use."""
-        return build_tokenizer(self.card.tokenizer, self.files)
+        vocabulary_size = self.card.model.text.vocabulary_size
+        return build_tokenizer(self.card.tokenizer, self.files, vocabulary_size)
 
     @property
     def fingerprint(self) -> Fingerprint:

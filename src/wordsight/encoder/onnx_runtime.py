@@ -11,11 +11,13 @@ from wordsight.encoder.batch_sizes import batch_sizes
 from wordsight.encoder.runtime import Embeddings, require_finite
 from wordsight.errors import MissingExtraError, WeightsError
 from wordsight.image import normalise
+from wordsight.weights.formats.onnx_check import check_graph
 from wordsight.weights.formats.onnx_directory import IMAGE_NAME, TEXT_NAME, read_exported
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+_MAX_REASON_LENGTH = 200
 _WARNINGS_OFF = 3  # ONNX Runtime's severities: 2 is warning, 3 is error
 
 
@@ -70,10 +72,12 @@ class OnnxRuntime:
 
     @cached_property
     def _image_session(self) -> "InferenceSession":
+        check_graph(self._directory / IMAGE_NAME, self.card, is_image=True)
         return _open_session(self._directory / IMAGE_NAME, self._num_threads)
 
     @cached_property
     def _text_session(self) -> "InferenceSession":
+        check_graph(self._directory / TEXT_NAME, self.card, is_image=False)
         return _open_session(self._directory / TEXT_NAME, self._num_threads)
 
 
@@ -88,10 +92,17 @@ def _open_session(path: Path, num_threads: int) -> "InferenceSession":
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library's errors have no common base class
-        reason = str(error).splitlines()[0]
+        reason = _reason(error)
         raise WeightsError(f"{path}: ONNX Runtime cannot open it: {reason}; export it again") from error
 
 
 def _run(session: "InferenceSession", value: NDArray[np.float32] | NDArray[np.int32]) -> Embeddings:
-    (embeddings,) = session.run(None, {session.get_inputs()[0].name: value})
+    try:
+        (embeddings,) = session.run(None, {session.get_inputs()[0].name: value})
+    except Exception as error:  # the library's errors have no common base class
+        raise WeightsError(f"the ONNX graph cannot be run: {_reason(error)}; export the model again") from error
     return require_finite(np.asarray(embeddings, np.float32))
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:_MAX_REASON_LENGTH] or type(error).__name__

@@ -5,11 +5,15 @@ change is recognised by three string methods implemented in C and skips it. Test
 """
 
 import html
+import itertools
 import re
+import unicodedata
 from collections.abc import Sequence
 
 TEXT_SEPARATOR = "\0"
 """A word that no cleaned text contains: ftfy removes NUL, and `&#0;` unescapes to U+FFFD."""
+
+_MAX_MARKS = 256
 
 # html.unescape parses the number with int(), which Python limits (sys.set_int_max_str_digits accepts 640 or more).
 _LONG_NUMERIC_ENTITY = re.compile("&#[0-9]{640,};?")
@@ -35,7 +39,7 @@ def repair(text: str) -> str:
     """
     import ftfy
 
-    return _unescape(_unescape(ftfy.fix_text(text)))
+    return _unescape(_unescape(ftfy.fix_text(_order_marks(text))))
 
 
 def split_words(texts: Sequence[str]) -> list[str]:
@@ -49,6 +53,23 @@ def split_words(texts: Sequence[str]) -> list[str]:
     if is_plain("".join(texts)):
         return f" {TEXT_SEPARATOR} ".join(texts).lower().split()
     return f" {TEXT_SEPARATOR} ".join([(text if is_plain(text) else repair(text)).lower() for text in texts]).split()
+
+
+def _order_marks(text: str) -> str:
+    """Order long runs of combining marks canonically; NFC does it too, but in quadratic time (ten thousand: 0.3 s)."""
+    if len(text) <= _MAX_MARKS or text.isascii():
+        return text
+    parts: list[str] = []
+    for are_marks, run in itertools.groupby(text, lambda character: unicodedata.combining(character) != 0):
+        marks = "".join(run)
+        if are_marks and len(marks) > _MAX_MARKS:
+            marks = "".join(sorted(map(_decompose, marks), key=lambda mark: unicodedata.combining(mark[0])))
+        parts.append(marks)
+    return "".join(parts)
+
+
+def _decompose(character: str) -> str:
+    return unicodedata.normalize("NFD", character)
 
 
 def _unescape(text: str) -> str:

@@ -16,13 +16,13 @@ import numpy as np
 from wordsight.config import Config
 from wordsight.errors import ConfigError, TextError
 from wordsight.text.cleaning import repair
-from wordsight.text.tokenizer import CONTEXT_LENGTH, as_list, clip_tokenizer, describe
+from wordsight.text.tokenizer import CONTEXT_LENGTH, MAX_CHARACTERS, as_list, check_length, clip_tokenizer, describe
+from wordsight.text.vocabularies import parse
 
 Family = Literal["clip", "sentencepiece", "tokenizers"]
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_SENTENCEPIECE_SPACE = "\u2581"
 
 
 class TokenizerConfig(Config, frozen=True):
@@ -84,6 +84,9 @@ class TokenizerConfig(Config, frozen=True):
         return [id for id in (self.begin_id, self.end_id) if id is not None]
 
 
+MAX_VOCABULARY_SIZE = 1 << 24
+"""Larger than any published vocabulary; an id is stored as int32."""
+
 _FILE_KEY_DEFAULTS: dict[str, Any] = {
     "begin_id": None,
     "end_id": None,
@@ -110,12 +113,15 @@ class TextTokenizer(Protocol):
     def __call__(self, texts: str | Sequence[str], truncate: bool = True) -> np.ndarray: ...  # noqa: D102
 
 
-def build_tokenizer(config: TokenizerConfig, files: Mapping[str, bytes]) -> TextTokenizer:
+def build_tokenizer(
+    config: TokenizerConfig, files: Mapping[str, bytes], vocabulary_size: int | None = None
+) -> TextTokenizer:
     """Build the tokenizer that a card describes.
 
     Args:
         config: the table `[tokenizer]` of the card.
         files: file contents by name, including `config.file`; not used for the family `clip`.
+        vocabulary_size: rows of the model's token embedding; ids beyond it are an error. By default any id is valid.
 
     Raises:
         ConfigError: the file is missing, has another hash than the card states, or cannot be parsed.
@@ -127,7 +133,7 @@ def build_tokenizer(config: TokenizerConfig, files: Mapping[str, bytes]) -> Text
     content = files[config.file]
     if config.file_sha256 and hashlib.sha256(content).hexdigest() != config.file_sha256:
         raise ConfigError(f"{config.file}: its SHA-256 differs from the one in the card; download it again")
-    return FileTokenizer(config, content)
+    return FileTokenizer(config, content, vocabulary_size)
 
 
 class FileTokenizer:
@@ -136,20 +142,23 @@ class FileTokenizer:
     Args:
         config: its family is `sentencepiece` or `tokenizers`.
         content: the bytes of the tokenizer's file.
+        vocabulary_size: see `build_tokenizer`.
 
     Raises:
         ConfigError: the file cannot be parsed.
     """
 
-    def __init__(self, config: TokenizerConfig, content: bytes) -> None:
+    def __init__(self, config: TokenizerConfig, content: bytes, vocabulary_size: int | None = None) -> None:
         self.config = config
+        self._max_id = (vocabulary_size or MAX_VOCABULARY_SIZE) - 1
         self.context_length = config.context_length
         self._content = content
-        self._vocabulary = _parse(config, content)
+        # if texts are repaired, str.lower is applied first, which unlike the library has a rule for a final sigma
+        self._vocabulary = parse(config.family, config.file, content, config.lower_case and not config.repairs)
         self._clean = _build_cleaner(config)
 
-    def __reduce__(self) -> tuple[type["FileTokenizer"], tuple[TokenizerConfig, bytes]]:
-        return FileTokenizer, (self.config, self._content)
+    def __reduce__(self) -> tuple[type["FileTokenizer"], tuple[TokenizerConfig, bytes, int]]:
+        return FileTokenizer, (self.config, self._content, self._max_id + 1)
 
     @property
     def vocabulary_size(self) -> int:
@@ -174,7 +183,7 @@ class FileTokenizer:
         """
         if not isinstance(text, str):
             raise TextError(f"expected a string, found {describe(text)}")
-        return self._vocabulary.encode([self._clean(text)])[0]
+        return self._checked(self._vocabulary.encode([self._clean(check_length(text))])[0])
 
     def decode(self, ids: Iterable[int]) -> str:
         """Decode the ids of one text with the library of the family, without begin, end and padding.
@@ -202,101 +211,31 @@ class FileTokenizer:
         Raises:
             TextError: an item is not a string, or a text is too long and `truncate` is false; the message names the
                 row.
+            ConfigError: the file yields ids that the model does not have.
         """
         config, listed = self.config, as_list(texts)
+        read = [text[:MAX_CHARACTERS] for text in listed]
         rows = np.full((len(listed), config.context_length), config.pad_id, dtype=np.int32)
         begin, end = ([] if id is None else [id] for id in (config.begin_id, config.end_id))
         max_text_ids = config.context_length - len(begin) - len(end)
-        for row, ids in enumerate(self._vocabulary.encode([self._clean(text) for text in listed])):
-            if len(ids) > max_text_ids and not truncate:
+        for row, ids in enumerate(self._vocabulary.encode([self._clean(text) for text in read])):
+            if (len(ids) > max_text_ids or len(listed[row]) > MAX_CHARACTERS) and not truncate:
                 raise TextError(
                     f"text {row}, {describe(listed[row])}: {len(ids) + len(begin) + len(end)} ids with begin and end, "
                     f"the context has {config.context_length}; shorten it or pass truncate=True"
                 )
-            filled = [*begin, *ids[:max_text_ids], *end]
+            filled = [*begin, *self._checked(ids[:max_text_ids]), *end]
             start = 0 if config.padding_side == "right" else config.context_length - len(filled)
             rows[row, start : start + len(filled)] = filled
         return rows
 
-
-class _SentencePieceVocabulary:
-    """A sentencepiece model; a control symbol that is written out in a text is treated as ordinary characters."""
-
-    def __init__(self, config: TokenizerConfig, content: bytes) -> None:
-        from sentencepiece import SentencePieceProcessor
-
-        try:
-            self._processor: Any = SentencePieceProcessor(model_proto=content)
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise _parse_error(config, error) from error
-        self.size: int = self._processor.get_piece_size()
-        if not self.size:
-            raise _parse_error(config, ValueError("no pieces"))
-
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        # transformers treats a literal U+2581 in a text as a space; sentencepiece adds its own
-        return [self._processor.encode(text.replace(_SENTENCEPIECE_SPACE, " ")) for text in texts]
-
-    def decode(self, ids: list[int]) -> str:
-        return str(self._processor.decode(ids))
-
-    def id_of(self, token: str) -> int | None:
-        id = int(self._processor.piece_to_id(token))
-        return id if self._processor.id_to_piece(id) == token else None
-
-    def symbol_of(self, id: int) -> str:
-        return str(self._processor.id_to_piece(id))
-
-    def added_ids(self) -> None:
-        """Return None: a sentencepiece model does not state which ids are added to a text."""
-
-    def is_unused(self, id: int) -> bool:
-        piece = self._processor.id_to_piece(id)
-        return self._processor.is_control(id) or self._processor.is_unused(id) or piece.startswith("<extra_id_")
-
-
-class _JsonVocabulary:
-    """A `tokenizer.json`; its begin and end tokens, padding and truncation are ignored in favour of the card's."""
-
-    def __init__(self, config: TokenizerConfig, content: bytes) -> None:
-        from tokenizers import Tokenizer, normalizers
-
-        try:
-            self._tokenizer = Tokenizer.from_buffer(content)
-        except Exception as error:  # the library raises plain Exception
-            raise _parse_error(config, error) from error
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        if config.lower_case and not config.repairs:  # unlike str.lower, the library has no rule for a final sigma
-            lower = normalizers.Lowercase()
-            normalizer = self._tokenizer.normalizer
-            self._tokenizer.normalizer = normalizers.Sequence([lower, normalizer] if normalizer else [lower])
-        self.size: int = self._tokenizer.get_vocab_size()
-
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
-
-    def decode(self, ids: list[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
-
-    def id_of(self, token: str) -> int | None:
-        return self._tokenizer.token_to_id(token)
-
-    def is_unused(self, id: int) -> bool:
-        token = self._tokenizer.id_to_token(id)
-        return token is None or token.startswith("<extra_id_")
-
-    def symbol_of(self, id: int) -> str:
-        return str(self._tokenizer.id_to_token(id))
-
-    def added_ids(self) -> tuple[list[int], list[int]]:
-        """Return the ids that the file's post-processor adds before and after a text."""
-        text_ids = self._tokenizer.encode("a", add_special_tokens=False).ids
-        all_ids = self._tokenizer.encode("a", add_special_tokens=True).ids
-        for start in range(len(all_ids) - len(text_ids) + 1):
-            if all_ids[start : start + len(text_ids)] == text_ids:
-                return all_ids[:start], all_ids[start + len(text_ids) :]
-        return [], []
+    def _checked(self, ids: list[int]) -> list[int]:
+        if max(ids, default=0) > self._max_id:
+            raise ConfigError(
+                f"{self.config.file}: id {max(ids)} is beyond the model's vocabulary of {self._max_id + 1}; "
+                "the file belongs to another model"
+            )
+        return ids
 
 
 class TokenizerFile:
@@ -318,8 +257,7 @@ class TokenizerFile:
     def __init__(self, family: Family, name: str, content: bytes) -> None:
         self.name = name
         self.sha256 = hashlib.sha256(content).hexdigest()
-        config = TokenizerConfig(family=family, file=name)
-        self._vocabulary = _parse(config, content)
+        self._vocabulary = parse(family, name, content)
 
     def id_of(self, token: str) -> int:
         """Return the id of a token.
@@ -358,11 +296,6 @@ class TokenizerFile:
         return (before[0] if before else None), (after[0] if after else None)
 
 
-def _parse(config: TokenizerConfig, content: bytes) -> "_SentencePieceVocabulary | _JsonVocabulary":
-    parse = _SentencePieceVocabulary if config.family == "sentencepiece" else _JsonVocabulary
-    return parse(config, content)
-
-
 def _build_cleaner(config: TokenizerConfig) -> Callable[[str], str]:
     """Return the function that cleans a text before it is encoded.
 
@@ -385,8 +318,3 @@ def _build_cleaner(config: TokenizerConfig) -> Callable[[str], str]:
         return " ".join(text.translate(_NO_PUNCTUATION).split()) if config.removes_punctuation else text
 
     return clean_repaired if config.repairs else clean
-
-
-def _parse_error(config: TokenizerConfig, error: Exception) -> ConfigError:
-    reason = " ".join(str(error).split())[:200]
-    return ConfigError(f"{config.file}: not a tokenizer of the {config.family} library: {reason}; download it again")

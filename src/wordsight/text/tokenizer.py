@@ -18,6 +18,15 @@ from wordsight.text.byte_pairs import BytePairEncoder, clip_encoder
 CONTEXT_LENGTH = 77
 """The context length of the published models: ids per text, including begin and end."""
 
+MAX_CHARACTERS = 1 << 16
+"""Characters of a text that are read for one row of ids; the rest of a longer text is truncated with its ids.
+
+ftfy takes up to 30 microseconds for a character (line feeds, ligatures), so a row takes at most about 2 seconds.
+"""
+
+MAX_ENCODED_CHARACTERS = 1 << 19
+"""Characters of a text that is encoded to ids of any number; it takes at most about 15 seconds."""
+
 _ID_BYTES = 2
 _MAX_QUOTED_CHARACTERS = 40
 
@@ -66,7 +75,7 @@ class Tokenizer:
         """
         if not isinstance(text, str):
             raise TextError(f"expected a string, found {describe(text)}")
-        ids: list[int] = np.frombuffer(self.encoder.pack([text])[0], np.uint16).tolist()
+        ids: list[int] = np.frombuffer(self.encoder.pack([check_length(text)])[0], np.uint16).tolist()
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -99,7 +108,7 @@ class Tokenizer:
         row_bytes = self.context_length * _ID_BYTES
         max_text_bytes = row_bytes - len(begin) - len(end)
         listed = as_list(texts)
-        packed = self.encoder.pack(listed)
+        packed = self.encoder.pack([text[:MAX_CHARACTERS] for text in listed])
         if not truncate:
             self._check_lengths(listed, packed, max_text_bytes)
         rows = [(begin + ids[:max_text_bytes] + end).ljust(row_bytes, b"\0") for ids in packed]
@@ -107,7 +116,7 @@ class Tokenizer:
 
     def _check_lengths(self, texts: list[str], packed: list[bytes], max_text_bytes: int) -> None:
         for row, ids in enumerate(packed):
-            if len(ids) > max_text_bytes:
+            if len(ids) > max_text_bytes or len(texts[row]) > MAX_CHARACTERS:
                 raise TextError(
                     f"text {row}, {describe(texts[row])}: {len(ids) // _ID_BYTES + 2} ids with begin and end, "
                     f"the context has {self.context_length}; shorten it or pass truncate=True"
@@ -166,6 +175,19 @@ def as_list(texts: object) -> list[str]:
         if not isinstance(text, str):
             raise TextError(f"text {row}: expected a string, found {describe(text)}")
     return listed
+
+
+def check_length(text: str) -> str:
+    """Return a text of bounded length.
+
+    Raises:
+        TextError: it has more than `MAX_ENCODED_CHARACTERS`.
+    """
+    if len(text) > MAX_ENCODED_CHARACTERS:
+        raise TextError(
+            f"text {describe(text)}: {len(text):,} characters, expected at most {MAX_ENCODED_CHARACTERS:,}; shorten it"
+        )
+    return text
 
 
 def describe(value: object) -> str:

@@ -15,6 +15,7 @@ from wordsight.files import read_json, read_limited
 from wordsight.image import Preprocessing
 from wordsight.model import ModelConfig
 from wordsight.text import TokenizerConfig
+from wordsight.text.untrusted import MAX_FILE_BYTES
 from wordsight.weights.mistaken import mistaken_for_text
 
 __all__ = ["CARD_NAME", "CLIP_VOCABULARY_SIZE", "Card", "TokenizerConfig", "read_card", "read_tokenizer_file"]
@@ -23,8 +24,7 @@ CARD_NAME = "wordsight.json"
 CLIP_VOCABULARY_SIZE = 49408
 """Number of ids of the published CLIP tokenizer."""
 
-MAX_TOKENIZER_BYTES = 1 << 27
-"""Upper limit of a tokenizer file; the largest published one (SigLIP 2, 256,000 tokens) has 34 MB."""
+MAX_TOKENIZER_BYTES = MAX_FILE_BYTES
 
 MAX_CARD_BYTES = 1 << 24
 """Upper limit of a card; a published one has 4 kB, and the scores of a training run may follow."""

@@ -1,8 +1,9 @@
 """Proof that a written model computes the same outputs as its source, stored next to the written files.
 
-Two comparisons are made. The towers are compared on fixed pixels and token ids, drawn by Philox: these need no image
+Three comparisons are made. The towers are compared on fixed pixels and token ids, drawn by Philox: these need no image
 and no tokenizer, so every model has a certificate. Preprocessing and tokenizer of the written files are compared with
-those of the source on a fixed image and fixed sentences.
+those of the source on a fixed image and fixed sentences. Finally the target's own library, if it is installed, opens
+the written files (`target_library.py`).
 """
 
 from collections.abc import Mapping
@@ -23,6 +24,8 @@ from wordsight.weights.checkpoint import Checkpoint
 
 CERTIFICATE_NAME = "certificate.json"
 TOLERANCE = 1e-5
+LIBRARY_TOLERANCE = 1e-4
+"""For unit-length embeddings of another implementation, which sums in another order; its cosine error is below 1e-8."""
 
 SENTENCES = (
     "a photo of a cat",
@@ -30,7 +33,26 @@ SENTENCES = (
     "a diagram with 12 parts (fig. 3)",
     "crème brûlée   in a caf\u00e9",
     "one two three four five six seven eight nine ten " * 12,
+    "UPPER, lower & it's (mixed)?!",
+    "",
 )
+"""Texts whose ids must be the same everywhere."""
+
+HARD_TEXTS = (
+    "don\u2019t \u201cstop\u201d",
+    "  white \t space\n runs  ",
+    "a \U0001f63a and \U0001f469\u200d\U0001f680 in space",
+    "\u4e00\u53ea\u732b\uff0c\uff21\uff22\uff23\uff01",
+    "cats &amp; dogs &eacute; &#39;s &lt;b&gt;",
+    "\ufb01re \ufb02ies, cafe\u0301",
+    "\u039f\u0394\u039f\u03a3 \u0130stanbul",
+    "snake_case __init__",
+    "a\x00b\x1b[31mc",
+    "cafÃ© itâ€™s",
+    "&#65;&#x42; R&ampD",
+    "</s> <eos> <|endoftext|> <end_of_text>",
+)
+"""Texts that a library may clean differently; the certificate lists those with other ids."""
 
 _SEED = 20210226  # the day on which the CLIP paper was submitted
 
@@ -48,6 +70,13 @@ class Certificate(Config, frozen=True):
         crop: how the rounding of an odd crop margin changed, such as `round to floor`, if the target format prescribes
             another one; `pixels` is measured with the source's rounding.
         tolerance: upper limit for `images`, `texts`, `scale` and `pixels`; `ids` must be 0.
+        library: the target's own library that opened the written files, with its version; empty if none did.
+        unchecked: why no library opened them, so that only wordsight has read them; empty for the format wordsight.
+        library_images: like `images`, from the library and its own preprocessing, on images of several modes and sizes.
+        library_texts: like `texts`, from the library and its own tokenizer, on the texts whose ids are the same.
+        library_pixels: like `pixels`, from the library.
+        library_ids: number of fixed sentences that have other ids in the library.
+        differing_texts: other texts with other ids in the library, which cleans them differently.
     """
 
     target: str
@@ -58,11 +87,24 @@ class Certificate(Config, frozen=True):
     ids: int = 0
     crop: str = ""
     tolerance: float = TOLERANCE
+    library: str = ""
+    unchecked: str = ""
+    library_images: float = 0.0
+    library_texts: float = 0.0
+    library_pixels: float = 0.0
+    library_ids: int = 0
+    differing_texts: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
         """Whether all differences are within the tolerance; NaN is not."""
         return self.ids == 0 and all(d <= self.tolerance for d in (self.images, self.texts, self.scale, self.pixels))
+
+    @property
+    def library_agrees(self) -> bool:
+        """Whether the differences of the library, if one opened the files, are within the tolerance."""
+        differences = (self.library_images, self.library_texts, self.library_pixels)
+        return self.library_ids == 0 and all(difference <= LIBRARY_TOLERANCE for difference in differences)
 
     def require(self, out: object) -> None:
         """Refuse a conversion that changed the model.
@@ -79,6 +121,13 @@ class Certificate(Config, frozen=True):
                 f"images differ by {self.images:.2g}, texts by {self.texts:.2g}, scale by {self.scale:.2g}, "
                 f"pixels by {self.pixels:.2g} and {self.ids} token ids; "
                 f"expected at most {self.tolerance:g} and 0: please report this as a bug"
+            )
+        if not self.library_agrees:
+            raise WeightsError(
+                f"{out}: not written, because {self.library} computes different values from the {self.target} files: "
+                f"images differ by {self.library_images:.2g}, texts by {self.library_texts:.2g}, pixels by "
+                f"{self.library_pixels:.2g} and the ids of {self.library_ids} texts; expected at most "
+                f"{LIBRARY_TOLERANCE:g} and 0: choose another format, and please report this as a bug"
             )
 
     def as_json(self) -> bytes:

@@ -2,16 +2,18 @@
 
     openai       model.pt, a state dict that OpenAI's code can read
     open_clip    open_clip_config.json, open_clip_model.safetensors
-    hf           config.json, preprocessor_config.json, model.safetensors, for transformers' CLIPModel or SiglipModel
+    hf           config.json, preprocessor_config.json, model.safetensors and the tokenizer, for transformers' CLIPModel
+                 or SiglipModel
     onnx         image.onnx, text.onnx, wordsight.json
     wordsight    wordsight.json, model.safetensors
 
 For every target except ONNX, the written files are read again before the output directory appears. If the card that is
 read back differs, the format cannot represent the model, and the conversion is refused with the key that would be lost.
-Then the outputs of both models are compared (`certificate.py`). The directory appears complete, including
-`certificate.json`, or not at all.
+Then the outputs of both models are compared (`certificate.py`), and those of the target's own library, if it is
+installed (`target_library.py`). The directory appears complete, including `certificate.json`, or not at all.
 """
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.formats.onnx_directory import Exported, write_beside_graphs
 from wordsight.weights.formats.registry import FORMATS
 from wordsight.weights.formats.wordsight import hash_weights
+from wordsight.weights.target_library import with_library
 
 ONNX = "onnx"
 TARGETS = (*FORMATS, ONNX)
@@ -35,6 +38,9 @@ TARGETS = (*FORMATS, ONNX)
 
 _IMPLIED_KEY = "preprocessing.crop"
 """The rounding of an odd crop margin, which a format may prescribe; the certificate reports a change."""
+
+_CLEANING_KEYS = {f"tokenizer.{key}" for key in ("lower_case", "removes_punctuation", "repairs", "file", "file_sha256")}
+"""Keys that `--to hf` makes part of a `tokenizer.json`; the certificate compares the ids."""
 
 _PROVENANCE_KEYS = {"name", "source", "licence", "weights_sha256", "training", "format"}
 """Keys of a card that do not affect embeddings and that other formats cannot store."""
@@ -86,7 +92,8 @@ def _write(checkpoint: Checkpoint, model: CLIP, directory: Path, target: str) ->
         reason = str(error).replace(str(directory), target)
         raise WeightsError(f"{target} cannot represent this model: {reason}") from error
     _require_same_card(checkpoint.card, written.card, target)
-    return compare(target, checkpoint, model, written, written.build(str(directory)))
+    certificate = compare(target, checkpoint, model, written, written.build(str(directory)))
+    return with_library(certificate, directory, checkpoint, model, written.card)
 
 
 def _require_same_card(card: Card, written: Card, target: str) -> None:
@@ -99,8 +106,9 @@ def _require_same_card(card: Card, written: Card, target: str) -> None:
     before, after = (
         {key: value for key, value in plain(each).items() if key not in _PROVENANCE_KEYS} for each in (card, written)
     )
+    in_file = _CLEANING_KEYS if target == "hf" and card.tokenizer.family == "tokenizers" else ()
     for key in differing_keys(before, after):
-        if key == _IMPLIED_KEY:
+        if key == _IMPLIED_KEY or key in in_file:
             continue
         raise WeightsError(
             f"{target} cannot represent {key} {_value(before, key)!r}: its files would be read with "
@@ -126,4 +134,5 @@ def _write_onnx(checkpoint: Checkpoint, model: CLIP, directory: Path) -> Certifi
     written = Checkpoint(checkpoint.tensors, card, read_tokenizer_file(directory, card))
     images, texts = max_differences(model, directory)
     certificate = compare(ONNX, checkpoint, model, written, model)
-    return msgspec.structs.replace(certificate, images=images, texts=texts)
+    library = f"onnxruntime {version('onnxruntime')}"  # `images` and `texts` are its outputs
+    return msgspec.structs.replace(certificate, images=images, texts=texts, library=library)

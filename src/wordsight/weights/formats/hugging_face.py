@@ -24,12 +24,14 @@ from wordsight.weights.formats.json_files import read_json_object, write_json
 from wordsight.weights.formats.key_layouts import Layout, to_ours, to_theirs
 from wordsight.weights.formats.state_dict import read_first_state_dict, with_averaged
 from wordsight.weights.formats.tokenizer_files import (
+    has_vocabulary,
     is_siglip_tokenizer,
     read_settings,
     read_tokenizer,
     tokenizer_files,
     write_tokenizer,
 )
+from wordsight.weights.formats.tokenizer_json import END, without_published_clip
 
 CONFIG_NAME = "config.json"
 PREPROCESSOR_NAMES = ("preprocessor_config.json", "processor_config.json")
@@ -60,6 +62,8 @@ def read_hugging_face(
     config, files = read_json_object(path), tokenizer_files(directory)
     try:
         model, layout = read_model(config, str(path))
+        if model.text.vocabulary_size == CLIP_VOCABULARY_SIZE:
+            files = without_published_clip(files, str(directory))
         card = Card(
             name=directory.name,
             model=model,
@@ -116,7 +120,7 @@ def write_hugging_face(checkpoint: Checkpoint, model: CLIP, directory: Path) -> 
     write_json(directory / CONFIG_NAME, files.config)
     write_json(directory / PREPROCESSOR_NAMES[0], files.preprocessor)
     write_safetensors(directory / WEIGHTS_NAMES[0], files.tensors, {"format": "pt"})
-    write_tokenizer(checkpoint, directory)
+    write_tokenizer(checkpoint, directory, _processor_of(layout_for(checkpoint.card.model)))
 
 
 def layout_for(model: ModelConfig) -> Layout:
@@ -168,9 +172,10 @@ def _preprocessor(directory: Path) -> tuple[dict[str, Any], str]:
 
 def _tokenizer(model: ModelConfig, layout: Layout, files: Mapping[str, bytes], where: str) -> TokenizerConfig:
     text = model.text
-    if text.vocabulary_size == CLIP_VOCABULARY_SIZE:
+    if text.vocabulary_size == CLIP_VOCABULARY_SIZE and not has_vocabulary(files):
         return TokenizerConfig(context_length=text.context_length)
-    tokenizer = read_tokenizer(files, text.context_length, text.vocabulary_size, where)
+    pad_token = END if layout == "hugging_face_clip" else None
+    tokenizer = read_tokenizer(files, text.context_length, text.vocabulary_size, where, pad_token)
     if layout == "hugging_face_clip":
         return tokenizer
     settings = read_settings(files, where)
@@ -242,5 +247,12 @@ def _preprocessor_of(images: Preprocessing, layout: Layout) -> dict[str, Any]:
         "image_std": list(images.std),
         "do_convert_rgb": True,
     }
-    prefix = "Siglip" if layout == "hugging_face_siglip" else "CLIP"
-    return settings | {"image_processor_type": f"{prefix}ImageProcessor"}
+    processor = _processor_of(layout)
+    return settings | {
+        "image_processor_type": processor.replace("Processor", "ImageProcessor"),
+        "processor_class": processor,
+    }
+
+
+def _processor_of(layout: Layout) -> str:
+    return "SiglipProcessor" if layout == "hugging_face_siglip" else "CLIPProcessor"

@@ -23,6 +23,7 @@ from wordsight.cache import cache_directory
 from wordsight.errors import ConfigError, MissingExtraError
 from wordsight.files import atomic_directory
 from wordsight.model import ModifiedResNetConfig, ResidualConfig
+from wordsight.weights.formats.onnx_check import check_graph
 from wordsight.weights.formats.onnx_directory import (
     IMAGE_NAME,
     MAX_INLINE_BYTES,
@@ -71,6 +72,7 @@ def int8_directory(directory: Path) -> Path:
     if not is_intact(out):
         with atomic_directory(out.absolute()) as partial:
             for name in (IMAGE_NAME, TEXT_NAME):
+                check_graph(directory / name, card, is_image=name == IMAGE_NAME)
                 quantise(directory / name, partial / name)
             write_beside_graphs(partial, card, msgspec.structs.replace(exported, precision="int8"), content.files)
     return out

@@ -17,7 +17,7 @@ from wordsight.model import (
     VisionTransformerConfig,
 )
 from wordsight.text import TokenizerConfig
-from wordsight.weights.card import Card
+from wordsight.weights.card import CLIP_VOCABULARY_SIZE, Card
 from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.containers.safetensors import write_safetensors
 from wordsight.weights.formats.json_files import read_json_object, write_json
@@ -26,6 +26,7 @@ from wordsight.weights.formats.open_clip_config import CONFIG_NAME, read_open_cl
 from wordsight.weights.formats.state_dict import read_first_state_dict, with_averaged
 from wordsight.weights.formats.timm_siglip import timm_name_of
 from wordsight.weights.formats.tokenizer_files import tokenizer_files, write_tokenizer
+from wordsight.weights.formats.tokenizer_json import without_published_clip
 
 __all__ = [
     "CONFIG_NAME",
@@ -71,6 +72,9 @@ def read_open_clip(
             f"{path}: key {invalid[0]!r}: expected the objects model_cfg and preprocess_cfg; download it again"
         )
     files = tokenizer_files(directory)
+    text_cfg = config["model_cfg"].get("text_cfg")
+    if isinstance(text_cfg, dict) and text_cfg.get("vocab_size", CLIP_VOCABULARY_SIZE) == CLIP_VOCABULARY_SIZE:
+        files = without_published_clip(files, str(directory))
     card = read_open_clip_config(config["model_cfg"], preprocess, files, str(path), directory.name)
     names = WEIGHTS_NAMES if weights is None else (Path(weights).absolute(),)
     state_dict, weights_path = read_first_state_dict(directory, names, averaged)

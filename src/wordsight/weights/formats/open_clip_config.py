@@ -19,7 +19,7 @@ from wordsight.model.config import Activation
 from wordsight.text import TokenizerConfig
 from wordsight.weights.card import CLIP_VOCABULARY_SIZE, Card
 from wordsight.weights.formats.timm_siglip import mlp_width, timm_image, timm_names
-from wordsight.weights.formats.tokenizer_files import read_tokenizer
+from wordsight.weights.formats.tokenizer_files import has_vocabulary, read_tokenizer
 
 CONFIG_NAME = "open_clip_config.json"
 
@@ -277,7 +277,8 @@ def _text(config: _Model, activation: Activation, where: str) -> TextConfig:
 
 def _tokenizer(text: _Text, files: Mapping[str, bytes], where: str) -> TokenizerConfig:
     options = dict(text.tokenizer_kwargs or {})
-    has_files = bool(text.hf_tokenizer_name) and text.vocab_size != CLIP_VOCABULARY_SIZE
+    is_published = text.vocab_size == CLIP_VOCABULARY_SIZE and not has_vocabulary(files)
+    has_files = bool(text.hf_tokenizer_name) and not is_published
     clean = options.pop("clean", "whitespace" if has_files else "lower")
     strips_end = options.pop("strip_sep_token", False)
     if options:

@@ -2,7 +2,7 @@
 
 A tokenizer is one file with the vocabulary (`tokenizer.json`, or a sentencepiece model such as `spiece.model`) and
 settings in `tokenizer_config.json` and `special_tokens_map.json`. Models with the published CLIP tokenizer need none of
-these files; for transformers its vocabulary and merges are written out.
+these files; for transformers it is written out (`tokenizer_json.py`).
 """
 
 from collections.abc import Mapping
@@ -13,20 +13,27 @@ import msgspec
 
 from wordsight.errors import WeightsError
 from wordsight.files import write_atomic
-from wordsight.text import FileTokenizer, TokenizerConfig, TokenizerFile, clip_tokenizer
+from wordsight.text import FileTokenizer, TokenizerConfig, TokenizerFile
 from wordsight.weights.card import MAX_TOKENIZER_BYTES
 from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.formats.json_files import encode_json
+from wordsight.weights.formats.tokenizer_json import (
+    BEGIN,
+    END,
+    JSON_NAME,
+    MERGES_NAME,
+    VOCABULARY_NAME,
+    clip_files,
+    with_cleaning,
+)
 
-_JSON_NAME = "tokenizer.json"
 _SPIECE_NAME = "spiece.model"
-_VOCABULARY_NAMES = (_SPIECE_NAME, _JSON_NAME, "tokenizer.model", "sentencepiece.bpe.model")
+_VOCABULARY_NAMES = (_SPIECE_NAME, JSON_NAME, "tokenizer.model", "sentencepiece.bpe.model")
 _SETTINGS_NAME = "tokenizer_config.json"
 _SETTINGS_NAMES = (_SETTINGS_NAME, "special_tokens_map.json")
+_CLIP_NAMES = (VOCABULARY_NAME, MERGES_NAME)
 _PADS_LEFT = ("GemmaTokenizer", "GemmaTokenizerFast", "Siglip2Tokenizer")
 """Tokenizer classes of transformers that pad on the left unless their settings say otherwise."""
-
-_BEGIN, _END = "<|startoftext|>", "<|endoftext|>"
 
 
 def tokenizer_files(directory: Path) -> dict[str, bytes]:
@@ -39,7 +46,7 @@ def tokenizer_files(directory: Path) -> dict[str, bytes]:
         WeightsError: a file is larger than any tokenizer, or cannot be read.
     """
     files = {}
-    for name in (*_VOCABULARY_NAMES, *_SETTINGS_NAMES):
+    for name in (*_VOCABULARY_NAMES, *_CLIP_NAMES, *_SETTINGS_NAMES):
         path = directory / name
         try:
             if not path.is_file():
@@ -77,13 +84,18 @@ def read_settings(files: Mapping[str, bytes], where: str) -> dict[str, Any]:
     return settings
 
 
+def has_vocabulary(files: Mapping[str, bytes]) -> bool:
+    """Whether there is a file from which `read_tokenizer` can read the vocabulary."""
+    return any(name in files for name in _VOCABULARY_NAMES)
+
+
 def is_siglip_tokenizer(settings: Mapping[str, Any]) -> bool:
     """Whether settings name transformers' SiglipTokenizer."""
     return str(settings.get("tokenizer_class", "")).startswith("SiglipTokenizer")
 
 
 def read_tokenizer(
-    files: Mapping[str, bytes], context_length: int, vocabulary_size: int, where: str
+    files: Mapping[str, bytes], context_length: int, vocabulary_size: int, where: str, pad_token: str | None = None
 ) -> TokenizerConfig:
     """Read family, begin, end and padding ids, and padding side of a tokenizer from its files.
 
@@ -95,6 +107,7 @@ def read_tokenizer(
         context_length: number of ids in a row.
         vocabulary_size: rows of the model's token embedding.
         where: the directory, named in errors.
+        pad_token: the padding symbol if the settings name none.
 
     Raises:
         WeightsError: there is no vocabulary file, or its ids do not fit the vocabulary of the model.
@@ -102,19 +115,20 @@ def read_tokenizer(
     """
     settings = read_settings(files, where)
     is_siglip = is_siglip_tokenizer(settings)
-    names = sorted((name for name in _VOCABULARY_NAMES if name in files), key=lambda name: name != _JSON_NAME)
+    names = sorted((name for name in _VOCABULARY_NAMES if name in files), key=lambda name: name != JSON_NAME)
     if is_siglip and _SPIECE_NAME in files:
         names = [_SPIECE_NAME]
     if not names:
         raise WeightsError(
             f"{where}: a vocabulary of {vocabulary_size} needs its own tokenizer: "
-            f"add the model's {_JSON_NAME} or {_SPIECE_NAME}"
+            f"add the model's {JSON_NAME} or {_SPIECE_NAME}"
         )
-    family = "tokenizers" if names[0] == _JSON_NAME else "sentencepiece"
+    family = "tokenizers" if names[0] == JSON_NAME else "sentencepiece"
     file = TokenizerFile(family, names[0], files[names[0]])  # type: ignore[arg-type]
     symbols = {key: _symbol(settings.get(f"{key}_token")) for key in ("bos", "eos", "pad")}
     if is_siglip:
         symbols = {"bos": None, "eos": symbols["eos"] or "</s>", "pad": symbols["pad"] or "</s>"}
+    symbols["pad"] = symbols["pad"] or pad_token
     if symbols["pad"] is None:
         raise WeightsError(f"{where}: {_SETTINGS_NAME} has no pad_token, so texts cannot be padded; add it")
     begin, end = _begin_and_end(file, settings, symbols)
@@ -139,36 +153,56 @@ def read_tokenizer(
     return config
 
 
-def write_tokenizer(checkpoint: Checkpoint, directory: Path) -> None:
+def write_tokenizer(checkpoint: Checkpoint, directory: Path, processor: str = "") -> None:
     """Write the tokenizer of a checkpoint: its own file, and its settings.
+
+    Args:
+        checkpoint: its tokenizer is written.
+        directory: the output directory.
+        processor: transformers' class of processor, CLIPProcessor or SiglipProcessor, if transformers' AutoTokenizer
+            is to clean texts as the card says. By default the program that reads the files does it, as open_clip.
 
     Raises:
         ConfigError: the tokenizer's own file cannot be read.
         OutputError: a file cannot be written.
     """
-    settings = tokenizer_settings(checkpoint.card.tokenizer, checkpoint.files)
-    for name, content in {**checkpoint.files, **settings}.items():
+    config, files = checkpoint.card.tokenizer, dict(checkpoint.files)
+    if config.family == "clip":
+        files, settings = clip_files(config), _CLIP_SETTINGS | {"model_max_length": config.context_length}
+    else:
+        settings = tokenizer_settings(config, files)
+        if processor and config.family == "tokenizers":
+            files = {JSON_NAME: with_cleaning(files[config.file], config)}
+    if processor:
+        inputs = ["input_ids"] if processor.startswith("Siglip") else ["input_ids", "attention_mask"]
+        settings |= {"model_input_names": inputs, "processor_class": processor}
+    for name, content in {**files, _SETTINGS_NAME: encode_json(settings)}.items():
         write_atomic(directory / name, content)
 
 
-def tokenizer_settings(config: TokenizerConfig, files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The files that transformers and open_clip need in addition to the tokenizer's own file.
+_CLIP_SETTINGS: dict[str, Any] = {
+    "tokenizer_class": "PreTrainedTokenizerFast",  # CLIPTokenizer would replace the normalizer of tokenizer.json
+    "do_lower_case": True,
+    "bos_token": BEGIN,
+    "eos_token": END,
+    "unk_token": END,
+    "pad_token": END,
+}
+
+
+def tokenizer_settings(config: TokenizerConfig, files: Mapping[str, bytes]) -> dict[str, Any]:
+    """The content of `tokenizer_config.json`, which transformers and open_clip need next to the tokenizer's own file.
 
     Args:
-        config: the tokenizer.
+        config: the tokenizer, which is not of the family `clip`.
         files: the tokenizer's own file under its name.
-
-    Returns:
-        Bytes by file name.
 
     Raises:
         ConfigError: the tokenizer's own file cannot be read.
     """
-    if config.family == "clip":
-        return _clip_files(config)
     file = TokenizerFile(config.family, config.file, files[config.file])
     settings: dict[str, Any] = {
-        "tokenizer_class": "SiglipTokenizer" if config.removes_punctuation else "PreTrainedTokenizerFast",
+        "tokenizer_class": "SiglipTokenizer" if config.family == "sentencepiece" else "PreTrainedTokenizerFast",
         "model_max_length": config.context_length,
         "padding_side": config.padding_side,
         "do_lower_case": config.lower_case,
@@ -177,28 +211,7 @@ def tokenizer_settings(config: TokenizerConfig, files: Mapping[str, bytes]) -> d
     for name, id in (("bos", config.begin_id), ("eos", config.end_id)):
         if id is not None:
             settings |= {f"{name}_token": file.symbol_of(id), f"add_{name}_token": True}
-    return {_SETTINGS_NAME: encode_json(settings)}
-
-
-def _clip_files(config: TokenizerConfig) -> dict[str, bytes]:
-    """The published CLIP tokenizer as files of transformers' CLIPTokenizer."""
-    encoder = clip_tokenizer(config.context_length).encoder
-    symbols = [*encoder.symbols[: encoder.begin_id], _BEGIN, _END]
-    merges = "\n".join(["#version: 0.2", *(f"{symbols[a]} {symbols[b]}" for a, b in encoder.merges.T.tolist()), ""])
-    settings = {
-        "tokenizer_class": "CLIPTokenizer",
-        "model_max_length": config.context_length,
-        "do_lower_case": True,
-        "bos_token": _BEGIN,
-        "eos_token": _END,
-        "unk_token": _END,
-        "pad_token": _END,
-    }
-    return {
-        "vocab.json": encode_json({symbol: id for id, symbol in enumerate(symbols)}),
-        "merges.txt": merges.encode(),
-        _SETTINGS_NAME: encode_json(settings),
-    }
+    return settings
 
 
 def _symbol(value: Any) -> str | None:
