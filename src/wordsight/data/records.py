@@ -31,7 +31,7 @@ from wordsight.data.sample import (
 )
 from wordsight.data.shard_reader import ShardSet, open_shards
 from wordsight.data.tables import Columns, Row, Table, choose_columns, jsonl_rows
-from wordsight.errors import DataError, nearest
+from wordsight.errors import DataError, counted, nearest
 from wordsight.image import IMAGE_SUFFIXES, is_image_file
 
 _LISTINGS = {
@@ -129,8 +129,8 @@ def _files_source(root: FileListing, labels: LabelNames | None) -> Source:
         records = (_directory_record(root, file, names) for file in images)
         return Source(layout="one directory per class", count=len(images), records=records)
     raise DataError(
-        f"{root.name}: {len(images)} images and no texts; expected captions.jsonl, pairs.jsonl, labels.jsonl, "
-        "a .txt or .json next to each image, or one directory per class"
+        f"{root.name}: {counted(len(images), 'image')} and no texts; expected captions.jsonl, pairs.jsonl, "
+        "labels.jsonl, a .txt or .json next to each image, or one directory per class"
     )
 
 

@@ -180,7 +180,7 @@ def choose_columns(
     columns = f"the columns are: {', '.join(table.columns) or 'none'}"
     for name in (*([image] if image else []), *texts, *([label] if label else [])):
         if name not in table.columns:
-            raise DataError(f"{table.path}: no column {name!r}{nearest(name, table.columns)}; {columns}")
+            raise DataError(f"{table.path}: no column {name!r}; {columns}{nearest(name, table.columns)}")
     image = image or guess_column(table.columns, IMAGE_NAMES)
     if image is None:
         raise DataError(f"{table.path}: no column looks like an image; name it with --image-column; {columns}")

@@ -109,8 +109,8 @@ def find_checkpoint(
         file = resolve(name, mirror, progress)
         return described(read(file, architecture or stated_architecture(card), averaged), card)
     raise WeightsError(
-        f"{name}: no such model{_nearest_name(path)}; give a name listed by 'wordsight models', a weights file, or "
-        "the directory of a model or of a training run"
+        f"{name}: no such model; give a name listed by 'wordsight models', a weights file, or the directory of a model "
+        f"or of a training run{_nearest_name(path)}"
     )
 
 
