@@ -194,7 +194,7 @@ def test_labelled_images_calibrate_the_classifier(workspace, capsys):
     assert run("--calibrate", "labelled", "--json") == 0
     out, err = capsys.readouterr()
     assert json.loads(out.splitlines()[0]) == row
-    assert re.fullmatch(r"not used for calibration: cat/torn.png: .*\n", err)
+    assert re.fullmatch(r"not used for calibration: cat/torn.png: .*\ncalibrated on 24 images: temperature .*\n", err)
     write_images(workspace / "labelled" / "horse", 1)
     assert run("--calibrate", "labelled") == 2
     assert "'horse': not one of the labels" in capsys.readouterr().err
@@ -222,7 +222,7 @@ def test_temperature_from_the_labels_is_reported(workspace, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["classify", "photos/001.png", "--labels", "a,b", "--model", "runs/first"], "none of 1 images could be"),
+        (["classify", "photos/001.png", "--labels", "a,b", "--model", "runs/first"], "none of 1 image could be"),
         (["classify", "runs", "--labels", "a,b", "--model", "runs/first"], "runs: no images in this directory"),
         (["classify", "photos", "--labels", "", "--model", "runs/first"], "--labels: no labels; give at least one"),
         (["classify", "photos", "--labels", "a,,b", "--model", "runs/first"], "--labels: label 1: expected a name"),
@@ -236,7 +236,10 @@ def test_temperature_from_the_labels_is_reported(workspace, capsys):
         ),
         (["classify", "photos", "--labels", "a,a", "--model", "runs/first"], "--labels: labels given more than once"),
         (["classify", "photos", "--labels", "no.txt", "--model", "runs/first"], "no.txt: cannot be read as labels"),
-        (["classify", "photos", "--labels", "a,b", "--model", "runs/frist"], "no such model; did you mean 'first'?"),
+        (
+            ["classify", "photos", "--labels", "a,b", "--model", "runs/frist"],
+            "or of a training run; did you mean 'first'?",
+        ),
         (
             ["classify", "photos", "--labels", "a", "--model", "runs/first", "--templates", "foto"],
             "did you mean 'photo'",

@@ -32,6 +32,7 @@ def classifier() -> Any:
     made = ZeroShotClassifier.__new__(ZeroShotClassifier)
     made.clip, made.names = clip, ("red", "other")
     made.weights, made.calibration = np.eye(2, dtype=np.float32), Calibration()
+    made.multi_label = False
     return made
 
 
