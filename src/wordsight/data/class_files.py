@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from wordsight.data.class_lines import classes_of_lines, decode_text, plain_lines
-from wordsight.data.named_class import WORDNET_ID, NamedClass, check_is_named, name_problem, quote
+from wordsight.data.named_class import WORDNET_ID, NamedClass, check_names, name_problem, quote
 from wordsight.errors import DataError
 
 MAX_CLASS_FILE_BYTES = 1 << 26
@@ -95,7 +95,7 @@ def parse_classes(content: bytes, suffix: str) -> list[NamedClass]:
     if len(classes) > MAX_CLASSES:
         raise DataError(f"{len(classes):,} names; expected at most {MAX_CLASSES:,}")
     for named in classes:
-        check_is_named(named.names)
+        check_names(named.names)
     return classes
 
 

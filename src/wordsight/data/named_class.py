@@ -28,8 +28,20 @@ class NamedClass(msgspec.Struct, frozen=True):
     ids: tuple[str, ...] = ()
 
 
-def check_is_named(names: Iterable[str]) -> None:
-    """Refuse a class that has only a WordNet id.
+def check_names(names: Iterable[str]) -> None:
+    """Refuse what is not a name, and WordNet ids.
+
+    Raises:
+        DataError: one of the names is empty, too long, not valid Unicode, or a WordNet id.
+    """
+    listed = list(names)
+    if problem := next(filter(None, map(name_problem, listed)), ""):
+        raise DataError(problem)
+    check_wordnet_ids(listed)
+
+
+def check_wordnet_ids(names: Iterable[str]) -> None:
+    """Refuse WordNet ids, which no model knows.
 
     Raises:
         DataError: one of the names is a WordNet id.
@@ -45,10 +57,10 @@ def name_problem(name: object) -> str:
         return f"expected a name, found {quote(name) if isinstance(name, int | float) else type(name).__name__}"
     if len(name) > MAX_NAME_CHARACTERS:
         return f"{len(name):,} characters, more than {MAX_NAME_CHARACTERS:,}: {quote(name)}"
-    if not any(character.isprintable() and not character.isspace() for character in name):
-        return f"expected a name, found {quote(name)}"
     if any("\ud800" <= character <= "\udfff" for character in name):
         return f"{quote(name)} is not valid Unicode"
+    if not any(character.isprintable() and not character.isspace() for character in name):
+        return f"expected a name, found {quote(name)}"
     return ""
 
 

@@ -32,7 +32,7 @@ from wordsight.data.class_files import (
     read_class_file,
 )
 from wordsight.data.class_lines import plain_lines
-from wordsight.data.named_class import check_is_named, name_problem, quote
+from wordsight.data.named_class import check_wordnet_ids, name_problem, quote
 from wordsight.errors import ConfigError, DataError, nearest
 from wordsight.image import IMAGE_SUFFIXES
 
@@ -102,7 +102,7 @@ def read_labels(value: str, repeated_labels: bool = False) -> list[tuple[str, ..
     try:
         if path is None:
             labels = _split_at_commas(value)
-            check_is_named(labels)
+            check_wordnet_ids(labels)
             return check_labels(labels, repeated_labels)
         content, suffix = read_class_file(path), path.suffix.lower()
         lines = plain_lines(content, suffix)
