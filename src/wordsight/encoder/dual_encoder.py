@@ -17,7 +17,7 @@ from wordsight.encoder.batch_sizes import batch_sizes
 from wordsight.encoder.fingerprint import Fingerprint
 from wordsight.encoder.pipeline import AnyImage, as_images, embed_each
 from wordsight.encoder.runtime import Embeddings, Runtime, is_runtime
-from wordsight.errors import ConfigError, DataError, ImageError, WeightsError, nearest
+from wordsight.errors import ConfigError, DataError, ImageError, WeightsError, counted, nearest
 from wordsight.image import ImageSource, Policy, Preprocessing, preprocess
 from wordsight.text import TextTokenizer, build_tokenizer
 from wordsight.text.tokenizer import as_list
@@ -274,9 +274,9 @@ def _torch_runtime(model: "CLIP", preprocessing: Preprocessing) -> Runtime:
 
 def warn_truncated(num_truncated: int, num_texts: int, example: str, context_length: int) -> None:
     """Warn that texts are longer than the context of a model."""
-    are = "text is" if num_truncated == 1 else "texts are"
+    are = "is" if num_truncated == 1 else "are"
     warnings.warn(
-        f"{num_truncated:,} of {num_texts:,} {are} longer than the model's context of {context_length} ids and "
+        f"{num_truncated:,} of {counted(num_texts, 'text')} {are} longer than the model's context of {context_length} ids and "
         f"truncated; the first begins with {example[:_NUM_QUOTED_CHARACTERS]!r}",
         stacklevel=3,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from wordsight.data.named_class import quote
-from wordsight.errors import ConfigError
+from wordsight.errors import ConfigError, counted
 from wordsight.zeroshot.labels import normalise_name
 from wordsight.zeroshot.templates import SLOT
 
@@ -38,9 +38,9 @@ def check_prompts(clip: "DualEncoder", labels: Sequence[tuple[str, ...]], templa
         for _ in _label_ids(clip, labels, starts[-1], truncated):
             pass
     if truncated:
-        are = "label is" if len(truncated) == 1 else "labels are"
+        are = "is" if len(truncated) == 1 else "are"
         warnings.warn(
-            f"{len(truncated):,} of {len(labels):,} {are} longer than the model's context of "
+            f"{len(truncated):,} of {counted(len(labels), 'label')} {are} longer than the model's context of "
             f"{clip.card.tokenizer.context_length} ids and truncated: {quote(labels[next(iter(truncated))][0])}",
             stacklevel=3,
         )
