@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from wordsight.data.class_files import MAX_CLASSES, MAX_YAML_BYTES, parse_classes, read_class_file
+from wordsight.data.class_files import MAX_CLASS_FILE_BYTES, MAX_YAML_BYTES, parse_classes, read_class_file
 from wordsight.data.class_names import read_label_names
-from wordsight.data.named_class import MAX_NAME_CHARACTERS
+from wordsight.data.named_class import MAX_CLASSES, MAX_NAME_CHARACTERS
 from wordsight.errors import DataError
 
 DOG_AND_CAT = [("dog",), ("cat",)]
@@ -141,6 +141,11 @@ def test_names_that_begin_with_numbers_are_kept_if_they_do_not_count() -> None:
         (".json", '["dog", null]', "label 1: expected a name, found NoneType"),
         (".json", json.dumps(["x" * 10_000_000]), "10,000,000 characters"),
         (".json", json.dumps(["x"] * (MAX_CLASSES + 1)), "250,001 names; expected at most 250,000"),
+        (".csv", "name\n" + "x\n" * (MAX_CLASSES + 1), "more than 250,000 rows"),
+        (".csv", "\n" * 600_000, "more than 500,000 lines"),
+        (".csv", "name," * 2000, "row 1: 2,001 columns"),
+        (".csv", ",".join(f"column {number}" for number in range(900)) + "\n1,2\n", "no column of names"),
+        (".txt", "x\n" * (2 * MAX_CLASSES + 1), "500,001 lines; expected at most 500,000"),
     ],
 )
 def test_what_is_not_a_list_of_names_is_refused(suffix: str, content: str | bytes, reason: str) -> None:
@@ -152,12 +157,12 @@ def test_what_is_not_a_list_of_names_is_refused(suffix: str, content: str | byte
 def test_only_regular_files_of_names_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.txt")
     (tmp_path / "big.txt").write_bytes(b"")
-    os.truncate(tmp_path / "big.txt", (1 << 26) + 1)
+    os.truncate(tmp_path / "big.txt", MAX_CLASS_FILE_BYTES + 1)
     for path, reason in [
         (tmp_path, "a directory; expected"),
         (tmp_path / "fifo.txt", "not a regular file"),
         (Path("/dev/zero"), "not a regular file"),
-        (tmp_path / "big.txt", "larger than 67,108,864 bytes"),
+        (tmp_path / "big.txt", "larger than 8,388,608 bytes"),
         (tmp_path / "a.parquet", ".parquet files are not read"),
         (tmp_path / "no.txt", "No such file"),
     ]:

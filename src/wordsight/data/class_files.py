@@ -9,21 +9,19 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from wordsight.data.class_lines import classes_of_lines, decode_text, plain_lines
-from wordsight.data.named_class import WORDNET_ID, NamedClass, check_names, name_problem, quote
+from wordsight.data.class_lines import MAX_LINES, classes_of_lines, decode_text, plain_lines
+from wordsight.data.named_class import MAX_CLASSES, WORDNET_ID, NamedClass, check_names, name_problem, quote
 from wordsight.errors import DataError
 
-MAX_CLASS_FILE_BYTES = 1 << 26
-"""64 MiB; the longest published list, the 21,841 classes of ImageNet-21k with all synonyms, has less than 2 MB."""
+MAX_CLASS_FILE_BYTES = 1 << 23
+"""8 MiB; the longest published list, the 21,841 classes of ImageNet-21k with all synonyms, has less than 2 MB."""
 
-MAX_YAML_BYTES = 1 << 22
-"""4 MiB, which libyaml parses in 4 s; YAML is 50 times slower to parse than JSON."""
-
-MAX_CLASSES = 250_000
-"""Twice the number of synsets in WordNet. At 512 dimensions their embeddings take 512 MB."""
+MAX_YAML_BYTES = 1 << 20
+"""1 MiB, which libyaml parses in 2 s at worst; YAML is 50 times slower to parse than JSON."""
 
 CLASS_FILE_SUFFIXES = (".txt", ".json", ".yaml", ".yml", ".csv", ".tsv", ".names")
 """The suffixes that are read; a file with an unknown suffix is read as plain text."""
@@ -38,6 +36,8 @@ EXPECTED = (
     "one name per line (.txt), a list or an object (.json, .yaml), or a table with a column of names (.csv, .tsv)"
 )
 
+_MAX_COLUMNS = 1_000
+_MAX_ERROR_CHARACTERS = 200
 _NAME_COLUMNS = (
     "class_name", "label_name", "category_name", "display_name", "displayname", "name", "names", "label", "class",
     "category", "labels", "classes", "synset_words",
@@ -134,7 +134,8 @@ def _classes_of_yaml(text: str) -> list[NamedClass]:
     try:
         value = yaml.load(text, Loader)  # constructs only text, lists and dictionaries
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise DataError(f"not YAML: {' '.join(str(error).split())}; expected a list of names") from error
+        reason = " ".join(str(error).split())[:_MAX_ERROR_CHARACTERS]
+        raise DataError(f"not YAML: {reason}; expected a list of names") from error
     if isinstance(value, dict):
         has_names = any(key in value for key in _NESTED_KEYS)
         if not has_names and not all(isinstance(key, str) and _is_id(key) for key in value):
@@ -154,6 +155,8 @@ def _is_id(key: str) -> bool:
 def _classes_of_value(value: Any) -> list[NamedClass]:
     if isinstance(value, dict):
         value = next((value[key] for key in _NESTED_KEYS if isinstance(value.get(key), list | dict)), value)
+    if isinstance(value, list | dict) and len(value) > MAX_CLASSES:
+        raise DataError(f"{len(value):,} names; expected at most {MAX_CLASSES:,}")
     if isinstance(value, dict):
         if value and all(isinstance(number, int) and not isinstance(number, bool) for number in value.values()):
             if len(set(value.values())) < len(value):
@@ -185,7 +188,9 @@ def _class_of_item(where: str, item: Any, ids: tuple[str, ...] = ()) -> NamedCla
 
 
 def _classes_of_table(text: str, suffix: str) -> list[NamedClass]:
-    rows = list(_table_rows(text, suffix))
+    rows = list(islice(_table_rows(text, suffix), MAX_CLASSES + 2))
+    if len(rows) > MAX_CLASSES + 1:
+        raise DataError(f"more than {MAX_CLASSES:,} rows; check that it is a file of names")
     if not rows:
         return []
     width = max(max((i + 1 for i, cell in enumerate(row) if cell), default=0) for _, row in rows)  # trailing commas
@@ -193,7 +198,7 @@ def _classes_of_table(text: str, suffix: str) -> list[NamedClass]:
     header = [cell.lower().replace(" ", "_").lstrip("#") for cell in titles]
     candidates = [header.index(name) for name in _NAME_COLUMNS if name in header]
     if not candidates:
-        columns, expected = ", ".join(map(quote, titles)), ", ".join(_NAME_COLUMNS[:7])
+        columns, expected = ", ".join(map(quote, titles[:7])), ", ".join(_NAME_COLUMNS[:7])
         raise DataError(
             f"no column of names ({expected} ...); the columns are: {columns}; add a first row with the titles, or "
             "write one name per line in a .txt file"
@@ -233,6 +238,10 @@ def _table_rows(text: str, suffix: str) -> Iterator[tuple[int, list[str]]]:
     )
     try:
         for number, row in enumerate(reader, start=1):
+            if number > MAX_LINES:
+                raise DataError(f"more than {MAX_LINES:,} lines; check that it is a file of names")
+            if len(row) > _MAX_COLUMNS:
+                raise DataError(f"row {number}: {len(row):,} columns; expected at most {_MAX_COLUMNS:,}")
             cells = [cell.strip() for cell in row]
             if any(cells):
                 yield number, cells

@@ -9,11 +9,14 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import count
 
-from wordsight.data.named_class import NamedClass, quote
+from wordsight.data.named_class import MAX_CLASSES, NamedClass, quote
 from wordsight.errors import DataError
 
 STRUCTURED_SUFFIXES = (".json", ".yaml", ".yml", ".csv", ".tsv")
 """The suffixes of files that are not plain text."""
+
+MAX_LINES = 2 * MAX_CLASSES
+"""Leaves room for blank lines and comments."""
 
 _WORDNET_LINE = re.compile(r"(n\d{8})[ \t]+(?:\d+[ \t]+)?(\S.*)")
 _NUMBERED_DIRECTORY = re.compile(r"(?:(\d+)[ \t]+)?((\d{3})\.(\w\S*))")  # Caltech-UCSD Birds: 1 001.Black_footed_...
@@ -40,6 +43,9 @@ def plain_lines(content: bytes, suffix: str) -> list[str] | None:
         except (ValueError, RecursionError):
             if start.startswith("{"):
                 raise DataError("begins with '{' but is not JSON; expected one name per line") from None
+    num_lines = text.count("\n")
+    if num_lines > MAX_LINES:
+        raise DataError(f"{num_lines:,} lines; expected at most {MAX_LINES:,}")
     lines = ["" if line.lstrip().startswith("#") else line.rstrip() for line in _split_lines(text)]
     _check_lines([(number, line.strip()) for number, line in enumerate(lines, start=1) if line])
     return lines

@@ -7,6 +7,9 @@ import msgspec
 
 from wordsight.errors import DataError
 
+MAX_CLASSES = 250_000
+"""Twice the number of synsets in WordNet. At 512 dimensions their embeddings take 512 MB."""
+
 MAX_NAME_CHARACTERS = 2_000
 """No text encoder reads more than the first few hundred characters, and one long word is slow to tokenise."""
 

@@ -276,8 +276,8 @@ def warn_truncated(num_truncated: int, num_texts: int, example: str, context_len
     """Warn that texts are longer than the context of a model."""
     are = "is" if num_truncated == 1 else "are"
     warnings.warn(
-        f"{num_truncated:,} of {counted(num_texts, 'text')} {are} longer than the model's context of {context_length} ids and "
-        f"truncated; the first begins with {example[:_NUM_QUOTED_CHARACTERS]!r}",
+        f"{num_truncated:,} of {counted(num_texts, 'text')} {are} longer than the model's context of "
+        f"{context_length} ids and truncated; the first begins with {example[:_NUM_QUOTED_CHARACTERS]!r}",
         stacklevel=3,
     )
 

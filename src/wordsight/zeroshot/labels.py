@@ -24,15 +24,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from wordsight.data.class_files import (
-    CLASS_FILE_SUFFIXES,
-    MAX_CLASSES,
-    REFUSED_SUFFIXES,
-    parse_classes,
-    read_class_file,
-)
+from wordsight.data.class_files import CLASS_FILE_SUFFIXES, REFUSED_SUFFIXES, parse_classes, read_class_file
 from wordsight.data.class_lines import plain_lines
-from wordsight.data.named_class import check_wordnet_ids, name_problem, quote
+from wordsight.data.named_class import MAX_CLASSES, check_wordnet_ids, name_problem, quote
 from wordsight.errors import ConfigError, DataError, nearest
 from wordsight.image import IMAGE_SUFFIXES
 
