@@ -2,12 +2,14 @@
 
 import inspect
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 
 import wordsight
 from wordsight import errors
-from wordsight.errors import MissingExtraError, WordsightError, hide_credentials, nearest
+from wordsight.errors import MissingExtraError, WordsightError, counted, hide_credentials, nearest
 
 CLASSES = [value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, Exception)]
 
@@ -49,6 +51,24 @@ def test_a_missing_extra_names_the_command_that_installs_it():
 )
 def test_nearest_suggests_a_similar_candidate(word: str, hint: str):
     assert nearest(word, ["photo", "imagenet"]) == hint
+
+
+def test_the_nearest_name_is_the_end_of_every_message():
+    source = Path(errors.__file__).parent
+    for path in source.rglob("*.py"):
+        text = re.sub(r'"\s*\n\s*f?"', "", path.read_text("utf-8"))  # parts of one string literal
+        assert not re.findall(r"nearest\([^{}]*\)\}[^\"]", text), path
+    assert nearest("x" * 10_000_000, ["photo"]) == ""
+
+
+def test_a_count_agrees_with_its_noun():
+    assert [counted(number, "image") for number in (0, 1, 2, 1200)] == [
+        "0 images",
+        "1 image",
+        "2 images",
+        "1,200 images",
+    ]
+    assert counted(2, "class", "classes") == "2 classes"
 
 
 def test_errors_cross_process_boundaries():

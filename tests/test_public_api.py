@@ -27,6 +27,7 @@ OPTIONS = {
         "--labels",
         "--multi-label",
         "--none-of-these",
+        "--repeated-labels",
         "--temperature",
         "--templates",
         "--top",

@@ -23,6 +23,7 @@ _PASSWORD = re.compile(r"(?i)\b([a-z][a-z0-9+.-]+:/{1,2})[^/\s@'\"]+@")
 _SECRET_PARAMETER = re.compile(
     r"(?i)([?&][\w-]*(?:credential|key|password|secret|sig|signature|token)[\w-]*=)[^&\s'\"]+"
 )
+_MAX_COMPARED_CHARACTERS = 200
 
 
 class WordsightError(Exception):
@@ -95,7 +96,18 @@ def hide_credentials(text: str) -> str:
     return _SECRET_PARAMETER.sub(r"\1...", _PASSWORD.sub(r"\1", text))
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: `1 image`, `1,200 images`; the plural is the noun with an s unless it is given."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
 def nearest(word: str, candidates: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the candidate most similar to a misspelt word, or an empty string."""
+    """Return `; did you mean 'x'?` for the candidate most similar to a misspelt word, or an empty string.
+
+    It ends a message: nothing can follow its question mark. Words longer than any sensible name have no similar
+    candidate, because comparing them would take long.
+    """
+    if len(word) > _MAX_COMPARED_CHARACTERS:
+        return ""
     matches = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
     return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -194,7 +194,7 @@ def test_labelled_images_calibrate_the_classifier(workspace, capsys):
     assert run("--calibrate", "labelled", "--json") == 0
     out, err = capsys.readouterr()
     assert json.loads(out.splitlines()[0]) == row
-    assert re.fullmatch(r"not used for calibration: cat/torn.png: .*\n", err)
+    assert re.fullmatch(r"not used for calibration: cat/torn.png: .*\ncalibrated on 24 images: temperature .*\n", err)
     write_images(workspace / "labelled" / "horse", 1)
     assert run("--calibrate", "labelled") == 2
     assert "'horse': not one of the labels" in capsys.readouterr().err
@@ -222,7 +222,7 @@ def test_temperature_from_the_labels_is_reported(workspace, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["classify", "photos/001.png", "--labels", "a,b", "--model", "runs/first"], "none of 1 images could be"),
+        (["classify", "photos/001.png", "--labels", "a,b", "--model", "runs/first"], "none of 1 image could be"),
         (["classify", "runs", "--labels", "a,b", "--model", "runs/first"], "runs: no images in this directory"),
         (["classify", "photos", "--labels", "", "--model", "runs/first"], "--labels: no labels; give at least one"),
         (["classify", "photos", "--labels", "a,,b", "--model", "runs/first"], "--labels: label 1: expected a name"),
@@ -236,7 +236,10 @@ def test_temperature_from_the_labels_is_reported(workspace, capsys):
         ),
         (["classify", "photos", "--labels", "a,a", "--model", "runs/first"], "--labels: labels given more than once"),
         (["classify", "photos", "--labels", "no.txt", "--model", "runs/first"], "no.txt: cannot be read as labels"),
-        (["classify", "photos", "--labels", "a,b", "--model", "runs/frist"], "no such model; did you mean 'first'?"),
+        (
+            ["classify", "photos", "--labels", "a,b", "--model", "runs/frist"],
+            "or of a training run; did you mean 'first'?",
+        ),
         (
             ["classify", "photos", "--labels", "a", "--model", "runs/first", "--templates", "foto"],
             "did you mean 'photo'",
@@ -251,3 +254,114 @@ def test_mistakes_are_one_line_and_exit_code_2(workspace, capsys, arguments, mes
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert message in line
+
+
+def test_a_single_label_is_said_to_have_probability_one(workspace, capsys):
+    assert run(labels="cat") == 0
+    assert "with a single label, 'cat', the probability is always 1" in capsys.readouterr().err
+    for options in (("--multi-label",), ("--none-of-these",), ("--quiet",)):
+        assert run(*options, labels="cat") == 0
+        assert "single label" not in capsys.readouterr().err
+
+
+def test_truncated_labels_are_one_line_and_equal_ones_an_error(workspace, capsys):
+    long = "very " * 12
+    assert run(labels=f"{long}big cat,dog", images="photos/000.png") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: 1 of 2 labels is longer than the model's context of 12 ids and truncated: 'very ")
+    assert run(labels=f"{long}big cat,{long}big dog") == 2
+    assert "are the same text after the model's context of 12 ids" in capsys.readouterr().err
+
+
+def test_repeated_labels_need_an_option(workspace, capsys):
+    (workspace / "index.json").write_text('{"134": ["n02012849", "crane"], "517": ["n03126707", "crane"]}')
+    assert run(labels="index.json") == 2
+    assert "labels given more than once: 'crane'; remove one, add a word" in capsys.readouterr().err
+    assert run("--repeated-labels", "--json", labels="index.json", images="photos/000.png") == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["label"] in ("crane [0]", "crane [1]")
+
+
+def test_directories_with_underscores_calibrate_labels_with_either_spelling(workspace, capsys):
+    for label in ("black_cat", "guide_dog"):
+        write_images(workspace / "labelled" / label, 10)
+    for labels in ("black_cat,guide_dog", "black cat,guide dog", "Black Cat,GUIDE_DOG"):
+        assert run("--calibrate", "labelled", labels=labels) == 0
+        assert "calibrated on 20 images: temperature " in capsys.readouterr().err
+    assert run("--calibrate", "labelled", "--quiet", labels="black cat,guide dog") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_rows_stay_parseable_whatever_the_labels_contain(workspace, capsys):
+    labels = ["a\tb", "c,d", '"e"', "f\x1b[31m", "g\x7fh", "i\u202ej", "k\\l", "\u00e9 0.5"]
+    (workspace / "labels.json").write_text(json.dumps(labels))
+    assert run("--top", "1000000000", labels="labels.json", images="photos/000.png") == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert out.rstrip("\n").isprintable() or out.replace("\t", "").rstrip("\n").isprintable()
+    _, *cells = out.rstrip("\n").split("\t")
+    assert {cell.rpartition(" ")[0] for cell in cells} == {
+        "a b", "c,d", '"e"', "f\\x1b[31m", "g\\x7fh", "i\\u202ej", "k\\l", "\u00e9 0.5",
+    }  # fmt: skip
+    assert run("--top", "8", "--json", labels="labels.json", images="photos/000.png") == 0
+    out = capsys.readouterr().out
+    assert out.rstrip("\n").isascii()
+    assert out.rstrip("\n").isprintable()
+    assert {row["label"] for row in json.loads(out)["ranking"]} == {"a b", *labels[1:]}
+    assert run("--why", "why.html", labels="labels.json", images="photos/000.png") == 0
+    assert not {"\x1b", "\x7f", "\u202e"} & set((workspace / "why.html").read_text())
+
+
+@pytest.mark.parametrize("top", ["0", "-1", "1e9", "x"])
+def test_an_invalid_top_is_one_line(workspace, capsys, top):
+    assert run("--top", top) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--top" in line
+
+
+@pytest.mark.parametrize("num_images", [2, 4])
+def test_a_table_whose_rows_fill_its_parts_has_no_empty_part(workspace, capsys, monkeypatch, num_images):
+    write_images(workspace / "many", num_images)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("wordsight.cli.classify_output._ROWS_IN_TABLE", 2)
+    assert run(images="many") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("┏") == num_images // 2
+
+
+def test_a_rejected_image_is_explained_with_the_reason(workspace):
+    assert run("--none-of-these", "--why", "why.html") == 0
+    assert "none of these 0." in (workspace / "why.html").read_text()
+
+
+def test_a_damaged_logit_scale_is_one_line(workspace, capsys):
+    (weights,) = (workspace / "runs" / "first" / "best").glob("*.safetensors")
+    tensors = load_file(weights)
+    save_file(tensors | {"logit_scale": tensors["logit_scale"] * float("nan")}, weights)
+    card = workspace / "runs" / "first" / "best" / "wordsight.json"
+    description = json.loads(card.read_text())
+    description.pop("weights_sha256", None)
+    card.write_text(json.dumps(description))
+    assert run() == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "the logit scale is nan" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("labels/mine.csv", "error: labels/mine.csv: cannot be read as labels: No such file"),
+        ("classes.yaml", "error: classes.yaml: cannot be read as labels: No such file"),
+        ("photos", "error: photos: cannot be read as labels: a directory"),
+        ("photos/000.png", "error: photos/000.png: cannot be read as labels: not UTF-8"),
+        ("/dev/zero", "error: /dev/zero: cannot be read as labels: not a regular file"),
+        ("n02084071,n02121620", "error: --labels: 'n02084071' is a WordNet id"),
+    ],
+)
+def test_labels_that_are_no_names_are_one_line(workspace, capsys, labels, message):
+    assert run(labels=labels) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith(message)

@@ -36,7 +36,7 @@ def test_example_in_help_runs(workspace, capsys):
 def test_summary_counts_embeddings_and_lists_unreadable_images(workspace, capsys):
     assert run("out.npy") == 0
     captured = capsys.readouterr()
-    assert captured.out == f"out.npy: 2 embeddings (2 new), 1 unreadable images; {tiny_clip().fingerprint}\n"
+    assert captured.out == f"out.npy: 2 embeddings (2 new), 1 unreadable image; {tiny_clip().fingerprint}\n"
     assert captured.err.startswith("unreadable: photos/001.png: not an image")
     assert np.load("out.npy").shape == (2, 8)
 

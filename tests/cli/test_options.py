@@ -148,4 +148,4 @@ def test_quiet_packing_prints_only_the_summary(workspace, capsys, monkeypatch):
     assert main(["shards", "photos", "shards", "--quiet"]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
-    assert "2 samples in 1 shards" in captured.out
+    assert "2 samples in 1 shard," in captured.out

@@ -77,7 +77,7 @@ def test_json_contains_the_typed_recipe_with_defaults(directory, capsys):
 
 def test_a_misspelt_recipe_is_an_error_that_suggests_the_nearest(directory, capsys):
     assert main(["recipes", "frist"]) == 2
-    assert capsys.readouterr().err == "error: frist: no such recipe; did you mean 'first'?; known: first, plain\n"
+    assert capsys.readouterr().err == "error: frist: no such recipe; known: first, plain; did you mean 'first'?\n"
 
 
 def test_every_recipe_of_the_package_has_a_title():

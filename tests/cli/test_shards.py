@@ -40,7 +40,7 @@ def run(*arguments: object) -> tuple[int, str, BaseException | None]:
 def test_directory_is_packed_and_summarised(directory: Path, tmp_path: Path) -> None:
     code, output, _ = run(directory, tmp_path / "out")
     assert code == 0
-    assert output.splitlines()[0].startswith("texts next to the images: 3 samples in 1 shards, ")
+    assert output.splitlines()[0].startswith("texts next to the images: 3 samples in 1 shard, ")
     assert "1 skipped; reasons in" in output
     assert "3 (3.png): " in output
     assert len(open_shards(tmp_path / "out")) == 3

@@ -175,7 +175,7 @@ def test_a_directory_of_shards_is_a_source(make_shards: Callable[..., Path]) -> 
     ("files", "name", "message"),
     [
         ({"a.txt": "x"}, "", "no images in it"),
-        ({"a.jpg": "x"}, "", "1 images and no texts; expected captions.jsonl"),
+        ({"a.jpg": "x"}, "", "1 image and no texts; expected captions.jsonl"),
         ({"a.jpg": "x"}, "a.jpg", "expected a directory, a .tar file or a table"),
         ({"things": "x"}, "thing", "no such file or directory; did you mean 'things'"),
         ({"a.tar": b"\x1f\x8b" + b"x" * 2000}, "a.tar", "compressed; unpack it"),

@@ -168,7 +168,7 @@ def test_damaged_videos_give_frames_or_a_one_line_error(tmp_path):
 def test_without_pyav_the_reason_says_what_to_install(tmp_path, monkeypatch):
     path = write_video(tmp_path / "a.mp4", 3)
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(DataError, match=r"none of 1 images .* a video needs .*: pip install 'wordsight\[video\]'"):
+    with pytest.raises(DataError, match=r"none of 1 image .* a video needs .*: pip install 'wordsight\[video\]'"):
         embed_files(tiny_clip(), iter_images([path]), tmp_path / "out.npy")
 
 

@@ -87,7 +87,7 @@ def test_progress_is_reported_after_each_image_of_a_stream(tmp_path, paths, name
 @pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
 def test_nothing_is_written_if_no_image_is_readable(tmp_path, name):
     (tmp_path / "a.jpg").write_bytes(b"hello")
-    with pytest.raises(DataError, match=r"none of 1 images could be read; the first: .*a.jpg: not an image"):
+    with pytest.raises(DataError, match=r"none of 1 image could be read; the first: .*a.jpg: not an image"):
         embed_files(tiny_clip(), [tmp_path / "a.jpg"], tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
 

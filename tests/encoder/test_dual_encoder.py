@@ -15,6 +15,8 @@ from wordsight.errors import ConfigError, DataError, ImageError, TextError, Weig
 from wordsight.image import ImageRef, preprocess
 from wordsight.text import tokenize
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* longer than the model's context")
+
 TEXTS = ["cat", "dog", "a small red house by the sea", "sky", "", "two trees", "x" * 200]
 
 

@@ -64,7 +64,7 @@ def test_an_invalid_change_is_an_error_of_one_line(recipe_file: Path, change: st
 
 def test_an_unknown_recipe_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(
-        ConfigError, match=r"flicker9k: no such recipe; did you mean 'flickr8k'\?; known: demo, flickr8k$"
+        ConfigError, match=r"flicker9k: no such recipe; known: demo, flickr8k; did you mean 'flickr8k'\?$"
     ):
         load_recipe("flicker9k")
 

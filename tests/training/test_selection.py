@@ -37,8 +37,8 @@ def test_a_selection_metric_that_nothing_reports_is_one_line_with_the_nearest(
         selection_value(SCORES, selection_metric)
     message = str(caught.value)
     assert message.startswith(f"validation.selection_metric: no validation set reports '{selection_metric}'")
-    assert f"did you mean '{suggestion}'?" in message
-    assert message.endswith("text_to_image_recall@5, text_to_image_recall@10, accuracy")
+    assert message.endswith(f"; did you mean '{suggestion}'?")
+    assert "text_to_image_recall@5, text_to_image_recall@10, accuracy; did" in message
     assert "\n" not in message
 
 

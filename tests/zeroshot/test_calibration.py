@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from msgspec import structs
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from tests.tiny_clip import random_image, tiny_card, tiny_clip, tiny_config
 
 from wordsight.encoder import DualEncoder
@@ -13,6 +13,7 @@ from wordsight.model import build
 from wordsight.zeroshot import NONE, ZeroShotClassifier
 from wordsight.zeroshot.background import WORDS, Background
 from wordsight.zeroshot.calibration import MIN_LIFT, Calibration, fit_calibration, fit_temperature, softmax
+from wordsight.zeroshot.offsets import PRIOR_DEVIATION, fit_offsets
 
 IMAGES = [random_image(seed) for seed in range(24)]
 TARGETS = [["dog", "cat", "bird"][seed % 3] for seed in range(24)]
@@ -186,3 +187,84 @@ def test_modes_that_exclude_each_other_are_rejected() -> None:
         ZeroShotClassifier(clip, ["dog", "cat"], multi_label=True).calibrate(IMAGES, TARGETS)
     with pytest.raises(ImageError):
         ZeroShotClassifier(clip, ["dog", "cat", "bird"]).calibrate([b"no image"] * 24, TARGETS)
+
+
+def biased_sample(count: int, bias: list[float], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of a model that adds a constant to the logits of each label, and the correct labels."""
+    generator = np.random.default_rng(seed)
+    targets = generator.integers(0, len(bias), count)
+    logits = 1.5 * generator.normal(size=(count, len(bias))) + 2 * (targets[:, None] == np.arange(len(bias)))
+    return (logits + np.array(bias)).astype(np.float32), targets
+
+
+def test_a_constant_offset_between_two_labels_is_corrected_with_120_images() -> None:
+    test_logits, test_targets = biased_sample(4000, [0, 5], seed=1000)
+    unbiased = biased_sample(4000, [0, 0], seed=1000)[0]
+    accuracies = []
+    for seed in range(20):
+        calibration = fit_calibration(*biased_sample(120, [0, 5], seed), None, 0.9)
+        accuracies.append(np.mean(calibration.apply(test_logits).argmax(axis=1) == test_targets))
+    before, best = (np.mean(logits.argmax(axis=1) == test_targets) for logits in (test_logits, unbiased))
+    assert before < 0.6
+    assert np.mean(accuracies) > best - 0.02
+    assert np.mean(np.array(accuracies) > before + 0.1) >= 0.9  # the others have no offsets
+
+
+def test_without_an_offset_in_the_data_the_temperature_alone_is_kept() -> None:
+    has_offsets = [bool(fit_calibration(*sample(200, 2.0, seed), None, 0.9).offsets) for seed in range(30)]
+    assert np.mean(has_offsets) < 0.2
+
+
+def test_offsets_need_ten_images_of_two_labels_in_each_half() -> None:
+    logits, targets = biased_sample(36, [0, 5], seed=0)
+    calibration = fit_calibration(logits, np.arange(36) // 2 % 2, None, 0.9)
+    assert not calibration.offsets
+    assert calibration.summary.startswith("calibrated on 36 images: temperature ")
+    assert calibration.summary.endswith("no offsets, which need 20 images for each of two labels or more")
+    assert "; 1 label without images" in fit_calibration(logits[:, [0, 1, 1]], targets % 2, None, 0.9).summary
+
+
+def test_offsets_equal_the_optimum_that_scipy_finds() -> None:
+    logits, targets = biased_sample(400, [-2, 0, 1, 3], seed=5)
+    fit = fit_offsets(logits, targets, fit_temperature)
+    assert fit is not None
+    assert fit.is_better
+
+    def loss(parameters: np.ndarray) -> float:
+        scaled = logits * np.exp(parameters[0]) + parameters[1:]
+        nll = np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(400), targets]
+        return float(nll.sum() + np.square(parameters[1:]).sum() / (2 * PRIOR_DEVIATION**2))
+
+    optimum = minimize(loss, np.zeros(5), tol=1e-9)
+    assert fit.offsets == pytest.approx(optimum.x[1:], abs=0.01)
+    assert fit.temperature == pytest.approx(np.exp(-optimum.x[0]), rel=0.01)
+    assert fit.log_loss < fit.plain_log_loss
+
+
+def test_labels_with_few_images_have_no_offset_and_separable_images_have_finite_ones() -> None:
+    logits = np.repeat(np.eye(3, dtype=np.float32) * 4, [30, 30, 5], axis=0)
+    fit = fit_offsets(logits, np.repeat([0, 1, 2], [30, 30, 5]), fit_temperature)
+    assert fit is not None
+    assert fit.offsets[2] == 0
+    assert np.isfinite(fit.offsets).all()
+    assert np.isfinite(fit.temperature)
+    assert fit_offsets(logits[:35], np.repeat([0, 1], [30, 5]), fit_temperature) is None
+
+
+def test_a_calibrated_classifier_applies_its_offsets_to_predictions_and_explanations() -> None:
+    classifier = ZeroShotClassifier(tiny_clip(), ["dog", "cat"])
+    classifier.calibration = Calibration(temperature=2.0, offsets=(-3.0, 3.0))
+    (prediction,) = classifier.classify(IMAGES[:1])
+    embeddings = classifier.clip.embed_images(IMAGES[:1])
+    expected = softmax(classifier.clip.logits(embeddings, classifier.weights) / 2 + np.array([-3, 3]))[0]
+    assert dict(prediction.ranking) == pytest.approx({"dog": expected[0], "cat": expected[1]})
+    assert np.exp(classifier.log_probabilities(embeddings))[0] == pytest.approx(expected)
+
+
+def test_a_rejection_with_an_extreme_lift_is_still_one_line() -> None:
+    classifier = ZeroShotClassifier(tiny_clip(), ["dog", "cat"], none_of_these=True)
+    for min_log_lift in (1e6, float("inf"), -1e6):
+        classifier.calibration = Calibration(min_log_lift=min_log_lift)
+        (prediction,) = classifier.classify(IMAGES[:1])
+        assert (prediction.label == NONE) == (min_log_lift > 0)
+        assert np.isfinite(prediction.probability)

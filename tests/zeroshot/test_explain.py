@@ -9,7 +9,7 @@ from PIL import Image
 from tests.tiny_clip import random_image, tiny_clip
 
 from wordsight.errors import ConfigError, ImageError
-from wordsight.image import Preprocessing
+from wordsight.image import Preprocessing, load_pixels
 from wordsight.zeroshot import ZeroShotClassifier, explain
 from wordsight.zeroshot.calibration import Calibration
 from wordsight.zeroshot.explain import log_probabilities
@@ -32,6 +32,7 @@ def classifier() -> Any:
     made = ZeroShotClassifier.__new__(ZeroShotClassifier)
     made.clip, made.names = clip, ("red", "other")
     made.weights, made.calibration = np.eye(2, dtype=np.float32), Calibration()
+    made.multi_label = False
     return made
 
 
@@ -90,3 +91,25 @@ def test_blanking_the_marked_pixels_costs_more_than_blanking_random_ones() -> No
             drops.append(whole - log_probabilities(zero_shot, blanked.reshape(1, 16, 16, 3))[0, index])
     assert np.mean(marked_drops) > 2 * abs(np.mean(random_drops))
     assert np.mean(np.array(marked_drops) > np.array(random_drops)) > 0.7
+
+
+@pytest.mark.parametrize("names", [["dog", "cat", "bird"], ["dog"]])
+def test_the_explained_probability_is_the_one_that_is_shown(names: list[str]) -> None:
+    image = random_image(0)
+    for options in ({"multi_label": True}, {"temperature": "labels"}, {"none_of_these": True}):
+        if len(names) == 1 and "multi_label" not in options:
+            continue
+        classifier = ZeroShotClassifier(tiny_clip(), names, **options)
+        (prediction,) = classifier.classify([image])
+        (shown,) = np.exp(log_probabilities(classifier, load_pixels(image, classifier.clip.card.preprocessing)[None]))
+        assert dict(prediction.ranking) == pytest.approx(dict(zip(names, shown, strict=True)), rel=1e-4)
+
+
+def test_a_label_judged_independently_is_explained_independently_of_the_others() -> None:
+    image = random_image(0)
+    one, three = (
+        ZeroShotClassifier(tiny_clip(), names, multi_label=True) for names in (["dog"], ["dog", "cat", "bird"])
+    )
+    drops = [explain(each, image, "dog").log_probability_drop for each in (one, three)]
+    np.testing.assert_allclose(*drops, atol=1e-4)
+    assert np.abs(drops[0]).max() > 1e-4

@@ -66,9 +66,11 @@ def as_dict(usage: "list[CacheUsage]") -> dict[str, Any]:
 def usage_lines(usage: "list[CacheUsage]") -> list[str]:
     """One line per kind: name, number of files, size and a description."""
     from wordsight.cli.terminal import human_bytes
+    from wordsight.errors import counted
 
     return [
-        f"{entry.kind:12} {entry.num_files:>6,} files {human_bytes(entry.num_bytes):>10}  {_CONTENTS[entry.kind]}"
+        f"{entry.kind:12} {counted(entry.num_files, 'file'):>12} {human_bytes(entry.num_bytes):>10}  "
+        f"{_CONTENTS[entry.kind]}"
         for entry in usage
     ]
 
@@ -76,16 +78,17 @@ def usage_lines(usage: "list[CacheUsage]") -> list[str]:
 def _describe(usage: "list[CacheUsage]") -> str:
     from wordsight.cache import cache_directory
     from wordsight.cli.terminal import human_bytes
-    from wordsight.errors import printable
+    from wordsight.errors import counted, printable
 
     num_files, num_bytes = sum(entry.num_files for entry in usage), sum(entry.num_bytes for entry in usage)
-    total = f"{'total':12} {num_files:>6,} files {human_bytes(num_bytes):>10}"
+    total = f"{'total':12} {counted(num_files, 'file'):>12} {human_bytes(num_bytes):>10}"
     return "\n".join([printable(cache_directory()), *usage_lines(usage), total])
 
 
 def _describe_deleted(deleted: "list[CacheUsage]") -> str:
     from wordsight.cli.terminal import human_bytes
+    from wordsight.errors import counted
 
     return "\n".join(
-        f"{entry.kind}: {entry.num_files:,} files deleted, {human_bytes(entry.num_bytes)}" for entry in deleted
+        f"{entry.kind}: {counted(entry.num_files, 'file')} deleted, {human_bytes(entry.num_bytes)}" for entry in deleted
     )

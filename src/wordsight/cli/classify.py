@@ -8,6 +8,7 @@ from wordsight.cli.classify_options import (
     LabelListOption,
     MultiLabelOption,
     NoneOption,
+    RepeatedLabelsOption,
     TemperatureOption,
     TemplatesOption,
     TopOption,
@@ -43,6 +44,7 @@ def classify(
     labels: LabelListOption,
     model: ModelOption,
     templates: TemplatesOption = "photo",
+    repeated_labels: RepeatedLabelsOption = False,
     multi_label: MultiLabelOption = False,
     none_of_these: NoneOption = False,
     temperature: TemperatureOption = "model",
@@ -70,19 +72,20 @@ def classify(
     Example:
       wordsight classify photos/ --labels cat,dog,bird --model runs/first
     """
-    from wordsight.cli.classify_calibration import apply_calibration
+    from wordsight.cli.classify_calibration import apply_calibration, notes_of_warnings
     from wordsight.cli.classify_output import choose_output
     from wordsight.cli.loading import ModelOptions, load_model
     from wordsight.data.inputs import iter_images
     from wordsight.zeroshot import ZeroShotClassifier, read_labels, resolve_templates
 
-    names, texts = read_labels(labels), resolve_templates(templates)
+    names, texts = read_labels(labels, repeated_labels), resolve_templates(templates)
     total = _check(images, why, temperature, calibrate)
     options = ModelOptions(model, architecture, averaged, device, runtime, decoding, policy, batch_size, mirror)
     encoder = load_model(options, quiet)
-    classifier = ZeroShotClassifier(
-        encoder, names, texts, multi_label=multi_label, none_of_these=none_of_these, temperature=temperature
-    )
+    with notes_of_warnings():
+        classifier = ZeroShotClassifier(
+            encoder, names, texts, True, multi_label, none_of_these, temperature, repeated_labels=repeated_labels
+        )
     classifier = apply_calibration(classifier, calibrate, quiet)
     output = choose_output(len(classifier.names) if as_json and multi_label else top, as_json)
     page = _open_page(classifier, model, why)
@@ -120,7 +123,7 @@ def _run(
 ) -> None:
     """Classify the images, print the predictions and add them to the page."""
     from wordsight.cli.terminal import show_progress
-    from wordsight.errors import DataError
+    from wordsight.errors import DataError, counted
 
     with show_progress(total, "images", quiet) as progress:
         for prediction in classifier.classify(images, on_unreadable=output.unreadable):
@@ -130,6 +133,6 @@ def _run(
             progress(output.num_predictions + output.num_unreadable)
     output.finish()
     if not output.num_predictions:
-        raise DataError(f"none of {output.num_unreadable} images could be read")
+        raise DataError(f"none of {counted(output.num_unreadable, 'image')} could be read")
     if page is not None:
         page.write()

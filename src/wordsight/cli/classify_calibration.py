@@ -1,6 +1,8 @@
 """The temperature and the calibration of `wordsight classify`."""
 
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,18 +13,39 @@ if TYPE_CHECKING:
     from wordsight.zeroshot import ZeroShotClassifier
 
 
+@contextmanager
+def notes_of_warnings() -> Iterator[None]:
+    """Print warnings that the block raises as lines on standard error, also if `--quiet` was given."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        print_note(f"warning: {printable(warning.message)}")
+
+
 def apply_calibration(
     classifier: "ZeroShotClassifier", source: Path | None, quiet: bool = False
 ) -> "ZeroShotClassifier":
     """Return the classifier, calibrated on labelled images if a source of them is given.
 
-    Prints the temperature if it was estimated from the labels (`--temperature labels`).
+    Prints what was changed: the temperature if it was estimated from the labels (`--temperature labels`), or the
+    summary of the calibration.
     """
+    if len(classifier.names) == 1 and not (classifier.multi_label or classifier.none_of_these):
+        print_note(
+            f"with a single label, {printable(repr(classifier.names[0]))}, the probability is always 1: add labels, or "
+            "use --multi-label or --none-of-these",
+            quiet,
+        )
     temperature = classifier.calibration.temperature
     if temperature != 1:
         share = f"{1 / temperature:.0%} of the differences between the labels is not explained by their spelling"
         print_note(f"temperature {temperature:.2f}: {share}", quiet)
-    return classifier if source is None else _calibrate(classifier, source)
+    if source is None:
+        return classifier
+    calibrated = _calibrate(classifier, source)
+    print_note(calibrated.calibration.summary, quiet)
+    return calibrated
 
 
 def _calibrate(classifier: "ZeroShotClassifier", source: Path) -> "ZeroShotClassifier":

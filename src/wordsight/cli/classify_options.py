@@ -13,7 +13,8 @@ LabelListOption = Annotated[
     str,
     typer.Option(
         metavar="A,B|FILE",
-        help="Labels separated by commas, or a file: one label per line (indented lines form a hierarchy), or JSON.",
+        help="Labels separated by commas, or a file: one label per line (indented lines form a hierarchy), JSON, YAML "
+        "or CSV.",
         show_default=False,
     ),
 ]
@@ -22,6 +23,12 @@ TemplatesOption = Annotated[
     typer.Option(
         metavar="SET|TEXT",
         help="A template set (plain, photo, photos, drawings, imagenet, food101 ...), or a text that contains {}.",
+    ),
+]
+RepeatedLabelsOption = Annotated[
+    bool,
+    typer.Option(
+        "--repeated-labels", help="Labels with the same name are separate classes, as in ImageNet, and not an error."
     ),
 ]
 MultiLabelOption = Annotated[
@@ -44,8 +51,8 @@ CalibrateOption = Annotated[
     Path | None,
     typer.Option(
         metavar="SOURCE",
-        help="Labelled images, such as one directory per label: calibrates the probabilities and reports label sets "
-        "that contain the true label for 90 % of images.",
+        help="Labelled images, such as one directory per label: fits a temperature and, with enough images, an offset "
+        "per label, and reports label sets that contain the true label for 90 % of images.",
     ),
 ]
 WhyOption = Annotated[

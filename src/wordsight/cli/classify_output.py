@@ -71,8 +71,6 @@ class JsonOutput(PlainOutput):
 
     def print_prediction(self, prediction: "Prediction") -> None:
         """Print a prediction as an object."""
-        import json
-
         shown = prediction.ranking[: max(self.top, len(prediction.labels))]
         row: dict[str, Any] = {
             "image": image_name(prediction.image),
@@ -85,13 +83,18 @@ class JsonOutput(PlainOutput):
             row["path"] = prediction.path
         if prediction.reason:
             row["reason"] = prediction.reason
-        print(json.dumps(row))
+        print_json(row)
 
     def print_unreadable(self, name: str, reason: str) -> None:
         """Print a reason as an object."""
-        import json
+        print_json({"image": name, "error": reason})
 
-        print(json.dumps({"image": name, "error": reason}))
+
+def print_json(row: dict[str, Any]) -> None:
+    """Print an object on one line of ASCII characters, without control characters."""
+    import json
+
+    print(json.dumps(row, allow_nan=False).replace("\x7f", "\\u007f"))
 
 
 class TableOutput(PlainOutput):
@@ -106,10 +109,11 @@ class TableOutput(PlainOutput):
         self._rows.append(cells)
         if len(self._rows) == _ROWS_IN_TABLE:
             self.finish()
-            self._rows.clear()
 
     def finish(self) -> None:
-        """Print the remaining rows."""
+        """Print the remaining rows, if there are any."""
+        if not self._rows:
+            return
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
@@ -118,6 +122,7 @@ class TableOutput(PlainOutput):
         for name, *cells in self._rows:
             table.add_row(Text(printable(name)), Text("\n".join(map(printable, cells))))
         Console().print(table)
+        self._rows.clear()
 
 
 def choose_output(top: int, as_json: bool) -> PlainOutput:

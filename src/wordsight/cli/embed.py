@@ -88,7 +88,7 @@ def _warn(line: str) -> None:
 def _print_summary(summary: "EmbedSummary", encoder: "DualEncoder", out: Path, as_json: bool) -> None:
     import json
 
-    from wordsight.errors import printable
+    from wordsight.errors import counted, printable
 
     if as_json:
         result = {
@@ -109,6 +109,6 @@ def _print_summary(summary: "EmbedSummary", encoder: "DualEncoder", out: Path, a
             file=sys.stderr,
         )
     print(
-        f"{printable(out)}: {summary.num_embeddings:,} embeddings ({summary.num_computed:,} new), "
-        f"{summary.num_unreadable:,} unreadable images; {encoder.fingerprint}"
+        f"{printable(out)}: {counted(summary.num_embeddings, 'embedding')} ({summary.num_computed:,} new), "
+        f"{counted(summary.num_unreadable, 'unreadable image')}; {encoder.fingerprint}"
     )

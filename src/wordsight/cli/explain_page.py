@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wordsight.cli.classify_output import image_name
-from wordsight.errors import printable
+from wordsight.errors import counted, printable
 from wordsight.report import Gallery, ImageCard, Page, RankedText, Section
 
 if TYPE_CHECKING:
@@ -43,16 +43,20 @@ class ExplanationPage:
         self._num_predictions += 1
         if len(self._cards) < MAX_IMAGES:
             heatmap = explain(self._classifier, prediction.image, prediction.ranking[0][0]).to_png()
-            ranked = [RankedText(label, probability) for label, probability in prediction.ranking[:_SHOWN_LABELS]]
-            self._cards.append(ImageCard(printable(image_name(prediction.image)), heatmap, ranked))
+            ranked = [
+                RankedText(printable(label), probability) for label, probability in prediction.ranking[:_SHOWN_LABELS]
+            ]
+            note = f"{prediction.label} {prediction.probability:.4f}: {prediction.reason}" if prediction.reason else ""
+            title = printable(image_name(prediction.image))
+            self._cards.append(ImageCard(title, heatmap, ranked, note=printable(note)))
 
     def write(self) -> None:
         """Write the page; errors as for `Page.write`."""
         self._page().write(self._out)
 
     def _page(self) -> Page:
-        num_images = _count(self._num_predictions, "image")
-        num_labels = _count(len(self._classifier.names), "label")
+        num_images = counted(self._num_predictions, "image")
+        num_labels = counted(len(self._classifier.names), "label")
         return Page(
             title="Why these labels",
             lead=f"{num_images}, {num_labels}, classified by {self._model}.",
@@ -67,7 +71,3 @@ class ExplanationPage:
         if self._num_predictions > len(self._cards):
             text += f"\n\nOnly the first {len(self._cards):,} of {self._num_predictions:,} images are shown."
         return text
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -33,7 +33,7 @@ def recipes(
 
     paths = recipe_paths()
     if name and name not in paths:
-        raise ConfigError(f"{name}: no such recipe{nearest(name, paths)}; known: {', '.join(paths) or 'none'}")
+        raise ConfigError(f"{name}: no such recipe; known: {', '.join(paths) or 'none'}{nearest(name, paths)}")
     if name and not as_json:
         print(paths[name].read_text("utf-8"), end="")
     elif name:

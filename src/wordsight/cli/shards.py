@@ -94,7 +94,10 @@ def shards(
 
 
 def _describe(summary: "PackSummary", out: Path) -> str:
-    size = f"{summary.samples:,} samples in {summary.shards} shards, {summary.bytes / 1e6:,.1f} MB"
+    from wordsight.errors import counted
+
+    contents = f"{counted(summary.samples, 'sample')} in {counted(summary.shards, 'shard')}"
+    size = f"{contents}, {summary.bytes / 1e6:,.1f} MB"
     lines = [f"{summary.layout}: {size}, in {out}"]
     if summary.left_out:
         lines.append(f"{summary.left_out:,} left out by --exclude or --only")

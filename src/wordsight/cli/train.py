@@ -96,6 +96,7 @@ def train(
 
     from wordsight.cli.loading import ModelOptions, load_model
     from wordsight.cli.terminal import silence_notes
+    from wordsight.errors import counted
     from wordsight.training import load_recipe
     from wordsight.training import train as run_training
 
@@ -118,7 +119,7 @@ def train(
     if as_json:
         typer.echo(msgspec.json.encode(_as_dict(run)).decode())
         return
-    typer.echo(f"{run.directory}: {run.steps} steps; best model after step {run.best_step}")
+    typer.echo(f"{run.directory}: {counted(run.steps, 'step')}; best model after step {run.best_step}")
     if not quiet:
         typer.echo(f"try: wordsight classify IMAGES --labels cat,dog --model {run.directory}")
 

@@ -4,18 +4,19 @@ Datasets state the class of an image in different ways: by number, by name, by W
 """
 
 import re
-from pathlib import Path
+from collections import Counter
+from pathlib import Path, PurePath
 from typing import Any
 
 import msgspec
 
-from wordsight.data.file_listing import read_file
-from wordsight.data.sample import clean_texts, parse_json
+from wordsight.data.class_files import MAX_CLASS_FILE_BYTES, parse_classes, read_class_file
+from wordsight.data.sample import clean_texts
 from wordsight.errors import DataError, nearest
 
-MAX_NAMES_BYTES = 1 << 26
 _MAX_DIGITS = 9
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?")
+MAX_NAMES_BYTES = MAX_CLASS_FILE_BYTES
 _ID_COLUMNS = ("wnid", "synset", "class_id")
 
 
@@ -76,13 +77,13 @@ class LabelNames(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_label_names(path: Path) -> LabelNames:
-    """Read a JSON file: a list of the names of labels 0, 1, ..., or an object that maps labels to their name or names.
+    """Read a file of class names: the names of labels 0, 1, ..., or the names of each label by its name, number or id.
 
     Raises:
-        DataError: the file is missing, not JSON, or JSON of another structure.
+        DataError: the file is missing, or in none of the formats of `class_files.py`.
     """
     try:
-        return parse_label_names(read_file(path, MAX_NAMES_BYTES), path.name)
+        return parse_label_names(read_class_file(path), path.name)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 
@@ -91,17 +92,27 @@ def parse_label_names(content: bytes, origin: str) -> LabelNames:
     """Parse the content of a file that `read_label_names` reads.
 
     Args:
-        content: JSON.
-        origin: file name, for errors about labels.
+        content: the bytes of the file.
+        origin: file name, for errors about labels; its suffix determines the format.
 
     Raises:
-        DataError: the content is not JSON, or JSON of another structure; the message does not name the file.
+        DataError: the content is in none of the formats; the message does not name the file.
     """
-    value = parse_json(content)
-    if isinstance(value, list) and value:
-        return LabelNames(
-            origin=origin, classes=tuple(clean_texts(name, f"class {i}")[0] for i, name in enumerate(value))
-        )
-    if isinstance(value, dict) and value:
-        return LabelNames(origin=origin, names={label: clean_texts(names, label) for label, names in value.items()})
-    raise DataError("expected a list of class names, or an object that maps labels to names")
+    classes = parse_classes(content, PurePath(origin).suffix.lower())
+    if not classes:
+        raise DataError("expected a list of class names, or an object that maps labels to names; it is empty")
+    cleaned = [clean_texts(named.names, f"class {number}") for number, named in enumerate(classes)]
+    if not any(named.ids for named in classes):
+        return LabelNames(origin=origin, classes=tuple(names[0] for names in cleaned))
+    names_of: dict[str, tuple[str, ...]] = {}
+    for named, names in zip(classes, cleaned, strict=True):
+        for id in named.ids:
+            if names_of.setdefault(id, names) != names:
+                raise DataError(
+                    f"{id!r} identifies both {names_of[id][0]!r} and {names[0]!r}; expected one name per id"
+                )
+    counts = Counter(names[0] for names in cleaned)
+    for names in cleaned:
+        if counts[names[0]] == 1:
+            names_of.setdefault(names[0], names)
+    return LabelNames(origin=origin, names=names_of)

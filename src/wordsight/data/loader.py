@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from wordsight.data.mixture import SLOT, Mixture, SourceOrder
 from wordsight.data.order import Purpose, draws, stream_of
 from wordsight.data.sample import BrokenSample, BrokenSampleError, Sample
-from wordsight.errors import ConfigError, DataError, ImageError
+from wordsight.errors import ConfigError, DataError, ImageError, counted
 from wordsight.image import Augmentation, Policy, augment, decode
 
 _MAX_ATTEMPTS = 100
@@ -354,8 +354,9 @@ class _Tally:
         worst, count = shards.most_common(1)[0]
         example = next(item for item in self.broken if item.shard == worst)
         raise DataError(
-            f"{worst}: {count} broken samples, the most of any shard; {num_broken} of {num_used} samples read "
-            f"are broken, more than {self._max_share:.1%}; the first: {example.key}: {example.reason}; pack it again"
+            f"{worst}: {counted(count, 'broken sample')}, the most of any shard; {num_broken} of {num_used} samples "
+            f"read are broken, more than {self._max_share:.1%}; the first: {example.key}: {example.reason}; "
+            "pack it again"
         )
 
 

@@ -319,8 +319,8 @@ class _Words:
         for language in self._languages:
             if language not in package.LANGUAGES:
                 raise ConfigError(
-                    f"languages: {language!r} is not available{nearest(language, package.LANGUAGES)}; "
-                    f"expected {', '.join(package.LANGUAGES)}"
+                    f"languages: {language!r} is not available; expected {', '.join(package.LANGUAGES)}"
+                    f"{nearest(language, package.LANGUAGES)}"
                 )
         package.config.load_language(["en", *self._languages])
         return {_without_selectors(text): entry for text, entry in package.EMOJI_DATA.items()}

@@ -251,7 +251,7 @@ def choose_columns(
     columns = describe_columns(table.columns)
     for name in (*([image] if image else []), *texts, *([label] if label else [])):
         if name not in table.columns:
-            raise DataError(f"{table.path}: no column {name!r}{nearest(name, table.columns)}; {columns}")
+            raise DataError(f"{table.path}: no column {name!r}; {columns}{nearest(name, table.columns)}")
     image = image or guess_image_column(table, "; name it with --image-column")
     others = [name for name in table.columns if name != image]
     if not texts and label is None:

@@ -24,7 +24,7 @@ from wordsight.embed.embedding_files import (
 )
 from wordsight.encoder.fingerprint import Fingerprint
 from wordsight.encoder.pipeline import embed_each
-from wordsight.errors import DataError, OutputError, WeightsError
+from wordsight.errors import DataError, OutputError, WeightsError, counted
 from wordsight.files import lock, open_atomic, text_of
 from wordsight.image import ImageRef
 
@@ -207,4 +207,4 @@ def _count(
 def _require_embeddings(summary: EmbedSummary) -> None:
     if not summary.num_embeddings:
         first = f"; the first: {summary.unreadable[0].reason}" if summary.unreadable else ""
-        raise DataError(f"none of {summary.num_unreadable} images could be read{first}")
+        raise DataError(f"none of {counted(summary.num_unreadable, 'image')} could be read{first}")

@@ -4,11 +4,11 @@ A test freezes its public methods. Everything that makes inference fast is hidde
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +17,16 @@ from wordsight.encoder.batch_sizes import batch_sizes
 from wordsight.encoder.fingerprint import Fingerprint
 from wordsight.encoder.pipeline import AnyImage, as_images, embed_each
 from wordsight.encoder.runtime import Embeddings, Runtime, is_runtime
-from wordsight.errors import ConfigError, DataError, ImageError, WeightsError, nearest
+from wordsight.errors import ConfigError, DataError, ImageError, WeightsError, counted, nearest
 from wordsight.image import ImageSource, Policy, Preprocessing, preprocess
 from wordsight.text import TextTokenizer, build_tokenizer
+from wordsight.text.tokenizer import as_list
 from wordsight.weights import Card
 
 if TYPE_CHECKING:
     from wordsight.model import CLIP
 
-T = TypeVar("T")
+_NUM_QUOTED_CHARACTERS = 60
 
 
 class DualEncoder:
@@ -100,31 +101,43 @@ class DualEncoder:
             rows.append(embedded.embedding[None])
         return self._concatenate(rows)
 
-    def embed_texts(self, texts: str | Sequence[str]) -> Embeddings:
-        """Embed texts. A text longer than the model's context is truncated, as published.
+    def embed_texts(self, texts: str | Sequence[str], truncate: bool = True) -> Embeddings:
+        """Embed texts.
 
         Args:
             texts: M strings, or a single one.
+            truncate: whether to truncate texts that are longer than the model's context, as published, with one warning
+                that states their number, instead of raising. Texts that differ only after the end of the context have
+                equal embeddings.
 
         Returns:
             (M, E) float32, unit length.
 
         Raises:
-            TextError: something is not a string.
+            TextError: something is not a string, or a text is too long and `truncate` is false.
             WeightsError: the model returns numbers that are not finite.
         """
-        sequence = [texts] if isinstance(texts, str) else texts
-        # the tokenizer raises the error for anything that is not a sequence
+        listed = as_list(texts)
+        if not truncate:
+            self.tokenizer(listed, truncate=False)
         size = batch_sizes(self.runtime.device_type).tokenised_texts
-        groups = _batches(sequence, size) if isinstance(sequence, Sequence) else [sequence]
-        return self._concatenate([self.runtime.encode_ids(self.tokenize(group)) for group in groups])
+        rows: list[Embeddings] = []
+        truncated: list[str] = []
+        for start in range(0, len(listed), size):
+            batch, indices = listed[start : start + size], list[int]()
+            rows.append(self.runtime.encode_ids(self.tokenizer(batch, on_truncated=indices.append)))
+            truncated += [batch[index] for index in indices]
+        if truncated:
+            warn_truncated(len(truncated), len(listed), truncated[0], self.card.tokenizer.context_length)
+        return self._concatenate(rows)
 
-    def similarity(self, images: Embeddings, texts: Embeddings) -> Embeddings:
+    def similarity(self, images: Embeddings, texts: Embeddings, texts_are_unit: bool = False) -> Embeddings:
         """Cosine similarity of embeddings, which need not have unit length.
 
         Args:
             images: (N, E).
             texts: (M, E).
+            texts_are_unit: whether the texts are known to have unit length; saves normalising many texts for each call.
 
         Returns:
             (N, M) float32 in [-1, 1] up to rounding.
@@ -138,22 +151,36 @@ class DualEncoder:
                 f"images {images.shape} and texts {texts.shape}: expected (N, E) and (M, E) with the same E; "
                 "pass embeddings of one model"
             )
-        return _unit(images) @ _unit(texts).T
+        return unit_rows(images) @ (texts if texts_are_unit else unit_rows(texts)).T
 
-    def logits(self, images: Embeddings, texts: Embeddings) -> Embeddings:
+    def logits(self, images: Embeddings, texts: Embeddings, texts_are_unit: bool = False) -> Embeddings:
         """Logits as in training: logit scale times cosine similarity, plus the logit bias if the model has one.
 
         Arguments, result and errors are those of `similarity`, except that the values are not bounded by 1.
-        """
-        return np.asarray(np.float32(self.scale) * self.similarity(images, texts) + np.float32(self.bias), np.float32)
-
-    def tokenize(self, texts: str | Sequence[str]) -> NDArray[np.int32]:
-        """Tokenize texts for this model: (M, L) int32, where L is its context length. Longer texts are truncated.
 
         Raises:
-            TextError: something is not a string.
+            WeightsError: the logit scale or the logit bias is not a finite number.
         """
-        return self.tokenizer(texts)
+        scale, bias = self.scale, self.bias
+        if not (math.isfinite(scale) and math.isfinite(bias)):
+            raise WeightsError(
+                f"{self.card.name}: the logit scale is {scale:g} and the logit bias {bias:g}; expected finite numbers: "
+                "the weights are damaged, or training diverged"
+            )
+        similarity = self.similarity(images, texts, texts_are_unit)
+        return np.asarray(np.float32(scale) * similarity + np.float32(bias), np.float32)
+
+    def tokenize(self, texts: str | Sequence[str], truncate: bool = True) -> NDArray[np.int32]:
+        """Tokenize texts for this model: (M, L) int32, where L is its context length.
+
+        Args:
+            texts: M strings, or a single one.
+            truncate: whether to truncate texts that are too long, instead of raising.
+
+        Raises:
+            TextError: something is not a string, or a text is too long and `truncate` is false.
+        """
+        return self.tokenizer(texts, truncate)
 
     def preprocess(self, source: ImageSource) -> NDArray[np.float32]:
         """Decode and preprocess one image to the model's input: (3, S, S) float32, normalised by mean and deviation.
@@ -258,12 +285,17 @@ def _torch_runtime(model: "CLIP", preprocessing: Preprocessing) -> Runtime:
     return TorchRuntime(model, preprocessing)
 
 
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    remaining = iter(items)
-    while batch := list(islice(remaining, size)):
-        yield batch
+def warn_truncated(num_truncated: int, num_texts: int, example: str, context_length: int) -> None:
+    """Warn that texts are longer than the context of a model."""
+    are = "is" if num_truncated == 1 else "are"
+    warnings.warn(
+        f"{num_truncated:,} of {counted(num_texts, 'text')} {are} longer than the model's context of "
+        f"{context_length} ids and truncated; the first begins with {example[:_NUM_QUOTED_CHARACTERS]!r}",
+        stacklevel=3,
+    )
 
 
-def _unit(embeddings: Embeddings) -> Embeddings:
+def unit_rows(embeddings: Embeddings) -> Embeddings:
+    """Return the rows of (N, E) scaled to unit length; rows of zeros are unchanged."""
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
     return np.asarray(embeddings / np.where(lengths > 0, lengths, 1), np.float32)

@@ -115,8 +115,8 @@ def find_checkpoint(
     if path.is_symlink():
         raise WeightsError(f"{path}: {mistaken_for_weights(path)}")
     raise WeightsError(
-        f"{name}: no such model{_nearest_name(path)}; give a name listed by 'wordsight models', a weights file, or "
-        "the directory of a model or of a training run"
+        f"{name}: no such model; give a name listed by 'wordsight models', a weights file, or the directory of a model "
+        f"or of a training run{_nearest_name(path)}"
     )
 
 

@@ -66,5 +66,5 @@ def preset(name: str) -> ModelConfig:
         ConfigError: no such preset; the message suggests the nearest one.
     """
     if name not in PRESETS:
-        raise ConfigError(f"no model preset {name!r}{nearest(name, PRESETS)}; known: {', '.join(PRESETS)}")
+        raise ConfigError(f"no model preset {name!r}; known: {', '.join(PRESETS)}{nearest(name, PRESETS)}")
     return PRESETS[name]

@@ -110,7 +110,9 @@ class TextTokenizer(Protocol):
 
     def decode(self, ids: Iterable[int]) -> str: ...  # noqa: D102
 
-    def __call__(self, texts: str | Sequence[str], truncate: bool = True) -> np.ndarray: ...  # noqa: D102
+    def __call__(  # noqa: D102
+        self, texts: str | Sequence[str], truncate: bool = True, on_truncated: Callable[[int], object] | None = None
+    ) -> np.ndarray: ...
 
 
 def build_tokenizer(
@@ -198,12 +200,15 @@ class FileTokenizer:
         skipped = {self.config.pad_id, *self.config.special_ids}
         return self._vocabulary.decode([id for id in listed if id not in skipped])
 
-    def __call__(self, texts: str | Sequence[str], truncate: bool = True) -> np.ndarray:
+    def __call__(
+        self, texts: str | Sequence[str], truncate: bool = True, on_truncated: Callable[[int], object] | None = None
+    ) -> np.ndarray:
         """Tokenize texts into rows of begin, ids, end and padding.
 
         Args:
             texts: M strings, or one string for M = 1.
             truncate: whether to truncate texts that are too long, keeping begin and end, instead of raising.
+            on_truncated: called with the row of each text that is truncated.
 
         Returns:
             (M, L) int32 with L = `context_length`; a new array.
@@ -224,6 +229,8 @@ class FileTokenizer:
                     f"text {row}, {describe(listed[row])}: {len(ids) + len(begin) + len(end)} ids with begin and end, "
                     f"the context has {config.context_length}; shorten it or pass truncate=True"
                 )
+            if len(ids) > max_text_ids and on_truncated is not None:
+                on_truncated(row)
             filled = [*begin, *self._checked(ids[:max_text_ids]), *end]
             start = 0 if config.padding_side == "right" else config.context_length - len(filled)
             rows[row, start : start + len(filled)] = filled

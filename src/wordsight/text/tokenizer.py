@@ -7,7 +7,7 @@ In OpenAI's code this applies to `<|startoftext|>` and `<|endoftext|>`, which he
 
 import functools
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -89,13 +89,16 @@ class Tokenizer:
         """
         return self.encoder.unpack([self._check_id(id) for id in ids])
 
-    def __call__(self, texts: str | Sequence[str], truncate: bool = True) -> np.ndarray:
+    def __call__(
+        self, texts: str | Sequence[str], truncate: bool = True, on_truncated: Callable[[int], object] | None = None
+    ) -> np.ndarray:
         """Tokenize texts into rows of begin, ids, end and padding with zeros.
 
         Args:
             texts: M strings, or one string for M = 1.
             truncate: whether to truncate texts that are too long, keeping `end_id` as the last id (as published),
                 instead of raising.
+            on_truncated: called with the row of each text that is truncated.
 
         Returns:
             (M, L) int32 with L = `context_length`; a new array.
@@ -111,6 +114,10 @@ class Tokenizer:
         packed = self.encoder.pack([text[:MAX_CHARACTERS] for text in listed])
         if not truncate:
             self._check_lengths(listed, packed, max_text_bytes)
+        if on_truncated is not None:
+            for row, ids in enumerate(packed):
+                if len(ids) > max_text_bytes:
+                    on_truncated(row)
         rows = [(begin + ids[:max_text_bytes] + end).ljust(row_bytes, b"\0") for ids in packed]
         return np.frombuffer(b"".join(rows), np.uint16).reshape(len(rows), self.context_length).astype(np.int32)
 

@@ -26,7 +26,7 @@ from wordsight.config import to_toml
 from wordsight.data import BatchPlan, Loader, Mixture
 from wordsight.encoder import DualEncoder, load
 from wordsight.encoder.devices import parse_device
-from wordsight.errors import OutputError
+from wordsight.errors import OutputError, counted
 from wordsight.evaluate import Evaluator
 from wordsight.files import lock, make_directory, recover_directory, remove_partial, write_atomic
 from wordsight.metrics import Score
@@ -154,7 +154,7 @@ def _list_broken(loader: Loader, directory: Path, log: RunLog) -> None:
     rows = dict.fromkeys([*previous, *(msgspec.json.encode(broken) for broken in loader.broken)])
     if rows:
         write_atomic(path, b"".join(row + b"\n" for row in rows))
-        log.print(f"{len(rows)} broken samples were replaced by others; see {path} for the reasons")
+        log.print(f"replaced by others: {counted(len(rows), 'broken sample')}; see {path} for the reasons")
 
 
 def _validate(state: State, recipe: Recipe, evaluators: Sequence[Evaluator], directory: Path, log: RunLog) -> None:

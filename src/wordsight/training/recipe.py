@@ -248,7 +248,7 @@ def recipe_path(name: str | Path) -> Path:
         return path
     paths = recipe_paths()
     if str(name) not in paths:
-        raise ConfigError(f"{name}: no such recipe{nearest(str(name), paths)}; known: {', '.join(paths) or 'none'}")
+        raise ConfigError(f"{name}: no such recipe; known: {', '.join(paths) or 'none'}{nearest(str(name), paths)}")
     return paths[str(name)]
 
 

@@ -21,7 +21,7 @@ def selection_value(scores: Sequence[Score], selection_metric: str) -> float:
         metrics = list(dict.fromkeys(score.metric for score in scores))
         names = metrics + [f"{score.dataset}/{score.metric}" for score in scores]
         raise ConfigError(
-            f"validation.selection_metric: no validation set reports {selection_metric!r}"
-            f"{nearest(selection_metric, names)}; reported: {', '.join(metrics) or 'nothing'}"
+            f"validation.selection_metric: no validation set reports {selection_metric!r}; "
+            f"reported: {', '.join(metrics) or 'nothing'}{nearest(selection_metric, names)}"
         )
     return sum(values) / len(values)

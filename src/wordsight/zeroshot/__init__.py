@@ -5,6 +5,7 @@ Read `classifier.py` first.
     classifier.py           `ZeroShotClassifier`: builds the weights and classifies images
     labels.py               reads labels and label hierarchies from the command line or a file
     templates.py            prompt template sets; published_templates.py holds those of the paper's datasets
+    prompts.py              labels that are truncated or become the same text
     background.py           general words that the labels are compared with, for "none of these" and multi-label mode
     reliability.py          a temperature derived from the label texts alone
     calibration.py          temperature, prediction sets and the rejection threshold, fitted to labelled images

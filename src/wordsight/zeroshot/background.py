@@ -86,11 +86,15 @@ class Background:
         Returns:
             (K,) float64 in [0, 1].
         """
+        return sigmoid(self.log_odds(image_E, logits_K))
+
+    def log_odds(self, image_E: NDArray[np.float32], logits_K: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the logarithm of the odds of the probabilities that `independent` returns."""
         words_M = self._logits(image_E)
         powers_M = np.exp(words_M - words_M.max())
         with np.errstate(divide="ignore"):  # log(0) if all words are near a label: its probability is then 1
             words_K = np.log(powers_M @ self._is_distinct_MK) + words_M.max()
-        return sigmoid(logits_K - words_K)
+        return np.asarray(logits_K - words_K)
 
     def _logits(self, image_E: NDArray[np.float32]) -> NDArray[np.float64]:
         return self._clip.logits(image_E[None], self._words_ME)[0].astype(np.float64)
@@ -102,6 +106,11 @@ def log_mean_exp(values: NDArray[np.floating]) -> float:
     return largest + float(np.log(np.mean(np.exp(values.astype(np.float64) - largest))))
 
 
+def log_sigmoid(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the logarithm of the sigmoid, without overflow for any x."""
+    return np.asarray(-np.logaddexp(0, -values.astype(np.float64)))
+
+
 def sigmoid(values: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return 1 / (1 + exp(-x)), without overflow for any x."""
-    return np.asarray(np.exp(-np.logaddexp(0, -values.astype(np.float64))))
+    return np.asarray(np.exp(log_sigmoid(values)))

@@ -1,12 +1,13 @@
-"""Calibration on labelled images: a temperature, prediction sets with known coverage, and a rejection threshold."""
+"""Calibration on labelled images: temperature, offsets, prediction sets with known coverage, a rejection threshold."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wordsight.errors import ConfigError
+from wordsight.errors import ConfigError, counted
 from wordsight.metrics import conformal_quantile
+from wordsight.zeroshot.offsets import MIN_IMAGES_PER_LABEL, fit_offsets
 
 MIN_LIFT = 4.0
 """Default rejection threshold: an image that the labels fit less than 4 times as well as general words do is rejected.
@@ -28,12 +29,21 @@ class Calibration:
         coverage: the guaranteed probability that the prediction set of a new image contains its label; None if the
             classifier has not been calibrated.
         max_nonconformity: labels with 1 - probability up to this belong to the prediction set.
+        offsets: added to the logits after the division by the temperature, one per label; empty if there are none.
+        summary: what the calibration changed, for people.
     """
 
     temperature: float = 1.0
     min_log_lift: float = float(np.log(MIN_LIFT))
     coverage: float | None = None
     max_nonconformity: float = 0.0
+    offsets: tuple[float, ...] = ()
+    summary: str = field(default="", compare=False)
+
+    def apply(self, logits: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Return calibrated logits, whose softmax are the probabilities; the last axis of `logits` is the labels."""
+        scaled = logits / self.temperature
+        return np.asarray(scaled + np.array(self.offsets)) if self.offsets else scaled
 
 
 def fit_calibration(
@@ -41,10 +51,11 @@ def fit_calibration(
 ) -> Calibration:
     """Calibrate on labelled images, which must come from the same distribution as the images to be classified.
 
-    The temperature is fitted to every second image (Guo et al. 2017, arXiv 1706.04599). The prediction sets are fitted
-    to the other images, so that their guarantee holds: split conformal prediction with the nonconformity score
-    1 - probability (Sadinle et al. 2019). The rejection threshold is the lift that at least the share `coverage` of all
-    images reaches.
+    The temperature is fitted to every second image (Guo et al. 2017, arXiv 1706.04599). If at least two labels have
+    `MIN_IMAGES_PER_LABEL` of these images, an offset per label is fitted too, and is used if it is better than the
+    temperature alone in cross-validation. The prediction sets are fitted to the other images, so that their guarantee
+    holds: split conformal prediction with the nonconformity score 1 - probability (Sadinle et al. 2019). The rejection
+    threshold is the lift that at least the share `coverage` of all images reaches.
 
     Args:
         logits_NK: (N, K) logits of N images and K labels.
@@ -61,16 +72,47 @@ def fit_calibration(
     min_images = 2 * int(np.ceil(coverage / (1 - coverage) - 1e-9))
     if len(target_N) < min_images:
         raise ConfigError(
-            f"{len(target_N)} labelled images: a coverage of {coverage:g} needs at least {min_images}; "
+            f"{counted(len(target_N), 'labelled image')}: a coverage of {coverage:g} needs at least {min_images}; "
             "add images or lower the coverage"
         )
-    temperature = fit_temperature(logits_NK[temperature_half], target_N[temperature_half])
-    probability_NK = softmax(logits_NK[set_half] / temperature)
+    scaling = _fit_scaling(logits_NK[temperature_half], target_N[temperature_half])
+    probability_NK = softmax(scaling.apply(logits_NK[set_half]))
     nonconformity_N = 1 - np.take_along_axis(probability_NK, target_N[set_half, None], axis=1)[:, 0]
-    max_nonconformity = conformal_quantile(nonconformity_N, coverage)
-    if log_lift_N is None:
-        return Calibration(temperature, coverage=coverage, max_nonconformity=max_nonconformity)
-    return Calibration(temperature, -conformal_quantile(-log_lift_N, coverage), coverage, max_nonconformity)
+    before, after = (
+        np.mean(rows_NK.argmax(axis=1) == target_N[set_half]) for rows_NK in (logits_NK[set_half], probability_NK)
+    )
+    summary = f"calibrated on {counted(len(target_N), 'image')}: {scaling.summary}"
+    if scaling.offsets:
+        summary += f"; accuracy on the other half of the images {after:.1%} instead of {before:.1%}"
+    num_missing = logits_NK.shape[1] - len(np.unique(target_N))
+    if num_missing:
+        summary += f"; {counted(num_missing, 'label')} without images"
+    return Calibration(
+        scaling.temperature,
+        Calibration.min_log_lift if log_lift_N is None else -conformal_quantile(-log_lift_N, coverage),
+        coverage,
+        conformal_quantile(nonconformity_N, coverage),
+        scaling.offsets,
+        summary,
+    )
+
+
+def _fit_scaling(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64]) -> Calibration:
+    """Fit a temperature and, if they are better, offsets; the summary says which."""
+    temperature = fit_temperature(logits_NK, target_N)
+    summary = f"temperature {temperature:.3g}"
+    fit = fit_offsets(logits_NK, target_N, fit_temperature)
+    if fit is None:
+        if logits_NK.shape[1] > 1:
+            summary += f"; no offsets, which need {2 * MIN_IMAGES_PER_LABEL} images for each of two labels or more"
+        return Calibration(temperature, summary=summary)
+    losses = f"cross-validated log loss {fit.log_loss:.3g} with offsets, {fit.plain_log_loss:.3g} without"
+    if not fit.is_better:
+        return Calibration(temperature, summary=f"{summary}; no offsets, which are not better: {losses}")
+    offsets = tuple(fit.offsets.tolist())
+    return Calibration(
+        fit.temperature, offsets=offsets, summary=f"temperature {fit.temperature:.3g} and an offset per label; {losses}"
+    )
 
 
 def fit_temperature(logits_NK: NDArray[np.floating], target_N: NDArray[np.integer]) -> float:

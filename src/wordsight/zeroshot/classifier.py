@@ -13,22 +13,33 @@ Everything beyond the published method is opt-in:
 """
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wordsight.data.named_class import quote
 from wordsight.encoder.batch_sizes import batch_sizes
+from wordsight.encoder.dual_encoder import unit_rows
 from wordsight.encoder.pipeline import AnyImage, as_images, embed_each
-from wordsight.errors import ConfigError, ImageError, nearest
-from wordsight.zeroshot.background import WORDS, Background, sigmoid
+from wordsight.errors import ConfigError, ImageError, counted, nearest
+from wordsight.zeroshot.background import WORDS, Background, log_sigmoid, sigmoid
 from wordsight.zeroshot.cache import load_or_compute
 from wordsight.zeroshot.calibration import Calibration, fit_calibration, softmax
-from wordsight.zeroshot.labels import DECISION_THRESHOLD, LabelHierarchy, Names, check_labels, normalise_name
+from wordsight.zeroshot.labels import (
+    DECISION_THRESHOLD,
+    LabelHierarchy,
+    Names,
+    check_labels,
+    display_names,
+    index_by_name,
+    normalise_name,
+)
+from wordsight.zeroshot.prompts import batches, check_prompts
 from wordsight.zeroshot.reliability import NONSENSE, PLAIN, reliability
 from wordsight.zeroshot.templates import SLOT, resolve_templates
 
@@ -86,6 +97,8 @@ class ZeroShotClassifier:
         temperature: `model` for the temperature of training, or `labels` for 1 / `reliability` of the labels, which
             reduces the confidence in labels that the model has not learned and needs no images. Meant for models
             trained on sentences; a model trained on single words becomes less confident than it should be.
+        repeated_labels: whether labels with equal names are separate classes, as two pairs in the published names of
+            ImageNet are; their displayed names get the index of the label: `crane [134]`. Otherwise they are an error.
 
     Attributes:
         names: the displayed names of the K labels.
@@ -95,13 +108,19 @@ class ZeroShotClassifier:
         calibration: how logits are turned into predictions; `calibrate` returns a classifier with another one.
 
     Raises:
-        ConfigError: there are no labels, a label is empty or repeated, a template set is unknown or a template does not
-            have exactly one slot, the temperature is unknown, or multi-label mode is combined with a hierarchy,
-            `none_of_these` or a temperature.
+        ConfigError: there are no labels, a label is empty or repeated, two labels become the same text because they are
+            truncated, a template set is unknown or a template does not have exactly one slot, the temperature is
+            unknown, or multi-label mode is combined with a hierarchy, `none_of_these` or a temperature.
+        WeightsError: the logit scale or an embedding is not a finite number.
+
+    Warns:
+        UserWarning: labels are longer than the context of the model and are truncated.
 
     Source:
         OpenAI's notebook `Prompt_Engineering_for_ImageNet.ipynb`, `zeroshot_classifier`, for labels with one name.
     """
+
+    _unit: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None  # `weights`, and their rows normalised
 
     def __init__(
         self,
@@ -112,6 +131,7 @@ class ZeroShotClassifier:
         multi_label: bool = False,
         none_of_these: bool = False,
         temperature: str = "model",
+        repeated_labels: bool = False,
     ) -> None:
         self.hierarchy = names if isinstance(names, LabelHierarchy) else None
         if temperature not in TEMPERATURES:
@@ -123,18 +143,20 @@ class ZeroShotClassifier:
                 f"multi-label mode cannot be combined with {other}: its labels are independent of each other; "
                 "choose one of the two"
             )
-        labels = check_labels(names.labels if isinstance(names, LabelHierarchy) else names)
+        labels = check_labels(names.labels if isinstance(names, LabelHierarchy) else names, repeated_labels)
         self.clip = clip
-        self.names = tuple(synonyms[0] for synonyms in labels)
+        self.names = display_names(labels)
         self.templates = resolve_templates(templates)
+        check_prompts(clip, labels, self.templates)
         self.multi_label = multi_label
         self.none_of_these = none_of_these
-        self._index_of = {normalise_name(name): index for index, synonyms in enumerate(labels) for name in synonyms}
+        self._index_of = index_by_name(labels)
         self.weights = self._compute_weights(labels, self.templates, cache)
         self._background: Background | None = None
         if none_of_these or (multi_label and not clip.card.model.logit_bias):
             words_ME = self._compute_weights([(word,) for word in WORDS], self.templates, cache)
             self._background = Background(clip, words_ME, self.weights)
+        self.logits(self.weights[:1])  # a damaged logit scale is an error before any image is read
         self.calibration = Calibration()
         if temperature == "labels":
             self.calibration = Calibration(temperature=1 / self._reliability(labels, cache))
@@ -191,26 +213,66 @@ class ZeroShotClassifier:
         """
         if self.multi_label:
             raise ConfigError("multi-label mode cannot be calibrated on images with one label each")
-        for name in targets:
-            if normalise_name(name) not in self._index_of:
-                raise ConfigError(f"{name!r}: not one of the labels{nearest(name, self.names)}")
+        targets = list(targets)
+        index_N = [self.index_of(name) for name in targets]
         embeddings = self._embed_all(images, on_unreadable)
         if len(embeddings) != len(targets):
-            raise ConfigError(f"{len(embeddings)} images and {len(targets)} labels; expected one label per image")
+            raise ConfigError(
+                f"{counted(len(embeddings), 'image')} and {counted(len(targets), 'label')}; "
+                "expected one label per image"
+            )
         readable = [
-            (embedding, name) for embedding, name in zip(embeddings, targets, strict=True) if embedding is not None
+            (embedding, index) for embedding, index in zip(embeddings, index_N, strict=True) if embedding is not None
         ]
         if not readable:
-            raise ConfigError(f"none of {len(embeddings)} labelled images could be read")
+            raise ConfigError(f"none of {counted(len(embeddings), 'labelled image')} could be read")
         image_NE = np.stack([embedding for embedding, _ in readable])
-        target_N = np.array([self._index_of[normalise_name(name)] for _, name in readable], np.int64)
-        logits_NK = self.clip.logits(image_NE, self.weights)
+        target_N = np.array([index for _, index in readable], np.int64)
+        logits_NK = self.logits(image_NE)
         log_lift_N = None
         if self._background is not None:
             log_lift_N = np.array([self._background.log_lift(*pair) for pair in zip(image_NE, logits_NK, strict=True)])
         calibrated = copy.copy(self)
         calibrated.calibration = fit_calibration(logits_NK, target_N, log_lift_N, coverage)
         return calibrated
+
+    def index_of(self, name: str) -> int:
+        """Return the index of the label with a name: displayed or a synonym, in any case, with underscores or spaces.
+
+        Raises:
+            ConfigError: no label has this name, or several have.
+        """
+        for key in (normalise_name(name), normalise_name(name.replace("_", " "))):
+            index = self._index_of.get(key)
+            if index == -1:
+                raise ConfigError(f"{quote(name)}: the name of several labels; use a name that only one label has")
+            if index is not None:
+                return index
+        raise ConfigError(f"{quote(name)}: not one of the labels{nearest(name, self.names)}")
+
+    def logits(self, image_NE: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits of the labels, (N, K) float32, for the embeddings of N images."""
+        if self._unit is None or self._unit[0] is not self.weights:
+            # computed once: normalising the weights takes longer than their product with one image
+            self._unit = (self.weights, unit_rows(self.weights))
+        return self.clip.logits(image_NE, self._unit[1], texts_are_unit=True)
+
+    def log_probabilities(self, image_NE: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the natural logarithms of the probabilities of the labels, (N, K), for the embeddings of N images.
+
+        For a single label that competes with no other, and whose probability is always 1, this is its logit.
+        """
+        logits_NK = self.logits(image_NE)
+        if self.multi_label and self._background is not None:
+            pairs = zip(image_NE, logits_NK, strict=True)
+            return log_sigmoid(np.stack([self._background.log_odds(*pair) for pair in pairs]))
+        if self.multi_label:
+            return log_sigmoid(logits_NK)
+        scaled_NK = self.calibration.apply(logits_NK.astype(np.float64))
+        if scaled_NK.shape[1] == 1:
+            return np.asarray(scaled_NK, np.float64)
+        shifted_NK = scaled_NK - scaled_NK.max(axis=1, keepdims=True)
+        return np.asarray(shifted_NK - np.log(np.exp(shifted_NK).sum(axis=1, keepdims=True)))
 
     def _embed_all(
         self, images: Iterable[AnyImage], on_unreadable: Callable[[int, str], None] | None
@@ -241,10 +303,11 @@ class ZeroShotClassifier:
         return reliability(label_TKE, nonsense_TME)
 
     def _predict(self, image: AnyImage, image_E: NDArray[np.float32]) -> Prediction:
-        logits_K = self.clip.logits(image_E[None], self.weights)[0]
+        logits_K = self.logits(image_E[None])[0]
         probability_K = self._probabilities(image_E, logits_K)
-        order = np.argsort(-probability_K, kind="stable")
-        ranking = tuple((self.names[index], float(probability_K[index])) for index in order)
+        order_K = np.argsort(-probability_K, kind="stable")
+        names = map(self.names.__getitem__, order_K.tolist())
+        ranking = tuple(zip(names, probability_K[order_K].tolist(), strict=True))
         if self.none_of_these and self._background is not None:
             log_lift = self._background.log_lift(image_E, logits_K)
             if log_lift < self.calibration.min_log_lift:
@@ -263,15 +326,16 @@ class ZeroShotClassifier:
 
     def _probabilities(self, image_E: NDArray[np.float32], logits_K: NDArray[np.float32]) -> NDArray[np.float64]:
         if not self.multi_label:
-            return softmax(logits_K / self.calibration.temperature)
+            return softmax(self.calibration.apply(logits_K))
         return sigmoid(logits_K) if self._background is None else self._background.independent(image_E, logits_K)
 
     def _reject(self, image: AnyImage, log_lift: float, ranking: tuple[tuple[str, float], ...]) -> Prediction:
         threshold = self.calibration.min_log_lift
-        reason = (
-            f"the labels fit this image {np.exp(log_lift):.3g} times as well as general words do; "
-            f"the threshold is {np.exp(threshold):.3g} times"
-        )
+        with np.errstate(over="ignore"):  # the lift of a model with a large logit scale can be infinite
+            reason = (
+                f"the labels fit this image {np.exp(log_lift):.3g} times as well as general words do; "
+                f"the threshold is {np.exp(threshold):.3g} times"
+            )
         return Prediction(image, NONE, float(sigmoid(np.array(threshold - log_lift))), ranking, reason=reason)
 
 
@@ -283,12 +347,9 @@ def _ensemble(
     indices = (index for index, names in enumerate(labels) for _ in range(len(names) * len(templates)))
     sum_KE = np.zeros((len(labels), clip.card.model.embed_dim), np.float64)
     size = batch_sizes(clip.runtime.device_type).tokenised_texts
-    for batch in _batches(zip(indices, texts, strict=True), size):
-        np.add.at(sum_KE, [index for index, _ in batch], clip.embed_texts([text for _, text in batch]))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* longer than the model's context")  # `check_prompts` has warned once
+        for batch in batches(zip(indices, texts, strict=True), size):
+            np.add.at(sum_KE, [index for index, _ in batch], clip.embed_texts([text for _, text in batch]))
     lengths = np.linalg.norm(sum_KE, axis=1, keepdims=True)
     return np.asarray(sum_KE / np.where(lengths > 0, lengths, 1), np.float32)
-
-
-def _batches(pairs: Iterator[tuple[int, str]], size: int) -> Iterator[list[tuple[int, str]]]:
-    while batch := list(islice(pairs, size)):
-        yield batch

@@ -100,15 +100,10 @@ def log_probabilities(classifier: ZeroShotClassifier, pixels_NHWC: NDArray[np.ui
         pixels_NHWC: (N, S, S, 3) uint8.
 
     Returns:
-        (N, K) log-softmax over the labels. With a single label, whose probability is always 1, its logit instead.
+        (N, K) logarithms of the probabilities that the classifier shows. With a single label that competes with no
+        other, whose probability is always 1, its logit instead.
     """
-    embeddings = classifier.clip.runtime.encode_pixels(pixels_NHWC)
-    logits_NK = classifier.clip.logits(embeddings, classifier.weights).astype(np.float64)
-    if logits_NK.shape[1] == 1:
-        return logits_NK
-    logits_NK /= classifier.calibration.temperature
-    shifted_NK = logits_NK - logits_NK.max(axis=1, keepdims=True)
-    return np.asarray(shifted_NK - np.log(np.exp(shifted_NK).sum(axis=1, keepdims=True)))
+    return classifier.log_probabilities(classifier.clip.runtime.encode_pixels(pixels_NHWC))
 
 
 def _windows(size: int) -> Iterator[tuple[slice, slice]]:

