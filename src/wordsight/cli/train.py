@@ -44,7 +44,8 @@ FromOption = Annotated[
     typer.Option(
         "--from",
         metavar="MODEL",
-        help="Start from this model's weights; its architecture and preprocessing replace the recipe's.",
+        help="Start from this model's weights; its architecture and preprocessing replace the recipe's. "
+        "--set model.image.image_size_px=N interpolates its positional embedding; --set preprocessing... applies too.",
         autocompletion=published_names,
     ),
 ]
@@ -98,15 +99,18 @@ def train(
     from wordsight.cli.terminal import silence_notes
     from wordsight.training import load_recipe
     from wordsight.training import train as run_training
+    from wordsight.training.start import change_start
 
     if threads is not None:
         torch.set_num_threads(threads)
     loaded = None
+    changes = tuple(changes or ())
     if start is not None:
         loaded = load_model(ModelOptions(start, architecture, averaged, device="cpu", mirror=mirror), quiet)
+        loaded, changes = change_start(loaded, changes)
     with silence_notes(quiet):
         run = run_training(
-            load_recipe(recipe, tuple(changes or ())),
+            load_recipe(recipe, changes),
             [*data],
             out,
             start=loaded,
