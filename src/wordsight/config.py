@@ -16,6 +16,9 @@ from wordsight.errors import ConfigError, nearest
 
 T = TypeVar("T")
 
+MAX_TOML_BYTES = 1 << 24
+"""Size of a recipe or card; those with hundreds of scores have less than 100 kB."""
+
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base class of all configurations: immutable, keyword-only, and strict about unknown keys."""
@@ -57,10 +60,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing or not TOML.
     """
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        if path.exists() and not path.is_file():  # a pipe or a device may never end
+            raise ConfigError(f"{path}: is not a file; name a TOML file")
+        if (size := path.stat().st_size) > MAX_TOML_BYTES:
+            raise ConfigError(f"{path}: {size:,} bytes, expected at most {MAX_TOML_BYTES:,}; check that it is TOML")
+        return tomllib.loads(path.read_text("utf-8-sig"))  # some editors on Windows begin files with a mark
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:  # also numbers with thousands of digits, and bytes that are not UTF-8
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
 
 
@@ -93,21 +100,20 @@ def set_key(tree: dict[str, Any], assignment: str) -> dict[str, Any]:
         ConfigError: the assignment has no `=` or no key, or part of the key is a value and not a table.
     """
     key, separator, text = assignment.partition("=")
-    if not separator or not key.strip():
+    names = [name.strip() for name in key.split(".")]
+    if not separator or not all(names):
         raise ConfigError(f"--set {assignment}: expected key=value, as in --set optimizer.learning_rate=1e-3")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    first, _, rest = key.strip().partition(".")
-    changed = dict(tree)
-    if rest:
-        table = changed.get(first, {})
-        if not isinstance(table, dict):
-            raise ConfigError(f"--set {assignment}: {first!r} is a value, not a table")
-        changed[first] = set_key(table, f"{rest}={text}")
-    else:
-        changed[first] = value
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        parsed = {}
+    changed = table = dict(tree)
+    for name in names[:-1]:
+        inner = table.get(name, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {assignment}: {name!r} is a value, not a table")
+        table[name] = table = dict(inner)  # the copy is assigned to the outer table first
+    table[names[-1]] = parsed["value"] if parsed.keys() == {"value"} else text
     return changed
 
 
