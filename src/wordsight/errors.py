@@ -81,6 +81,14 @@ def printable(text: object) -> str:
     )
 
 
+def encodable(text: str) -> str:
+    """Return text that UTF-8 can encode: undecodable bytes of file names (lone surrogates) become escapes.
+
+    For data in files and JSON, where control characters are kept.
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def nearest(word: str, candidates: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the candidate most similar to a misspelt word, or an empty string."""
     matches = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)

@@ -3,6 +3,7 @@
 import sys
 from typing import TYPE_CHECKING, Any
 
+from wordsight.cli.terminal import print_json
 from wordsight.errors import printable
 
 if TYPE_CHECKING:
@@ -71,8 +72,6 @@ class JsonOutput(PlainOutput):
 
     def print_prediction(self, prediction: "Prediction") -> None:
         """Print a prediction as an object."""
-        import json
-
         shown = prediction.ranking[: max(self.top, len(prediction.labels))]
         row: dict[str, Any] = {
             "image": image_name(prediction.image),
@@ -85,13 +84,11 @@ class JsonOutput(PlainOutput):
             row["path"] = prediction.path
         if prediction.reason:
             row["reason"] = prediction.reason
-        print(json.dumps(row))
+        print_json(row)
 
     def print_unreadable(self, name: str, reason: str) -> None:
         """Print a reason as an object."""
-        import json
-
-        print(json.dumps({"image": name, "error": reason}))
+        print_json({"image": name, "error": reason})
 
 
 class TableOutput(PlainOutput):

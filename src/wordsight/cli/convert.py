@@ -49,9 +49,7 @@ def convert(
     Example:
       wordsight convert models/mine converted --to hf
     """
-    import msgspec
-
-    from wordsight.cli.terminal import show_byte_progress
+    from wordsight.cli.terminal import print_json, print_lines, show_byte_progress
     from wordsight.encoder.loading import find_checkpoint
     from wordsight.weights.convert import convert as convert_checkpoint
 
@@ -59,15 +57,15 @@ def convert(
         checkpoint = find_checkpoint(model, architecture, averaged, mirror, progress)
     certificate = convert_checkpoint(checkpoint, out, target)
     if as_json:
-        typer.echo(msgspec.json.encode(certificate).decode())
+        print_json(certificate)
     else:
-        typer.echo(_describe(certificate, out, target))
+        print_lines(*_describe(certificate, out, target))
 
 
-def _describe(certificate: "Certificate", out: Path, target: str) -> str:
+def _describe(certificate: "Certificate", out: Path, target: str) -> list[str]:
     lines = [f"{out}: {target}; maximum differences on fixed inputs (tolerance {certificate.tolerance:g}):"]
     lines += [f"  {name:7} {getattr(certificate, name):.3g}" for name in ("images", "texts", "scale", "pixels")]
     if certificate.crop:
         lines.append(f"  crop    {certificate.crop}: shifted by one pixel if an image's margin is odd")
     lines.append(f"  {certificate.ids} token ids differ; details in {out / 'certificate.json'}")
-    return "\n".join(lines)
+    return lines

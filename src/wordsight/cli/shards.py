@@ -68,9 +68,7 @@ def shards(
     Example:
       wordsight shards photos/ shards/ --size-px 256
     """
-    import msgspec
-
-    from wordsight.cli.terminal import show_progress
+    from wordsight.cli.terminal import print_json, print_lines, show_progress
     from wordsight.data import PackOptions, SourceOptions, open_source, pack, read_keys
 
     options = PackOptions(
@@ -88,10 +86,10 @@ def shards(
     )
     with show_progress(records.count, "images", quiet) as progress:
         summary = pack(records, out, options, progress)
-    typer.echo(msgspec.json.encode(summary).decode() if as_json else _describe(summary, out))
+    print_json(summary) if as_json else print_lines(*_describe(summary, out))
 
 
-def _describe(summary: "PackSummary", out: Path) -> str:
+def _describe(summary: "PackSummary", out: Path) -> list[str]:
     size = f"{summary.samples:,} samples in {summary.shards} shards, {summary.bytes / 1e6:,.1f} MB"
     lines = [f"{summary.layout}: {size}, in {out}"]
     if summary.left_out:
@@ -101,4 +99,4 @@ def _describe(summary: "PackSummary", out: Path) -> str:
     if summary.skipped:
         lines.append(f"{summary.skipped:,} skipped; reasons in {out / 'skipped.jsonl'}:")
         lines += [f"  {sample.key} ({sample.shard}): {sample.reason}" for sample in summary.first_skipped]
-    return "\n".join(lines)
+    return lines

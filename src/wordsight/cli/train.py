@@ -92,11 +92,12 @@ def train(
     Example:
       wordsight train flickr8k --data shards --out runs/first
     """
-    import msgspec
+    import shlex
+
     import torch
 
     from wordsight.cli.loading import ModelOptions, load_model
-    from wordsight.cli.terminal import silence_notes
+    from wordsight.cli.terminal import print_json, print_lines, silence_notes
     from wordsight.training import load_recipe
     from wordsight.training import train as run_training
     from wordsight.training.start import change_start
@@ -104,13 +105,13 @@ def train(
     if threads is not None:
         torch.set_num_threads(threads)
     loaded = None
-    changes = tuple(changes or ())
+    assignments = tuple(changes or ())
     if start is not None:
         loaded = load_model(ModelOptions(start, architecture, averaged, device="cpu", mirror=mirror), quiet)
-        loaded, changes = change_start(loaded, changes)
+        loaded, assignments = change_start(loaded, assignments)
     with silence_notes(quiet):
         run = run_training(
-            load_recipe(recipe, changes),
+            load_recipe(recipe, assignments),
             [*data],
             out,
             start=loaded,
@@ -120,11 +121,11 @@ def train(
             device=device,
         )
     if as_json:
-        typer.echo(msgspec.json.encode(_as_dict(run)).decode())
+        print_json(_as_dict(run))
         return
-    typer.echo(f"{run.directory}: {run.steps} steps; best model after step {run.best_step}")
+    print_lines(f"{run.directory}: {run.steps} steps; best model after step {run.best_step}")
     if not quiet:
-        typer.echo(f"try: wordsight classify IMAGES --labels cat,dog --model {run.directory}")
+        print_lines(f"try: wordsight classify IMAGES --labels cat,dog --model {shlex.quote(str(run.directory))}")
 
 
 def _as_dict(run: "Run") -> dict[str, object]:

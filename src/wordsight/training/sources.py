@@ -75,6 +75,7 @@ def open_evaluators(recipe: Recipe, data: Sequence[str | Path]) -> list[Retrieva
         )
         for entry in recipe.validation.labels
     ]
-    for evaluator in (evaluators := [*retrieval, *classification]):
+    evaluators: list[Retrieval | Classification] = [*retrieval, *classification]
+    for evaluator in evaluators:
         evaluator.prepare()
     return evaluators
