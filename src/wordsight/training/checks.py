@@ -184,17 +184,17 @@ def _overlap(mixture: Mixture, digests: Mapping[bytes, int]) -> int:
         mixture: the training data; remote shards are not compared, because they would have to be downloaded.
         digests: SHA-256 of each validation image's file -> its size.
     """
-    found: set[bytes] = set()
+    seen: set[bytes] = set()
     num_bytes = 0
     for shard, row, size in _images_of_sizes(mixture, set(digests.values())):
         num_bytes += size
-        if num_bytes > _MAX_COMPARED_BYTES or len(found) == len(digests):
+        if num_bytes > _MAX_COMPARED_BYTES or len(seen) == len(digests):
             break
         try:
-            found |= digests.keys() & {hashlib.sha256(shard.read_image(row)).digest()}
+            seen |= digests.keys() & {hashlib.sha256(shard.read_image(row)).digest()}
         except BrokenSampleError:
             continue
-    return len(found)
+    return len(seen)
 
 
 def _images_of_sizes(mixture: Mixture, sizes: set[int]) -> Iterator[tuple[Shard, int, int]]:

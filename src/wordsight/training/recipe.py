@@ -5,6 +5,7 @@ steps, never in minutes. Settings that change only how a run is executed or obse
 TensorBoard) are not part of a recipe. This module does not load torch.
 """
 
+import dataclasses
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +20,7 @@ from wordsight.image import Augmentation, Preprocessing
 from wordsight.metrics import Score
 from wordsight.model import ModelConfig, preset
 
+_SCORE_KEYS = {field.name for field in dataclasses.fields(Score)}
 _MAX_FLOAT = 1e30  # far beyond any useful setting, and far from overflow
 _MAX_BATCH = 1 << 20  # thirty times the batch of the paper
 _MAX_STEPS = 1 << 40  # more than a century of steps
@@ -43,6 +45,9 @@ class About(Config, frozen=True):
         minutes: measured duration of the run.
         scores: measured results, each with the keys `dataset`, `metric`, `value`, `low`, `high`, `n`, `chance` and
             `method` of a `wordsight.metrics.Score`, and `unreadable` if some images could not be read.
+
+    Raises:
+        ConfigError: a score is not in its interval.
     """
 
     title: str
@@ -51,6 +56,14 @@ class About(Config, frozen=True):
     hardware: str = ""
     minutes: float | None = None
     scores: tuple[Score, ...] = ()
+
+    def __post_init__(self) -> None:
+        for score in self.scores:
+            if not 0 <= score.low <= score.value <= score.high <= 1:
+                raise ConfigError(
+                    f"about.scores: {score.dataset} {score.metric}: expected 0 <= low <= value <= high <= 1, found low "
+                    f"{score.low}, value {score.value}, high {score.high}"
+                )
 
 
 class ScheduleConfig(Config, frozen=True):
@@ -291,4 +304,8 @@ def load_recipe(name: str | Path, changes: tuple[str, ...] = ()) -> Recipe:
     data: dict[str, Any] = read_toml(path)
     for change in changes:
         data = set_key(data, change)
-    return decode(data, Recipe, str(path))
+    recipe = decode(data, Recipe, str(path))
+    for row in data["about"].get("scores", ()):  # dataclasses ignore unknown keys
+        for key in row.keys() - _SCORE_KEYS:
+            raise ConfigError(f"{path}: unknown key {key!r} in [about.scores]{nearest(key, sorted(_SCORE_KEYS))}")
+    return recipe
