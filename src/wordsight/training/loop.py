@@ -102,10 +102,7 @@ def train(
     torch_device = parse_device(device)
     start_model = load(start, device="cpu") if isinstance(start, str | Path) else start
     recipe = _with_start(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), start_model)
-    directories = [data] if isinstance(data, str | Path) else list(data)
-    mixture = open_sources(recipe, directories)
-    check_data(recipe, mixture)
-    recipe_evaluators = open_evaluators(recipe, directories)
+    mixture, recipe_evaluators = _open_data(recipe, [data] if isinstance(data, str | Path) else data)
     if not (evaluators or resume):
         check_selection(recipe, recipe_evaluators)
     directory = make_directory(Path(out))
@@ -244,6 +241,13 @@ def _new_state(recipe: Recipe, mixture: Mixture, start_model: DualEncoder | None
         ),
         device=device,
     )
+
+
+def _open_data(recipe: Recipe, data: Sequence[str | Path]) -> tuple[Mixture, list[Retrieval | Classification]]:
+    """Open the training data and the validation sets, and check both."""
+    mixture = open_sources(recipe, data)
+    check_data(recipe, mixture)
+    return mixture, open_evaluators(recipe, data)
 
 
 def _with_start(recipe: Recipe, start_model: DualEncoder | None) -> Recipe:
