@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wordsight.loss import caption_token_loss, masked_softmax_loss, softmax_loss
+from wordsight.loss import caption_token_loss, masked_sigmoid_loss, masked_softmax_loss, sigmoid_loss, softmax_loss
 
 
 def unit_pairs(n: int, width: int = 8, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,3 +75,39 @@ def test_caption_token_loss_matches_a_hand_computed_case() -> None:
     target = torch.tensor([[0.25, 0.75], [0.0, 0.0]])  # the second caption has none of the tokens
     expected = (0.25 * math.log(4) + 0.75 * math.log(4 / 3)) / 2
     assert caption_token_loss(logits, target).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("n", "scale", "bias"), [(2, 10.0, -10.0), (5, 2.0, 0.5)])
+def test_the_sigmoid_loss_of_orthonormal_pairs_has_a_closed_form(n: int, scale: float, bias: float) -> None:
+    units = torch.eye(8, dtype=torch.float64)[:n]
+    loss = sigmoid_loss(units, units, torch.tensor(scale), torch.tensor(bias))
+    expected = math.log1p(math.exp(-scale - bias)) + (n - 1) * math.log1p(math.exp(bias))
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_sigmoid_loss_equals_open_clips() -> None:
+    from tests.parity import peers
+
+    if not peers.has_open_clip():
+        pytest.skip("needs open_clip")
+    image, text, scale = unit_pairs(7)
+    bias = torch.tensor(-3.0, dtype=torch.float64, requires_grad=True)
+    sigmoid_loss(image, text, scale, bias).backward()
+    ours = [tensor.grad.clone() for tensor in (image, text, scale, bias)]
+    for tensor in (image, text, scale, bias):
+        tensor.grad = None
+    peers.open_clip().loss.SigLipLoss()(image, text, scale, bias).backward()
+    for one, other in zip(ours, (image, text, scale, bias), strict=True):
+        torch.testing.assert_close(one, other.grad, rtol=0, atol=1e-12)
+
+
+def test_the_masked_sigmoid_loss_leaves_out_an_images_own_texts() -> None:
+    image, text, scale = unit_pairs(3)
+    bias = torch.tensor(-1.0, dtype=torch.float64)
+    is_own = torch.tensor([[1, 0, 0], [1, 1, 0], [0, 0, 1]], dtype=torch.bool)
+    logits = (scale * image @ text.T + bias).tolist()
+    terms = [math.log1p(math.exp(-logits[n][m] if n == m else logits[n][m])) for n in range(3) for m in range(3)]
+    del terms[3]  # image 1 with text 0, which is its own
+    assert masked_sigmoid_loss(image, text, scale, bias, is_own).item() == pytest.approx(sum(terms) / 3, rel=1e-9)
+    plain = masked_sigmoid_loss(image, text, scale, bias, torch.eye(3, dtype=torch.bool))
+    torch.testing.assert_close(plain, sigmoid_loss(image, text, scale, bias))

@@ -5,10 +5,11 @@ Train, load, evaluate and use image-text models. The public names are imported o
 `wordsight.errors.WordsightError`.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # as type checkers assume it; importing typing would be most of the time of `import wordsight`
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from wordsight import errors
     from wordsight.encoder import DualEncoder, load
     from wordsight.text import tokenize
@@ -40,7 +41,9 @@ _PACKAGES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
+    from importlib import import_module
+
     if name == "errors":
         return import_module("wordsight.errors")
     if name not in _PACKAGES:

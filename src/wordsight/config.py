@@ -20,6 +20,9 @@ MAX_TOML_BYTES = 1 << 20
 
 T = TypeVar("T")
 
+MAX_TOML_BYTES = 1 << 24
+"""Size of a recipe or card; those with hundreds of scores have less than 100 kB."""
+
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base class of all configurations: immutable, keyword-only, and strict about unknown keys."""
@@ -96,21 +99,20 @@ def set_key(tree: dict[str, Any], assignment: str) -> dict[str, Any]:
         ConfigError: the assignment has no `=` or no key, or part of the key is a value and not a table.
     """
     key, separator, text = assignment.partition("=")
-    if not separator or not key.strip():
+    names = [name.strip() for name in key.split(".")]
+    if not separator or not all(names):
         raise ConfigError(f"--set {assignment}: expected key=value, as in --set optimizer.learning_rate=1e-3")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        parsed = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
-        value = text
-    first, _, rest = key.strip().partition(".")
-    changed = dict(tree)
-    if rest:
-        table = changed.get(first, {})
-        if not isinstance(table, dict):
-            raise ConfigError(f"--set {assignment}: {first!r} is a value, not a table")
-        changed[first] = set_key(table, f"{rest}={text}")
-    else:
-        changed[first] = value
+        parsed = {}
+    changed = table = dict(tree)
+    for name in names[:-1]:
+        inner = table.get(name, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {assignment}: {name!r} is a value, not a table")
+        table[name] = table = dict(inner)  # the copy is assigned to the outer table first
+    table[names[-1]] = parsed["value"] if parsed.keys() == {"value"} else text
     return changed
 
 

@@ -101,6 +101,14 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
+def encodable(text: str) -> str:
+    """Return text that UTF-8 can encode: undecodable bytes of file names (lone surrogates) become escapes.
+
+    For data in files and JSON, where control characters are kept.
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def nearest(word: str, candidates: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the candidate most similar to a misspelt word, or an empty string.
 

@@ -1,7 +1,16 @@
+import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+import time
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 import typer
 from tests.tiny_clip import write_images
@@ -9,7 +18,14 @@ from tests.tiny_clip import write_images
 import wordsight
 from wordsight import cli
 from wordsight.cli import main
-from wordsight.cli.terminal import human_bytes, show_byte_progress, show_progress, silence_notes
+from wordsight.cli.terminal import (
+    human_bytes,
+    print_json,
+    print_lines,
+    show_byte_progress,
+    show_progress,
+    silence_notes,
+)
 from wordsight.errors import DataError, printable
 
 
@@ -55,12 +71,157 @@ def test_user_error_is_one_line_and_exit_code_2(monkeypatch, capsys):
     assert capsys.readouterr().err == "error: a b\n"
 
 
-def test_defect_is_a_traceback_and_exit_code_1(monkeypatch, capsys):
-    failing_with(monkeypatch, ZeroDivisionError("oh"))
+def test_a_bug_is_one_line_that_names_a_file_with_the_traceback_and_exit_code_1(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    failing_with(monkeypatch, ZeroDivisionError("o\x1bh"))
     assert main([]) == 1
-    printed = capsys.readouterr().err
-    assert "Traceback" in printed
-    assert printed.endswith("error: this is a bug in wordsight; please report it with the lines above\n")
+    (line,) = capsys.readouterr().err.splitlines()
+    start, _, path = line.partition(" with the traceback in ")
+    assert start == "error: this is a bug in wordsight: ZeroDivisionError: o\\x1bh; please report it"
+    saved = Path(path).read_text()
+    assert saved.startswith("Traceback")
+    assert saved.splitlines()[-1] == "ZeroDivisionError: o\\x1bh"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            FileNotFoundError(2, "No such file or directory", "a\x1bb.png"),
+            "error: a\\x1bb.png: No such file or directory",
+        ),
+        (OSError(28, "No space left on device"), "error: reading or writing failed: No space left on device"),
+        (MemoryError(), "error: not enough memory; use a smaller batch, image size or model"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "error: not enough memory (Default"),
+        (RecursionError("maximum recursion depth exceeded"), "error: an input is nested too deeply to be read"),
+        (
+            UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed"),
+            "error: a text or file name has an enc",
+        ),
+        (ImportError("no libfoo.so", name="torch"), "error: torch cannot be imported: no libfoo.so; install it again"),
+        (zlib.error("Error -3"), "error: an input cannot be read: error: Error -3; if it is intact"),
+        (EOFError("Ran out of input"), "error: an input cannot be read: EOFError: Ran out of input; if it is intact"),
+    ],
+)
+def test_errors_with_an_external_cause_are_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, error, line):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    failing_with(monkeypatch, error)
+    assert main([]) == 2
+    (printed,) = capsys.readouterr().err.strip().splitlines()
+    assert printed.startswith(line)
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, 0), (3, 3), (None, 0), (141, 141)])
+def test_the_code_of_a_system_exit_is_kept(monkeypatch, capsys, code, expected):
+    failing_with(monkeypatch, SystemExit(code))
+    assert main([]) == expected
+    assert capsys.readouterr().err == ""
+
+
+def test_a_system_exit_with_a_text_prints_it(monkeypatch, capsys):
+    failing_with(monkeypatch, SystemExit("enough\x1b[31m"))
+    assert main([]) == 1
+    assert capsys.readouterr().err == "error: enough\\x1b[31m\n"
+
+
+def test_warnings_are_one_line_without_source(monkeypatch, capsys):
+    app = typer.Typer()
+
+    @app.command()
+    def warn() -> None:
+        warnings.warn("3 texts\nwere \x1bcut", stacklevel=1)
+
+    monkeypatch.setattr(cli, "build_app", lambda needed: app)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert main([]) == 0
+    assert capsys.readouterr().err == "warning: 3 texts were \\x1bcut\n"
+
+
+def run_shell(script: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+    """Run a shell script in which `wordsight` is the command."""
+    command = f'wordsight() {{ "{sys.executable}" -m wordsight "$@"; }}; {script}'
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, **options)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    ("script", "code", "error"),
+    [
+        ("wordsight recipes > /dev/full", 2, "No space left on device"),
+        ("wordsight recipes >&-", 0, ""),
+        ("wordsight recipes 2>&-", 0, ""),
+        ("wordsight nonsense >&- 2>&-", 2, ""),
+        ("wordsight nonsense 2> /dev/full", 2, ""),
+        ("wordsight nonsense < /dev/null > /dev/full", 2, "error: unknown command 'nonsense'"),
+        ("wordsight recipes demo | head -n 1 > /dev/null; exit ${PIPESTATUS[0]}", 0, ""),
+        ("wordsight recipes | true; exit ${PIPESTATUS[0]}", 141, ""),
+        ("wordsight nonsense 2>&1 | true; exit ${PIPESTATUS[0]}", 2, ""),
+    ],
+)
+def test_closed_and_full_outputs_have_documented_exit_codes(script, code, error):
+    process = run_shell(script)
+    assert process.returncode in ((code, 0) if code == 141 else (code,)), process.stderr  # the pipe may still be open
+    assert error in process.stderr
+    assert process.stderr.count("\n") <= 1
+    assert "Traceback" not in process.stderr
+    assert "Exception ignored" not in process.stderr
+
+
+def test_output_of_a_library_is_not_written_into_a_file_that_got_the_number_of_a_closed_stream(tmp_path):
+    code = (
+        "import os, sys; from wordsight import cli; cli.main(['--version']); "
+        f"file = open({str(tmp_path / 'data')!r}, 'wb'); os.write(1, b'noise'); os.write(2, b'noise')"
+    )
+    assert subprocess.run(["bash", "-c", f'"{sys.executable}" -c "{code}" >&- 2>&-'], check=False).returncode == 0
+    assert (tmp_path / "data").read_bytes() == b""
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX", "en_US.ISO-8859-1", "xx_YY"])
+def test_any_locale_prints_names_that_it_cannot_encode(tmp_path, locale):
+    name = os.fsencode(tmp_path) + b"/\xff\xc3\xa9\x1b.toml"
+    environment = os.environ | {"LC_ALL": locale, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    arguments = [sys.executable, "-m", "wordsight", "train", name, "--data", "d", "--out", "o"]
+    process = subprocess.run(arguments, capture_output=True, check=False, env=environment)
+    assert process.returncode == 2
+    assert process.stderr.startswith(b"error: ")
+    assert process.stderr.isascii()
+    assert process.stderr.count(b"\n") == 1
+    assert b"\x1b" not in process.stderr
+
+
+@pytest.mark.parametrize("delay_s", [0.02, 0.1, 0.2, 0.4, 0.8])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_any_time_is_exit_code_130_without_a_traceback(tmp_path, delay_s, number):
+    """The shell of an interactive user also delivers signals while modules are being imported."""
+    marker = tmp_path / "started"
+    touch = f"import pathlib; pathlib.Path({str(marker)!r}).touch()"
+    code = f"from wordsight.__main__ import main; {touch}; raise SystemExit(main())"
+    arguments = [sys.executable, "-c", code, "info"]
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not marker.exists():
+        time.sleep(0.002)
+    time.sleep(delay_s)
+    process.send_signal(number)
+    _, printed = process.communicate()
+    ended_before_the_handler = -number if number == signal.SIGTERM else None
+    assert process.returncode in (130, 0, ended_before_the_handler), printed
+    assert "Traceback" not in printed
+
+
+def test_json_is_ascii_and_valid_whatever_it_contains(capsys):
+    value = {"path": "a\udcff\x1b\x7f\x9b\u202eé\n", "nan": float("nan"), "list": (1, Path("x"))}
+    print_json(value)
+    printed = capsys.readouterr().out
+    assert printed.isascii()
+    assert printed.rstrip("\n").isprintable()
+    assert json.loads(printed) == {"path": "a\\udcff\x1b\x7f\x9b\u202eé\n", "nan": None, "list": [1, "x"]}
+    assert msgspec.json.decode(printed) == json.loads(printed)
+
+
+def test_lines_are_escaped(capsys):
+    print_lines("a\x1b[31m\nb", "é\udcff")
+    assert capsys.readouterr().out == "a\\x1b[31m\\nb\né\\udcff\n"
 
 
 def test_interruption_is_exit_code_130(monkeypatch, capsys):

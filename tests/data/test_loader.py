@@ -281,7 +281,9 @@ class TestBroken:
     ) -> None:
         members = [(f"{i}.{kind}", b"junk") for i in range(200) for kind in ("jpg", "txt")]
         mixture = self.mixture(tmp_path, write_tar, members)
-        with pytest.raises(DataError, match=r"000007\.tar: 100 of 100 samples drawn in a row are broken"):
+        with pytest.raises(
+            DataError, match=r"000007\.tar: \d+ broken samples, .*; none of \d+ samples drawn in a row can be used"
+        ):
             take(mixture, 1, workers=2)
 
 

@@ -195,7 +195,7 @@ def test_the_file_is_complete_utf_8(tmp_path: Path) -> None:
     _page("naïve 猫 \ud800 é").write(path)
     text = path.read_bytes().decode("utf-8")
     assert text.startswith("<!doctype html>")
-    assert "naïve 猫 ? é" in text
+    assert r"naïve 猫 \ud800 é" in text
     assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
 
 
@@ -224,3 +224,10 @@ def test_a_missing_package_names_the_extra(missing: str, monkeypatch: pytest.Mon
 def test_importing_the_package_loads_neither_jinja2_nor_matplotlib_nor_torch() -> None:
     code = "import sys, wordsight.report; sys.exit(bool({'jinja2', 'matplotlib', 'torch'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_control_characters_are_escaped_everywhere(tmp_path: Path) -> None:
+    hostile = "a\x1b[31m\u202eb\x00\x9b<script>"
+    html = _page(hostile).render()
+    assert r"a\x1b[31m\u202eb\x00\x9b&lt;script&gt;" in html
+    assert not [character for character in html if not character.isprintable() and character != "\n"]

@@ -49,6 +49,24 @@ def test_set_changes_one_key(recipe_file: Path) -> None:
         ("accumulation=3", "accumulation: batch_size 32 is not a multiple of 3"),
         ("schedule.warmup_steps=20", "warmup_steps 20 must be less than steps 20"),
         ("model='ViT-B-33'", "did you mean 'ViT-B-32'"),
+        ("batch_size=1", "batch_size 1: the contrastive loss compares the pairs of a batch; expected at least 2"),
+        ("batch_size=1000000000", "<= 1048576"),
+        ("seed=18446744073709551616", r"seed 18446744073709551616: expected 0 to 2..64 - 1"),
+        ("optimizer.learning_rate=inf", "<= 1e"),
+        ("optimizer.learning_rate=nan", "> 0.0"),
+        ("schedule.steps=10000000000000000000000000", "<= 10995"),
+        ("max_broken_share=2", "<= 1.0"),
+        ("sources=[{shards='a', weight=1e300}]", "weight 1e.300: expected a number above 0, at most 1e.12"),
+        ("sources=[{shards='a', weight=0}]", "weight 0.0: expected a number above 0"),
+        ("sources=[{shards='a', weight=nan}]", "weight nan: expected a number above 0"),
+        ("loss.kind='sigmod'", "sigmod"),
+        ("optimizer.=1", "--set optimizer.=1: expected key=value"),
+        ("optimizer.learning_rate.x=1", "--set optimizer.learning_rate.x=1: 'learning_rate' is a value, not a table"),
+        ("about.scores=[{dataset='a', metric='b', value=2, low=0, high=1, n=1, chance=0, method='m'}]", "value 2.0"),
+        (
+            "about.scores=[{dataset='a', metric='b', value=0.5, low=0, high=1, n=1, chance=0, method='m', chanse=1}]",
+            "unknown key 'chanse' in .about.scores.; did you mean 'chance'",
+        ),
         ("validation={labels=[{shards='pets'}]}", r'add selection_metric = "accuracy" to \[validation\]'),
         (
             "validation={retrieval=[{shards='a'}]}",
@@ -115,3 +133,42 @@ def test_every_recipe_key_is_documented_where_it_is_defined(struct: type) -> Non
     documented = [line.strip().partition(":")[0] for line in attributes.splitlines() if line.startswith(" " * 8)]
     names = [name for entry in documented for name in entry.split(", ")]
     assert [name for name in struct.__struct_fields__ if name not in names] == []
+
+
+def test_a_byte_order_mark_is_skipped(recipe_file: Path) -> None:
+    recipe_file.write_bytes(b"\xef\xbb\xbf" + RECIPE.encode())
+    assert load_recipe(recipe_file).schedule.steps == 20
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"steps = " + b"1" * 5000,
+        b"a = " + b"[" * 100_000,
+        b"\xff\xfe",
+        b"a = '\x00'",
+        RECIPE.encode("utf-16"),
+        b"\x1b[31m",
+    ],
+)
+def test_files_that_are_not_toml_are_errors_of_one_line(recipe_file: Path, content: bytes) -> None:
+    recipe_file.write_bytes(content)
+    with pytest.raises(ConfigError, match="not valid TOML") as caught:
+        load_recipe(recipe_file)
+    assert "\n" not in str(caught.value)
+
+
+def test_devices_directories_and_huge_files_are_not_read_as_recipes(tmp_path: Path) -> None:
+    with (tmp_path / "huge.toml").open("wb") as file:
+        file.truncate(1 << 40)
+    (tmp_path / "directory.toml").mkdir()
+    for path, message in (
+        (tmp_path / "huge.toml", "bytes, expected at most"),
+        (tmp_path / "directory.toml", "not a file"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_recipe(path)
+    if Path("/dev/zero").exists():
+        (tmp_path / "zero.toml").symlink_to("/dev/zero")
+        with pytest.raises(ConfigError, match="is not a file"):
+            load_recipe(tmp_path / "zero.toml")

@@ -1,4 +1,4 @@
-"""The command line: the list of commands, and how errors become messages and exit codes.
+"""The command line: the list of commands; `endings.py` turns exceptions into messages and exit codes.
 
 The command `NAME` is the function `NAME` in the module `wordsight.cli.NAME`, which is imported only if the command line
 names the command. At the top, these modules import only typer, the standard library and light modules; everything else
@@ -6,7 +6,6 @@ is imported inside the function, so that `--help` starts fast.
 """
 
 import inspect
-import io
 import os
 import sys
 from collections.abc import Collection, Sequence
@@ -16,7 +15,16 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from wordsight.errors import ConfigError, WordsightError, hide_credentials, nearest, printable
+from wordsight.cli.endings import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    end,
+    flush,
+    interruptible,
+    one_line_warnings,
+    prepare_streams,
+)
+from wordsight.errors import ConfigError, nearest
 
 COMMANDS = {
     "demo": "Train a small model in minutes, evaluate it and write a report.",
@@ -35,8 +43,6 @@ COMMANDS = {
 PROGRAM = "wordsight"
 
 _COMPLETION_VARIABLE = "_WORDSIGHT_COMPLETE"  # set by the completion scripts; typer derives the name from the program's
-_EXIT_OK, _EXIT_BUG, _EXIT_USER_ERROR, _EXIT_INTERRUPTED, _EXIT_PIPE_CLOSED = 0, 1, 2, 130, 141
-_UsageError: Any = typer.BadParameter.__base__  # the base of typer's usage errors, which typer does not export
 
 
 class _CommandGroup(TyperGroup):
@@ -121,51 +127,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 for success, 2 for a user error, 1 for a bug in wordsight, 130 if interrupted, 141 if the
-        reader of the output closed it.
+        reader of the output closed it; see `endings.py`.
     """
     # Threads that spin while they wait slow training down tenfold when other processes use the CPUs. torch reads this
     # variable when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # print characters that the terminal cannot encode as escapes
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        app = build_app(_needed_commands(sys.argv[1:] if arguments is None else arguments))
-        code = app(args=arguments, prog_name=PROGRAM, standalone_mode=False)
-        sys.stdout.flush()
-        if code == _EXIT_INTERRUPTED:  # typer's code for a KeyboardInterrupt
-            raise KeyboardInterrupt
-    except WordsightError as error:
-        return _fail(str(error))
-    except _UsageError as error:
-        return _fail(error.format_message())
-    except (KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)
-        return _EXIT_INTERRUPTED
-    except SystemExit as exit_request:
-        return _code_of(exit_request)
-    except BrokenPipeError:  # raised by the last flush
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _EXIT_PIPE_CLOSED
-    except Exception as error:
-        if isinstance(error, OSError) and "--install-completion" in (sys.argv if arguments is None else arguments):
-            return _fail(f"shell completion cannot be installed: {error}; --show-completion prints the script")
-        import traceback
-
-        traceback.print_exc()
-        print("error: this is a bug in wordsight; please report it with the lines above", file=sys.stderr)
-        return _EXIT_BUG
-    return code if isinstance(code, int) else _EXIT_OK
-
-
-def _code_of(exit_request: SystemExit) -> int:
-    """The exit code when typer exits by itself: after shell completion, or because the output was closed."""
-    code = exit_request.code
-    if _COMPLETION_VARIABLE in os.environ or not code:
-        return code if isinstance(code, int) else _EXIT_OK
-    return _EXIT_PIPE_CLOSED
-
-
-def _fail(message: str) -> int:
-    print(f"error: {printable(hide_credentials(' '.join(message.split())))}", file=sys.stderr)
-    return _EXIT_USER_ERROR
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    prepare_streams()
+    with interruptible() as interruption, one_line_warnings():
+        try:
+            result = build_app(_needed_commands(given))(args=given, prog_name=PROGRAM, standalone_mode=False)
+            if result == EXIT_INTERRUPTED:  # typer's code for a KeyboardInterrupt
+                raise KeyboardInterrupt
+            code = result if isinstance(result, int) else EXIT_OK
+        except BaseException as error:  # the outer edge: no traceback reaches the user
+            code = end(error, interruption, given)
+        return flush(code)

@@ -39,16 +39,15 @@ def cache(
       wordsight cache
       wordsight cache --clear onnx
     """
-    import json
-
     from wordsight.cache import cache_usage, clear_cache
+    from wordsight.cli.terminal import print_json, print_lines
 
     if clear is None:
         usage = cache_usage()
-        print(json.dumps(as_dict(usage)) if as_json else _describe(usage))
+        print_json(as_dict(usage)) if as_json else print_lines(*_describe(usage))
         return
     deleted = [clear_cache(kind) for kind in CACHE_KINDS if clear in (kind, "all")]
-    print(json.dumps({"deleted": as_dict(deleted)["kinds"]}) if as_json else _describe_deleted(deleted))
+    print_json({"deleted": as_dict(deleted)["kinds"]}) if as_json else print_lines(*_describe_deleted(deleted))
 
 
 def as_dict(usage: "list[CacheUsage]") -> dict[str, Any]:
@@ -75,20 +74,20 @@ def usage_lines(usage: "list[CacheUsage]") -> list[str]:
     ]
 
 
-def _describe(usage: "list[CacheUsage]") -> str:
+def _describe(usage: "list[CacheUsage]") -> list[str]:
     from wordsight.cache import cache_directory
-    from wordsight.cli.terminal import human_bytes
-    from wordsight.errors import counted, printable
-
-    num_files, num_bytes = sum(entry.num_files for entry in usage), sum(entry.num_bytes for entry in usage)
-    total = f"{'total':12} {counted(num_files, 'file'):>12} {human_bytes(num_bytes):>10}"
-    return "\n".join([printable(cache_directory()), *usage_lines(usage), total])
-
-
-def _describe_deleted(deleted: "list[CacheUsage]") -> str:
     from wordsight.cli.terminal import human_bytes
     from wordsight.errors import counted
 
-    return "\n".join(
+    num_files, num_bytes = sum(entry.num_files for entry in usage), sum(entry.num_bytes for entry in usage)
+    total = f"{'total':12} {counted(num_files, 'file'):>12} {human_bytes(num_bytes):>10}"
+    return [str(cache_directory()), *usage_lines(usage), total]
+
+
+def _describe_deleted(deleted: "list[CacheUsage]") -> list[str]:
+    from wordsight.cli.terminal import human_bytes
+    from wordsight.errors import counted
+
+    return [
         f"{entry.kind}: {counted(entry.num_files, 'file')} deleted, {human_bytes(entry.num_bytes)}" for entry in deleted
-    )
+    ]

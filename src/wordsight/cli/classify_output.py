@@ -3,6 +3,7 @@
 import sys
 from typing import TYPE_CHECKING, Any
 
+from wordsight.cli.terminal import print_json
 from wordsight.errors import printable
 
 if TYPE_CHECKING:
@@ -88,13 +89,6 @@ class JsonOutput(PlainOutput):
     def print_unreadable(self, name: str, reason: str) -> None:
         """Print a reason as an object."""
         print_json({"image": name, "error": reason})
-
-
-def print_json(row: dict[str, Any]) -> None:
-    """Print an object on one line of ASCII characters, without control characters."""
-    import json
-
-    print(json.dumps(row, allow_nan=False).replace("\x7f", "\\u007f"))
 
 
 class TableOutput(PlainOutput):

@@ -49,9 +49,7 @@ def convert(
     Example:
       wordsight convert models/mine converted --to hf
     """
-    import msgspec
-
-    from wordsight.cli.terminal import show_byte_progress
+    from wordsight.cli.terminal import print_json, print_lines, show_byte_progress
     from wordsight.encoder.loading import find_checkpoint
     from wordsight.weights.convert import convert as convert_checkpoint
 
@@ -59,12 +57,12 @@ def convert(
         checkpoint = find_checkpoint(model, architecture, averaged, mirror, progress)
     certificate = convert_checkpoint(checkpoint, out, target)
     if as_json:
-        typer.echo(msgspec.json.encode(certificate).decode())
+        print_json(certificate)
     else:
-        typer.echo(_describe(certificate, out, target))
+        print_lines(*_describe(certificate, out, target))
 
 
-def _describe(certificate: "Certificate", out: Path, target: str) -> str:
+def _describe(certificate: "Certificate", out: Path, target: str) -> list[str]:
     lines = [f"{out}: {target}; maximum differences on fixed inputs (tolerance {certificate.tolerance:g}):"]
     lines += [f"  {name:7} {getattr(certificate, name):.3g}" for name in ("images", "texts", "scale", "pixels")]
     if certificate.crop:
@@ -78,4 +76,4 @@ def _describe(certificate: "Certificate", out: Path, target: str) -> str:
     if certificate.differing_texts:
         texts = ", ".join(map(ascii, certificate.differing_texts))
         lines.append(f"  {certificate.library} cleans some texts differently, such as {texts}")
-    return "\n".join(lines)
+    return lines

@@ -35,11 +35,9 @@ def demo(
     Example:
       wordsight demo
     """
-    import json
-
     import msgspec
 
-    from wordsight.cli.terminal import silence_notes
+    from wordsight.cli.terminal import print_json, print_lines, silence_notes
     from wordsight.demo.report import next_commands, summary_text
     from wordsight.demo.state import read_state, write_state
     from wordsight.files import lock, make_directory
@@ -59,9 +57,9 @@ def demo(
     if as_json:
         paths = {"out": str(out), "report": str(out / "report.html"), "run": str(out / "run")}
         command_lines = [command for command, _ in commands]
-        typer.echo(json.dumps(paths | msgspec.to_builtins(summary) | {"commands": command_lines}))
+        print_json(paths | msgspec.to_builtins(summary) | {"commands": command_lines})
     else:
-        typer.echo(summary_text(summary, out, commands))
+        print_lines(*summary_text(summary, out, commands).split("\n"))
 
 
 def _recipe(steps: int | None) -> "Recipe":

@@ -86,8 +86,7 @@ def _warn(line: str) -> None:
 
 
 def _print_summary(summary: "EmbedSummary", encoder: "DualEncoder", out: Path, as_json: bool) -> None:
-    import json
-
+    from wordsight.cli.terminal import print_json
     from wordsight.errors import counted, printable
 
     if as_json:
@@ -99,7 +98,7 @@ def _print_summary(summary: "EmbedSummary", encoder: "DualEncoder", out: Path, a
             "fingerprint": encoder.fingerprint.digest,
             "unreadable": [{"image": image.path, "reason": image.reason} for image in summary.unreadable],
         }
-        print(json.dumps(result))
+        print_json(result)
         return
     for image in summary.unreadable:
         print(f"unreadable: {printable(image.reason)}", file=sys.stderr)

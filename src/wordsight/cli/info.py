@@ -20,18 +20,16 @@ def info(as_json: JsonOption = False) -> None:
     Example:
       wordsight info
     """
-    import json
-
     from wordsight.cli.environment import as_dict, describe_environment
+    from wordsight.cli.terminal import print_json, print_lines
 
     environment = describe_environment()
-    print(json.dumps(as_dict(environment)) if as_json else _describe(environment))
+    print_json(as_dict(environment)) if as_json else print_lines(*_describe(environment))
 
 
-def _describe(environment: "Environment") -> str:
+def _describe(environment: "Environment") -> list[str]:
     from wordsight.cli.cache import usage_lines
     from wordsight.cli.terminal import human_bytes
-    from wordsight.errors import printable
 
     lines = [f"{name:10} {value}" for name, value in environment.versions.items()]
     lines += ["", "packages"]
@@ -51,4 +49,4 @@ def _describe(environment: "Environment") -> str:
     lines += [f"  {line}" for line in usage_lines(environment.cache)]
     lines += ["", "environment variables"]
     lines += [f"  {name}={value}" for name, value in environment.variables.items()] or ["  none set"]
-    return "\n".join(map(printable, lines))
+    return lines

@@ -39,8 +39,7 @@ def models(
       wordsight models
       wordsight models openai/ViT-B-32
     """
-    import json
-
+    from wordsight.cli.terminal import print_json
     from wordsight.config import plain
     from wordsight.errors import ConfigError
     from wordsight.weights.hub.catalogue import CARDS_DIRECTORY, published_card, published_cards
@@ -52,24 +51,22 @@ def models(
     if fetch:
         _fetch(name, mirror, as_json, quiet)
     elif name and as_json:
-        print(json.dumps(plain(published_card(name))))
+        print_json(plain(published_card(name)))
     elif name:
         print((CARDS_DIRECTORY / f"{published_card(name).name.replace('/', '-')}.toml").read_text("utf-8"), end="")
     elif as_json:
-        print(json.dumps({name: plain(card) for name, card in published_cards().items()}))
+        print_json({name: plain(card) for name, card in published_cards().items()})
     else:
         _print_table([_row(card) for card in published_cards().values()])
 
 
 def _fetch(name: str, mirror: str | None, as_json: bool, quiet: bool) -> None:
-    import json
-
-    from wordsight.cli.terminal import show_byte_progress
+    from wordsight.cli.terminal import print_json, print_lines, show_byte_progress
     from wordsight.weights.hub.download import resolve
 
     with show_byte_progress(quiet) as progress:
         path = resolve(name, mirror, progress)
-    print(json.dumps({"name": name, "path": str(path)}) if as_json else path)
+    print_json({"name": name, "path": str(path)}) if as_json else print_lines(str(path))
 
 
 def _row(card: "PublishedCard") -> tuple[str, ...]:

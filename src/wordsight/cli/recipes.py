@@ -25,8 +25,7 @@ def recipes(
     Example:
       wordsight recipes
     """
-    import json
-
+    from wordsight.cli.terminal import print_json, print_lines
     from wordsight.config import plain
     from wordsight.errors import ConfigError, nearest
     from wordsight.training.recipe import load_recipe, recipe_paths
@@ -37,14 +36,15 @@ def recipes(
     if name and not as_json:
         print(paths[name].read_text("utf-8"), end="")
     elif name:
-        print(json.dumps(plain(load_recipe(paths[name]))))
+        print_json(plain(load_recipe(paths[name])))
     elif as_json:
-        print(json.dumps({stem: plain(load_recipe(path).about) for stem, path in paths.items()}))
+        print_json({stem: plain(load_recipe(path).about) for stem, path in paths.items()})
     else:
-        print("\n\n".join(_entry(stem, load_recipe(path).about) for stem, path in paths.items()))
+        entries = [[*_entry(stem, load_recipe(path).about), ""] for stem, path in paths.items()]
+        print_lines(*[line for lines in entries for line in lines][:-1])
 
 
-def _entry(name: str, about: "About") -> str:
+def _entry(name: str, about: "About") -> list[str]:
     """Return the lines that describe one recipe."""
     lines = [f"{name}: {about.title}".rstrip(": ")]
     lines += [f"  {line}" for line in about.description.strip().splitlines()]
@@ -54,4 +54,4 @@ def _entry(name: str, about: "About") -> str:
     if measured := ", ".join(filter(None, [duration, about.hardware])):
         lines.append(f"  measured: {measured}")
     lines += [f"  {score}" for score in about.scores]
-    return "\n".join(lines)
+    return lines

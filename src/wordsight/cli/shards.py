@@ -70,9 +70,7 @@ def shards(
     Example:
       wordsight shards photos/ shards/ --size-px 256
     """
-    import msgspec
-
-    from wordsight.cli.terminal import show_progress
+    from wordsight.cli.terminal import print_json, print_lines, show_progress
     from wordsight.data import PackOptions, SourceOptions, open_source, pack, read_keys
 
     options = PackOptions(
@@ -90,10 +88,10 @@ def shards(
     )
     with show_progress(records.count, "images", quiet) as progress:
         summary = pack(records, out, options, progress)
-    typer.echo(msgspec.json.encode(summary).decode() if as_json else _describe(summary, out))
+    print_json(summary) if as_json else print_lines(*_describe(summary, out))
 
 
-def _describe(summary: "PackSummary", out: Path) -> str:
+def _describe(summary: "PackSummary", out: Path) -> list[str]:
     from wordsight.errors import counted
 
     contents = f"{counted(summary.samples, 'sample')} in {counted(summary.shards, 'shard')}"
@@ -106,4 +104,4 @@ def _describe(summary: "PackSummary", out: Path) -> str:
     if summary.skipped:
         lines.append(f"{summary.skipped:,} skipped; reasons in {out / 'skipped.jsonl'}:")
         lines += [f"  {sample.key} ({sample.shard}): {sample.reason}" for sample in summary.first_skipped]
-    return "\n".join(lines)
+    return lines

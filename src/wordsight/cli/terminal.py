@@ -1,11 +1,14 @@
 """Output to the terminal: progress and notes on standard error, and text that is safe to print."""
 
 import io
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, redirect_stderr
-from typing import Protocol
+from typing import Any, Protocol
+
+from wordsight.errors import encodable, printable
 
 _TERMINAL_INTERVAL_S = 0.2
 _PLAIN_INTERVAL_S = 10.0
@@ -30,7 +33,35 @@ def human_bytes(size: int) -> str:
 def print_note(message: str, quiet: bool = False) -> None:
     """Print an informational line to standard error unless `--quiet` was given."""
     if not quiet:
-        print(message, file=sys.stderr, flush=True)
+        print(printable(message), file=sys.stderr, flush=True)
+
+
+def print_lines(*lines: str) -> None:
+    """Print lines that may contain untrusted text to standard output: control characters in them are escaped."""
+    print("\n".join(map(printable, lines)))
+
+
+def print_json(value: Any) -> None:
+    """Print a struct or plain data to standard output as one line of valid JSON.
+
+    It is ASCII, so no terminal interprets any part of it. A number that is not finite becomes null, and an undecodable
+    byte of a file name an escape such as `\\udcff`.
+    """
+    import json
+
+    import msgspec
+
+    print(json.dumps(_valid(msgspec.to_builtins(value, enc_hook=str)), allow_nan=False).replace("\x7f", "\\u007f"))
+
+
+def _valid(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_valid(key): _valid(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_valid(item) for item in value]
+    if isinstance(value, str):
+        return encodable(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def silence_notes(quiet: bool) -> AbstractContextManager[object]:

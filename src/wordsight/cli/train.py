@@ -44,7 +44,8 @@ FromOption = Annotated[
     typer.Option(
         "--from",
         metavar="MODEL",
-        help="Start from this model's weights; its architecture and preprocessing replace the recipe's.",
+        help="Start from this model's weights; its architecture and preprocessing replace the recipe's. "
+        "--set model.image.image_size_px=N interpolates its positional embedding; --set preprocessing... applies too.",
         autocompletion=published_names,
     ),
 ]
@@ -91,23 +92,27 @@ def train(
     Example:
       wordsight train flickr8k --data shards --out runs/first
     """
-    import msgspec
+    import shlex
+
     import torch
 
     from wordsight.cli.loading import ModelOptions, load_model
-    from wordsight.cli.terminal import silence_notes
+    from wordsight.cli.terminal import print_json, print_lines, silence_notes
     from wordsight.errors import counted
     from wordsight.training import load_recipe
     from wordsight.training import train as run_training
+    from wordsight.training.start import change_start
 
     if threads is not None:
         torch.set_num_threads(threads)
     loaded = None
+    assignments = tuple(changes or ())
     if start is not None:
         loaded = load_model(ModelOptions(start, architecture, averaged, device="cpu", mirror=mirror), quiet)
+        loaded, assignments = change_start(loaded, assignments)
     with silence_notes(quiet):
         run = run_training(
-            load_recipe(recipe, tuple(changes or ())),
+            load_recipe(recipe, assignments),
             [*data],
             out,
             start=loaded,
@@ -117,11 +122,11 @@ def train(
             device=device,
         )
     if as_json:
-        typer.echo(msgspec.json.encode(_as_dict(run)).decode())
+        print_json(_as_dict(run))
         return
-    typer.echo(f"{run.directory}: {counted(run.steps, 'step')}; best model after step {run.best_step}")
+    print_lines(f"{run.directory}: {counted(run.steps, 'step')}; best model after step {run.best_step}")
     if not quiet:
-        typer.echo(f"try: wordsight classify IMAGES --labels cat,dog --model {run.directory}")
+        print_lines(f"try: wordsight classify IMAGES --labels cat,dog --model {shlex.quote(str(run.directory))}")
 
 
 def _as_dict(run: "Run") -> dict[str, object]:

@@ -181,10 +181,12 @@ class _BatchMaker:
             augmentation = self._sources[source].augmentation or plan.augmentation
             pixels[:] = augment(image, pixels.shape[0], augmentation, crop)
             return self._slot_of(source, sample, epoch, index)
-        worst, count = Counter(item.shard for item in broken).most_common(1)[0]
+        distinct = list(dict.fromkeys((item.shard, item.key, item.reason) for item in broken))
+        worst, count = Counter(shard for shard, _, _ in distinct).most_common(1)[0]
+        key, reason = next((key, reason) for shard, key, reason in distinct if shard == worst)
         raise DataError(
-            f"{worst}: {count} of {_MAX_ATTEMPTS} samples drawn in a row are broken; "
-            f"the last: {broken[-1].key}: {broken[-1].reason}"
+            f"{worst}: {count} broken samples, the most of any shard; none of {len(distinct)} samples drawn in a row "
+            f"can be used; the first: {key}: {reason}; pack it again"
         )
 
     def _decode(self, sample: Sample) -> NDArray[np.uint8]:

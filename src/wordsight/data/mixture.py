@@ -26,6 +26,9 @@ from wordsight.image import Augmentation
 SLOT = "{}"
 """The slot of a template, which the caption or the name of the label replaces."""
 
+MAX_WEIGHT = 1e12
+"""Weights are shares or numbers of samples; larger ones could overflow when they are added."""
+
 
 class SourceConfig(Config, frozen=True):
     """One source of a mixture, as configured in a recipe.
@@ -46,8 +49,8 @@ class SourceConfig(Config, frozen=True):
     word_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.weight) and self.weight > 0):
-            raise ConfigError(f"{self.shards}: weight {self.weight}: expected a number above 0")
+        if not 0 < self.weight <= MAX_WEIGHT:
+            raise ConfigError(f"{self.shards}: weight {self.weight}: expected a number above 0, at most {MAX_WEIGHT:g}")
         for template in self.templates:
             if template.count(SLOT) != 1:
                 raise ConfigError(f"{self.shards}: template {template!r}: expected one {{}} where the name goes")

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from wordsight.errors import DataError
+from wordsight.errors import DataError, encodable
 
 MAX_IMAGE_BYTES = 1 << 28
 MAX_TEXT_BYTES = 1 << 20
@@ -31,11 +31,18 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BrokenSample(msgspec.Struct, frozen=True):
-    """A sample that cannot be used: its key, the shard (or, while packing, the file) it is in, and the reason."""
+    """A sample that cannot be used: its key, the shard (or, while packing, the file) it is in, and the reason.
+
+    Undecodable bytes of names are escaped, so that the sample can be listed in a file.
+    """
 
     key: str
     shard: str
     reason: str
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            msgspec.structs.force_setattr(self, name, encodable(getattr(self, name)))
 
 
 class BrokenSampleError(DataError):

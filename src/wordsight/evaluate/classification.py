@@ -1,11 +1,13 @@
 """Zero-shot classification: accuracy on labelled images."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from wordsight.data import ShardSet
+from wordsight.data import Sample, ShardSet
 from wordsight.errors import DataError
 from wordsight.evaluate.validation_set import ValidationSet
 from wordsight.image import Preprocessing
@@ -24,25 +26,50 @@ class Classification:
         dataset: name of the dataset in the scores.
         templates: prompt templates of the classifier, each with one `{}`.
         preprocessing: of the models that will be evaluated.
+        max_unreadable_share: a larger share of unreadable images is an error.
+
+    Attributes:
+        metrics: names of the metrics of its scores.
+        dataset: as above.
+        images: the set, which is decoded when it is first needed.
     """
 
-    def __init__(self, shards: ShardSet, dataset: str, templates: Sequence[str], preprocessing: Preprocessing) -> None:
-        self._dataset = dataset
-        self._templates = tuple(templates)
-        self._images = ValidationSet(shards, preprocessing)
+    metrics = ("accuracy",)
 
-    def __call__(self, encoder: "DualEncoder", steps: int) -> list[Score]:
-        """Evaluate an encoder.
+    def __init__(
+        self,
+        shards: ShardSet,
+        dataset: str,
+        templates: Sequence[str],
+        preprocessing: Preprocessing,
+        max_unreadable_share: float = 1.0,
+    ) -> None:
+        self.dataset = dataset
+        self._templates = tuple(templates)
+        self.images = ValidationSet(shards, preprocessing, dataset, max_unreadable_share)
+
+    @cached_property
+    def labelled(self) -> list[tuple[Sample, NDArray[np.uint8]]]:
+        """The samples with labels.
 
         Raises:
-            DataError: the set contains no readable image with a label.
+            DataError: the set contains no readable image with a label, or too many unreadable ones.
         """
-        labelled = [(sample, image) for sample, image in self._images.samples if sample.names]
+        labelled = [(sample, image) for sample, image in self.images.samples if sample.names]
         if not labelled:
             raise DataError(
-                f"{self._dataset}: no images with labels, as validation.labels requires; "
+                f"{self.dataset}: no images with labels, as validation.labels requires; "
                 "list images with captions under validation.retrieval"
             )
+        return labelled
+
+    def prepare(self) -> None:
+        """Decode the images now and report what is wrong with the set; errors as for `labelled`."""
+        _ = self.labelled
+
+    def __call__(self, encoder: "DualEncoder", steps: int) -> list[Score]:
+        """Evaluate an encoder; see `labelled` for errors."""
+        labelled = self.labelled
         classes = sorted({sample.names for sample, _ in labelled})
         target_N = np.array([classes.index(sample.names) for sample, _ in labelled])
         weights_KE = ZeroShotClassifier(encoder, classes, templates=self._templates).weights
@@ -50,9 +77,9 @@ class Classification:
         return [
             score_hits(
                 accuracy_hits(scores_NK, target_N),
-                dataset=self._dataset,
+                dataset=self.dataset,
                 metric="accuracy",
                 chance=1 / len(classes),
-                unreadable=self._images.unreadable,
+                unreadable=self.images.unreadable,
             )
         ]

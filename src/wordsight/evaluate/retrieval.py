@@ -1,12 +1,13 @@
 """Retrieval: recall@k from images to captions and from captions to images."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wordsight.data import ShardSet
+from wordsight.data import Sample, ShardSet
 from wordsight.errors import DataError
 from wordsight.evaluate.validation_set import ValidationSet
 from wordsight.image import Preprocessing
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 KS = (1, 5, 10)
 """The k of every reported recall@k."""
+
+_METRICS = tuple(f"{direction}_recall@{k}" for direction in ("image_to_text", "text_to_image") for k in KS)
 
 
 def retrieval_scores(
@@ -74,25 +77,44 @@ class Retrieval:
         shards: images with captions; others are ignored.
         dataset: name of the dataset in the scores.
         preprocessing: of the models that will be evaluated.
+        max_unreadable_share: a larger share of unreadable images is an error.
+
+    Attributes:
+        metrics: names of the metrics of its scores.
+        dataset: as above.
+        images: the set, which is decoded when it is first needed.
     """
 
-    def __init__(self, shards: ShardSet, dataset: str, preprocessing: Preprocessing) -> None:
-        self._dataset = dataset
-        self._images = ValidationSet(shards, preprocessing)
+    metrics = _METRICS
 
-    def __call__(self, encoder: "DualEncoder", steps: int) -> list[Score]:
-        """Evaluate an encoder; see `retrieval_scores`.
+    def __init__(
+        self, shards: ShardSet, dataset: str, preprocessing: Preprocessing, max_unreadable_share: float = 1.0
+    ) -> None:
+        self.dataset = dataset
+        self.images = ValidationSet(shards, preprocessing, dataset, max_unreadable_share)
+
+    @cached_property
+    def captioned(self) -> list[tuple[Sample, NDArray[np.uint8]]]:
+        """The samples with captions.
 
         Raises:
-            DataError: the set contains no readable image with a caption.
+            DataError: the set contains no readable image with a caption, or too many unreadable ones.
         """
-        captioned = [(sample, image) for sample, image in self._images.samples if sample.captions]
+        captioned = [(sample, image) for sample, image in self.images.samples if sample.captions]
         if not captioned:
             raise DataError(
-                f"{self._dataset}: no images with captions, as validation.retrieval requires; "
+                f"{self.dataset}: no images with captions, as validation.retrieval requires; "
                 "list images with labels under validation.labels"
             )
-        image_NE = encoder.embed_images([image for _, image in captioned])
-        text_ME = encoder.embed_texts([caption for sample, _ in captioned for caption in sample.captions])
-        owner_M = [index for index, (sample, _) in enumerate(captioned) for _ in sample.captions]
-        return retrieval_scores(image_NE, text_ME, owner_M, self._dataset, self._images.unreadable)
+        return captioned
+
+    def prepare(self) -> None:
+        """Decode the images now and report what is wrong with the set; errors as for `captioned`."""
+        _ = self.captioned
+
+    def __call__(self, encoder: "DualEncoder", steps: int) -> list[Score]:
+        """Evaluate an encoder; see `retrieval_scores`, and `captioned` for errors."""
+        image_NE = encoder.embed_images([image for _, image in self.captioned])
+        text_ME = encoder.embed_texts([caption for sample, _ in self.captioned for caption in sample.captions])
+        owner_M = [index for index, (sample, _) in enumerate(self.captioned) for _ in sample.captions]
+        return retrieval_scores(image_NE, text_ME, owner_M, self.dataset, self.images.unreadable)

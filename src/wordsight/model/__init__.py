@@ -6,6 +6,7 @@ clip.py            the CLIP model with both towers, and functions that build it;
 transformer.py     the transformer of both towers
 vit.py, siglip.py, resnet.py, residual.py    the image towers
 text.py            batches of texts in groups of similar length
+resize.py          trained weights -> the same model for another image size
 pixels.py          uint8 pixels -> normalised floats
 initialise.py      initial weights, drawn from a generator
 
@@ -28,6 +29,7 @@ from wordsight.model.presets import PRESETS, PUBLISHED, preset
 if TYPE_CHECKING:
     from wordsight.model.clip import CLIP, build, build_empty
     from wordsight.model.pixels import to_float
+    from wordsight.model.resize import resize_image_tower
 
 __all__ = [
     "CLIP",
@@ -42,10 +44,17 @@ __all__ = [
     "build",
     "build_empty",
     "preset",
+    "resize_image_tower",
     "to_float",
 ]
 
-_NEED_TORCH = {"CLIP": "clip", "build": "clip", "build_empty": "clip", "to_float": "pixels"}
+_NEED_TORCH = {
+    "CLIP": "clip",
+    "build": "clip",
+    "build_empty": "clip",
+    "resize_image_tower": "resize",
+    "to_float": "pixels",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wordsight.errors import ImageError, MissingExtraError
+from wordsight.errors import ImageError, MissingExtraError, printable
 from wordsight.files import write_atomic
 from wordsight.report import plots
 from wordsight.report.blocks import Block, Plot
@@ -65,7 +65,11 @@ class Page:
             raise MissingExtraError("the report", "report") from error
         directory = importlib.resources.files("wordsight.report")
         environment = jinja2.Environment(
-            autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            finalize=_printable,
         )
         environment.filters |= {"number": _number, "image": _data_uri, "paragraphs": _paragraphs}
         environment.tests["finite"] = math.isfinite
@@ -74,14 +78,21 @@ class Page:
         return html
 
     def write(self, path: Path) -> None:
-        """Write the page atomically; lone surrogates, which UTF-8 cannot encode, become `?`.
+        """Write the page atomically.
 
         Raises:
             OutputError: the path is not writable.
             MissingExtraError: as for `render`.
             ImageError: as for `render`.
         """
-        write_atomic(path, self.render().encode("utf-8", "replace"))
+        write_atomic(path, self.render().encode())
+
+
+def _printable(value: Any) -> Any:
+    """Escape control characters in text of the page, except for line breaks; text that is already HTML is unchanged."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return "\n".join(map(printable, value.split("\n")))
 
 
 def _plotter() -> Any:

@@ -4,6 +4,8 @@ recipe.py           what determines a run, as typed TOML; does not load torch
 loop.py             `train`: opens everything and runs the steps; read this first
 step.py             one optimiser step
 state.py            everything that a run needs to continue; checkpoint.py saves and loads it
+checks.py           what is refused or reported at the start
+start.py            changes to the model from which training starts
 sources.py          opens the shards that a recipe names
 selection.py        which validation score selects the best model
 optimizer.py        AdamW and parameter groups; muon.py has Muon

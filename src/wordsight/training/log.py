@@ -11,22 +11,34 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from wordsight.errors import MissingExtraError
+from wordsight.errors import MissingExtraError, OutputError, printable
 from wordsight.files import as_output_error, write_atomic
 from wordsight.metrics import Score
+from wordsight.training.state import LossSums
 from wordsight.training.step import StepMetrics
 
 _LINE_EVERY_S = 10.0
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a `metrics.jsonl`, without a last row that a crash truncated."""
-    rows = []
-    for line in path.read_text("utf-8", errors="replace").splitlines():
+    """Return the rows of a `metrics.jsonl` up to the first damaged one: a crash can truncate the last.
+
+    Raises:
+        OutputError: the file cannot be read.
+    """
+    try:
+        text = path.read_text("utf-8", errors="replace")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read: {error.strerror or error}; use another --out") from error
+    rows: list[dict[str, Any]] = []
+    for line in text.splitlines():
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if not (isinstance(row, dict) and isinstance(row.get("step"), int)):
+            break
+        rows.append(row)
     return rows
 
 
@@ -40,6 +52,7 @@ class RunLog:
         directory: of the run.
         first_step: number of steps already taken; rows of later steps are removed, because they will be written again.
         steps: number of steps of the whole run.
+        sums: the losses since the last row, which this class updates.
         tensorboard: also write TensorBoard event files (extra `log`); scores have the tag `dataset/metric`.
         every: number of steps per row.
 
@@ -47,14 +60,17 @@ class RunLog:
         MissingExtraError: TensorBoard is not installed.
     """
 
-    def __init__(self, directory: Path, first_step: int, steps: int, tensorboard: bool, every: int = 10) -> None:
+    def __init__(
+        self, directory: Path, first_step: int, steps: int, sums: LossSums, tensorboard: bool, every: int = 10
+    ) -> None:
         self._path = directory / "metrics.jsonl"
         self._steps = steps
         self._every = every
+        self._sums = sums
         self._remove_rows_after(first_step)
         self._board = _open_board(directory) if tensorboard else None
         self._progress = _ProgressDisplay(steps, first_step)
-        self._start_interval()
+        self._start_clock()
 
     def _remove_rows_after(self, step: int) -> None:
         if not self._path.exists():
@@ -63,14 +79,19 @@ class RunLog:
         write_atomic(self._path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def _start_interval(self) -> None:
+        self._sums.steps, self._sums.loss, self._sums.caption_token_loss = 0, 0.0, 0.0
+        self._start_clock()
+
+    def _start_clock(self) -> None:
         self._begin = time.perf_counter()
         self._waited_s = 0.0
         self._pairs = 0
-        self._metrics: list[StepMetrics] = []
 
     def step(self, steps: int, metrics: StepMetrics, pairs: int, waited_s: float) -> None:
         """Record one step: its metrics, its number of pairs and the seconds it waited for its batch."""
-        self._metrics.append(metrics)
+        self._sums.steps += 1
+        self._sums.loss += metrics.loss
+        self._sums.caption_token_loss += metrics.caption_token_loss
         self._pairs += pairs
         self._waited_s += waited_s
         if steps % self._every and steps != self._steps:
@@ -78,8 +99,8 @@ class RunLog:
         seconds = time.perf_counter() - self._begin
         row = {
             "step": steps,
-            "loss": sum(m.loss for m in self._metrics) / len(self._metrics),
-            "caption_token_loss": sum(m.caption_token_loss for m in self._metrics) / len(self._metrics),
+            "loss": self._sums.loss / self._sums.steps,
+            "caption_token_loss": self._sums.caption_token_loss / self._sums.steps,
             "scale": metrics.scale,
             "gradient_norm": metrics.gradient_norm,
             "learning_rate": metrics.learning_rate,
@@ -100,8 +121,8 @@ class RunLog:
         self._start_interval()
 
     def print(self, line: str) -> None:
-        """Print a line without disturbing the progress bar."""
-        self._progress.print(line)
+        """Print a line, of which control characters are escaped, without disturbing the progress bar."""
+        self._progress.print(printable(line))
 
     def _write(self, row: dict[str, Any]) -> None:
         try:
@@ -162,7 +183,7 @@ class _ProgressDisplay:
 
     def print(self, line: str) -> None:
         if self._bar is not None:
-            self._bar.console.print(line, highlight=False)
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             print(line, file=sys.stderr, flush=True)
 

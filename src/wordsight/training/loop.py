@@ -26,14 +26,15 @@ from wordsight.config import to_toml
 from wordsight.data import BatchPlan, Loader, Mixture
 from wordsight.encoder import DualEncoder, load
 from wordsight.encoder.devices import parse_device
-from wordsight.errors import OutputError, counted
-from wordsight.evaluate import Evaluator
+from wordsight.errors import OutputError
+from wordsight.evaluate import Classification, Evaluator, Retrieval
 from wordsight.files import lock, make_directory, recover_directory, remove_partial, write_atomic
 from wordsight.metrics import Score
 from wordsight.model import build, build_empty
 from wordsight.text import build_tokenizer
 from wordsight.training.caption_tokens import CaptionTokens
 from wordsight.training.checkpoint import load_checkpoint, save_checkpoint
+from wordsight.training.checks import check_data, check_recipe, check_selection, notes, overlap_notes
 from wordsight.training.log import RunLog
 from wordsight.training.optimizer import build_optimizer
 from wordsight.training.recipe import Recipe, load_recipe
@@ -44,6 +45,7 @@ from wordsight.training.step import train_step
 from wordsight.weights import Card, TokenizerConfig
 
 CHECKPOINT = "checkpoint.pt"
+_BROKEN = "broken.jsonl"
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def train(
         data: directories of shards, or a directory of such directories.
         out: the run directory.
         start: a model to start from, or its name or path as for `wordsight.load`; it replaces the recipe's architecture
-            and preprocessing and determines the tokenizer.
+            and preprocessing and determines the tokenizer. `change_start` changes its image size.
         resume: continue exactly from the checkpoint in `out`; if there is none, start a new run.
         workers: number of threads that prepare batches; it has no influence on the result.
         evaluators: additional evaluators, called at every validation after those of the recipe.
@@ -97,25 +99,28 @@ def train(
         TrainingError: the loss is not finite.
         KeyboardInterrupt: stopped by SIGINT or SIGTERM; the checkpoint is saved.
     """
-    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     torch_device = parse_device(device)
     start_model = load(start, device="cpu") if isinstance(start, str | Path) else start
-    if start_model is not None:
-        card = start_model.card
-        recipe = msgspec.structs.replace(recipe, model=card.model, preprocessing=card.preprocessing)
-    directories = [data] if isinstance(data, str | Path) else list(data)
-    mixture = open_sources(recipe, directories)
-    all_evaluators = [*open_evaluators(recipe, directories), *evaluators]
+    recipe = _with_start(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), start_model)
+    mixture, recipe_evaluators = _open_data(recipe, [data] if isinstance(data, str | Path) else data)
+    if not (evaluators or resume):
+        check_selection(recipe, recipe_evaluators)
     directory = make_directory(Path(out))
     with lock(directory / ".lock"):
         state = _prepare(recipe, mixture, start_model, directory, resume, torch_device)
-        log = RunLog(directory, state.steps, recipe.schedule.steps, tensorboard)
+        log = RunLog(directory, state.steps, recipe.schedule.steps, state.sums, tensorboard)
         try:
+            if state.steps < recipe.schedule.steps:
+                for line in _start_lines(state, recipe, mixture, recipe_evaluators):
+                    log.print(line)
             with _stop_requests() as stop, _loader(recipe, mixture, state, workers) as loader:
                 try:
-                    _run_steps(state, recipe, loader, all_evaluators, directory, log, stop)
+                    _run_steps(state, recipe, loader, [*recipe_evaluators, *evaluators], directory, log, stop)
                 finally:
-                    _list_broken(loader, directory, log)
+                    if count := _list_broken(loader, directory):
+                        log.print(
+                            f"{count} broken samples were replaced by others; see {directory / _BROKEN} for reasons"
+                        )
         finally:
             log.close()
     return Run(directory, state.steps, state.best_step, state.best_scores)
@@ -141,20 +146,33 @@ def _run_steps(
         if is_last or state.steps % recipe.validation.every_steps == 0:
             _validate(state, recipe, evaluators, directory, log)
         if is_last or stop.requested or state.steps % recipe.checkpoint_every_steps == 0:
+            _list_broken(loader, directory)
             save_checkpoint(directory / CHECKPOINT, state)
         if stop.requested and not is_last:
             log.print(f"stopped after step {state.steps}; the checkpoint is saved, and a resumed run continues from it")
             raise KeyboardInterrupt
 
 
-def _list_broken(loader: Loader, directory: Path, log: RunLog) -> None:
-    """Add the broken samples that the loader replaced to `broken.jsonl`, and print their number."""
-    path = directory / "broken.jsonl"
-    previous = path.read_bytes().splitlines() if path.exists() else []
+def _start_lines(
+    state: State, recipe: Recipe, mixture: Mixture, evaluators: Sequence[Retrieval | Classification]
+) -> Iterator[str]:
+    """Yield what the user should know before the first step."""
+    for change in state.changes:
+        yield f"from step {change.step}: {change.key} is {change.after} instead of {change.before}"
+    if recipe.loss.caption_token_weight and state.caption_tokens is None:
+        yield "loss.caption_token_weight has no effect: too few samples share a token"
+    yield from notes(recipe, mixture, state.learner.clip, state.tokens.tokenizer)
+    yield from overlap_notes(mixture, evaluators)
+
+
+def _list_broken(loader: Loader, directory: Path) -> int:
+    """Add the broken samples that the loader replaced to `broken.jsonl`, and return the number of all that it lists."""
+    path = directory / _BROKEN
+    previous = path.read_bytes().splitlines() if path.is_file() else []
     rows = dict.fromkeys([*previous, *(msgspec.json.encode(broken) for broken in loader.broken)])
-    if rows:
+    if len(rows) > len(previous):
         write_atomic(path, b"".join(row + b"\n" for row in rows))
-        log.print(f"replaced by others: {counted(len(rows), 'broken sample')}; see {path} for the reasons")
+    return len(rows)
 
 
 def _validate(state: State, recipe: Recipe, evaluators: Sequence[Evaluator], directory: Path, log: RunLog) -> None:
@@ -202,6 +220,8 @@ def _new_state(recipe: Recipe, mixture: Mixture, start_model: DualEncoder | None
     """Return the state before the first step."""
     tokens = _tokens(recipe, start_model)
     caption_tokens = CaptionTokens.count(mixture, tokens.tokenizer) if recipe.loss.caption_token_weight else None
+    if caption_tokens is not None and not len(caption_tokens.weight):
+        caption_tokens = None  # too little data; `_start_lines` says so
     generator = torch.Generator().manual_seed(recipe.seed)
     clip = build(recipe.architecture, generator)
     if start_model is not None:
@@ -223,6 +243,24 @@ def _new_state(recipe: Recipe, mixture: Mixture, start_model: DualEncoder | None
     )
 
 
+def _open_data(recipe: Recipe, data: Sequence[str | Path]) -> tuple[Mixture, list[Retrieval | Classification]]:
+    """Open the training data and the validation sets, and check both."""
+    mixture = open_sources(recipe, data)
+    check_data(recipe, mixture)
+    return mixture, open_evaluators(recipe, data)
+
+
+def _with_start(recipe: Recipe, start_model: DualEncoder | None) -> Recipe:
+    """Return the recipe with the architecture and preprocessing of the start model, after checking it."""
+    if start_model is None:
+        check_recipe(recipe, TokenizerConfig(context_length=recipe.architecture.text.context_length))
+        return recipe
+    card = start_model.card
+    recipe = msgspec.structs.replace(recipe, model=card.model, preprocessing=card.preprocessing)
+    check_recipe(recipe, card.tokenizer)
+    return recipe
+
+
 def _tokens(recipe: Recipe, start_model: DualEncoder | None) -> Tokens:
     if start_model is not None:
         return Tokens(start_model.card.tokenizer, start_model.tokenizer, start_model.files)
@@ -237,6 +275,7 @@ def _loader(recipe: Recipe, mixture: Mixture, state: State, workers: int) -> Loa
         augmentation=recipe.augmentation,
         seed=recipe.seed,
         trims_texts=recipe.architecture.text.is_trimmed,
+        max_broken_share=recipe.max_broken_share,
     )
     return Loader(mixture, state.tokens.tokenizer, plan, workers=workers, first_step=state.steps)
 
@@ -251,6 +290,8 @@ def _card(state: State, recipe: Recipe, scores: Sequence[Score]) -> Card:
         "averaged": bool(recipe.ema_decay),
         "scores": msgspec.to_builtins(list(scores)),
     }
+    if state.changes:
+        training["changes"] = msgspec.to_builtins(list(state.changes))
     return Card(
         name=recipe.about.title,
         model=recipe.architecture,

@@ -5,6 +5,7 @@ steps, never in minutes. Settings that change only how a run is executed or obse
 TensorBoard) are not part of a recipe. This module does not load torch.
 """
 
+import dataclasses
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,10 +20,16 @@ from wordsight.image import Augmentation, Preprocessing
 from wordsight.metrics import Score
 from wordsight.model import ModelConfig, preset
 
-PositiveInt = Annotated[int, Meta(ge=1)]
-PositiveFloat = Annotated[float, Meta(gt=0)]
+_SCORE_KEYS = {field.name for field in dataclasses.fields(Score)}
+_MAX_FLOAT = 1e30  # far beyond any useful setting, and far from overflow
+_MAX_BATCH = 1 << 20  # thirty times the batch of the paper
+_MAX_STEPS = 1 << 40  # more than a century of steps
+_MAX_SEED = (1 << 64) - 1  # the key of the generators
+
+PositiveInt = Annotated[int, Meta(ge=1, le=_MAX_STEPS)]
+PositiveFloat = Annotated[float, Meta(gt=0, le=_MAX_FLOAT)]
 NonNegativeInt = Annotated[int, Meta(ge=0)]
-NonNegativeFloat = Annotated[float, Meta(ge=0)]
+NonNegativeFloat = Annotated[float, Meta(ge=0, le=_MAX_FLOAT)]
 Proportion = Annotated[float, Meta(ge=0, le=1)]
 Decay = Annotated[float, Meta(ge=0, lt=1)]
 
@@ -38,6 +45,9 @@ class About(Config, frozen=True):
         minutes: measured duration of the run.
         scores: measured results, each with the keys `dataset`, `metric`, `value`, `low`, `high`, `n`, `chance` and
             `method` of a `wordsight.metrics.Score`, and `unreadable` if some images could not be read.
+
+    Raises:
+        ConfigError: a score is not in its interval.
     """
 
     title: str
@@ -46,6 +56,14 @@ class About(Config, frozen=True):
     hardware: str = ""
     minutes: float | None = None
     scores: tuple[Score, ...] = ()
+
+    def __post_init__(self) -> None:
+        for score in self.scores:
+            if not 0 <= score.low <= score.value <= score.high <= 1:
+                raise ConfigError(
+                    f"about.scores: {score.dataset} {score.metric}: expected 0 <= low <= value <= high <= 1, found low "
+                    f"{score.low}, value {score.value}, high {score.high}"
+                )
 
 
 class ScheduleConfig(Config, frozen=True):
@@ -88,15 +106,18 @@ class OptimizerConfig(Config, frozen=True):
 
 
 class LossConfig(Config, frozen=True):
-    """The contrastive loss of the paper's figure 3, and optional additions to it.
+    """The contrastive loss, and optional additions to it.
 
     Attributes:
+        kind: `softmax`, the loss of the paper's figure 3; `sigmoid`, SigLIP's (arXiv 2303.15343), for models with
+            `model.logit_bias`; or `auto`: `sigmoid` for these models and `softmax` for all others.
         mask_equal_texts: exclude an image's own texts (its captions, or the names of its label) from its negatives;
             `auto` does so if any source has templates, because equal texts are then common.
         caption_token_weight: weight of caption token classification, an auxiliary task in which a linear layer
             predicts the tokens of an image's captions (after SuperCLIP, arXiv 2512.14480); 0 disables it.
     """
 
+    kind: Literal["auto", "softmax", "sigmoid"] = "auto"
     mask_equal_texts: bool | Literal["auto"] = "auto"
     caption_token_weight: NonNegativeFloat = 0.0
 
@@ -135,6 +156,8 @@ class ValidationConfig(Config, frozen=True):
             last model is the best. Required if there are validation sets.
         retrieval: sets of captioned images.
         labels: sets of labelled images.
+        max_unreadable_share: the run does not start if a larger share of the images of a set is unreadable; those below
+            are counted in each score's `unreadable`.
 
     Raises:
         ConfigError: there are validation sets but no selection metric.
@@ -144,6 +167,7 @@ class ValidationConfig(Config, frozen=True):
     selection_metric: str | None = None
     retrieval: tuple[RetrievalSet, ...] = ()
     labels: tuple[LabelSet, ...] = ()
+    max_unreadable_share: Proportion = 0.1
 
     def __post_init__(self) -> None:
         if (self.retrieval or self.labels) and self.selection_metric is None:
@@ -163,9 +187,10 @@ class Recipe(Config, frozen=True):
         schedule: number of steps and learning rate schedule.
         optimizer: the optimiser and its constants.
         sources: the shards to train on; by default all shards given with `--data`, weighted by size.
-        batch_size: number of pairs per step.
+        batch_size: number of pairs per step, at least 2.
         accumulation: number of equal parts in which a batch passes through the encoders, to save memory; the loss still
-            sees the whole batch.
+            sees the whole batch. The statistics of batch normalisation (in `residual` and `modified_resnet` towers) are
+            those of each part, so that only other towers take the same step as with the whole batch.
         seed: seed of the initial weights, the order of samples, captions and crops.
         precision: `float32`, `bfloat16` (autocast), or `auto`: bfloat16 on accelerators, float32 on CPUs.
         ema_decay: decay of the exponential moving average of the weights, which is evaluated and saved; 0 disables it.
@@ -175,6 +200,9 @@ class Recipe(Config, frozen=True):
         loss: the contrastive loss and its additions.
         validation: what is measured during the run, and how the best model is selected.
         checkpoint_every_steps: number of steps between two checkpoints.
+        max_broken_share: the run stops if a larger share of the distinct samples that were read from a source is
+            broken; this is checked after 100 of them, or after all if there are fewer. Up to this share, broken samples
+            are replaced by others and listed in `broken.jsonl`.
 
     Raises:
         ConfigError: keys contradict each other, or `model` is not a preset.
@@ -185,7 +213,7 @@ class Recipe(Config, frozen=True):
     schedule: ScheduleConfig
     optimizer: OptimizerConfig
     sources: tuple[SourceConfig, ...] = ()
-    batch_size: PositiveInt = 256
+    batch_size: Annotated[int, Meta(ge=1, le=_MAX_BATCH)] = 256
     accumulation: PositiveInt = 1
     seed: NonNegativeInt = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -195,8 +223,13 @@ class Recipe(Config, frozen=True):
     loss: LossConfig = LossConfig()
     validation: ValidationConfig = ValidationConfig()
     checkpoint_every_steps: PositiveInt = 500
+    max_broken_share: Proportion = 0.02
 
     def __post_init__(self) -> None:
+        if self.batch_size == 1:
+            raise ConfigError("batch_size 1: the contrastive loss compares the pairs of a batch; expected at least 2")
+        if self.seed > _MAX_SEED:
+            raise ConfigError(f"seed {self.seed}: expected 0 to 2**64 - 1")
         if self.batch_size % self.accumulation:
             raise ConfigError(f"accumulation: batch_size {self.batch_size} is not a multiple of {self.accumulation}")
         if self.schedule.warmup_steps >= self.schedule.steps:
@@ -215,6 +248,11 @@ class Recipe(Config, frozen=True):
     def image_preprocessing(self) -> Preprocessing:
         """`preprocessing`, or by default CLIP's preprocessing at the model's size."""
         return self.preprocessing or Preprocessing(size_px=self.architecture.image.image_size_px)
+
+    @property
+    def uses_sigmoid_loss(self) -> bool:
+        """`loss.kind` with `auto` resolved."""
+        return self.architecture.logit_bias if self.loss.kind == "auto" else self.loss.kind == "sigmoid"
 
     @property
     def masks_equal_texts(self) -> bool:
@@ -266,4 +304,8 @@ def load_recipe(name: str | Path, changes: tuple[str, ...] = ()) -> Recipe:
     data: dict[str, Any] = read_toml(path)
     for change in changes:
         data = set_key(data, change)
-    return decode(data, Recipe, str(path))
+    recipe = decode(data, Recipe, str(path))
+    for row in data["about"].get("scores", ()):  # dataclasses ignore unknown keys
+        for key in row.keys() - _SCORE_KEYS:
+            raise ConfigError(f"{path}: unknown key {key!r} in [about.scores]{nearest(key, sorted(_SCORE_KEYS))}")
+    return recipe

@@ -6,7 +6,7 @@ from pathlib import Path
 from wordsight.data import Mixture, MixtureSource, ShardSet, open_shards
 from wordsight.data.remote import is_remote
 from wordsight.errors import ConfigError, DataError
-from wordsight.evaluate import Classification, Evaluator, Retrieval, dataset_name
+from wordsight.evaluate import Classification, Retrieval, dataset_name
 from wordsight.training.recipe import Recipe
 
 
@@ -57,19 +57,25 @@ def open_sources(recipe: Recipe, data: Sequence[str | Path]) -> Mixture:
     )
 
 
-def open_evaluators(recipe: Recipe, data: Sequence[str | Path]) -> list[Evaluator]:
-    """Open a recipe's validation sets as evaluators.
+def open_evaluators(recipe: Recipe, data: Sequence[str | Path]) -> list[Retrieval | Classification]:
+    """Open a recipe's validation sets as evaluators, and decode their images.
 
     Raises:
-        DataError: shards are missing, empty or truncated.
+        DataError: shards are missing, empty or truncated; a set has no images of the right kind, or more unreadable
+            ones than the recipe permits.
     """
-    preprocessing = recipe.image_preprocessing
-    retrieval: list[Evaluator] = [
-        Retrieval(find_shards(entry.shards, data), dataset_name(entry.shards), preprocessing)
+    preprocessing, share = recipe.image_preprocessing, recipe.validation.max_unreadable_share
+    retrieval = [
+        Retrieval(find_shards(entry.shards, data), dataset_name(entry.shards), preprocessing, share)
         for entry in recipe.validation.retrieval
     ]
-    classification: list[Evaluator] = [
-        Classification(find_shards(entry.shards, data), dataset_name(entry.shards), entry.templates, preprocessing)
+    classification = [
+        Classification(
+            find_shards(entry.shards, data), dataset_name(entry.shards), entry.templates, preprocessing, share
+        )
         for entry in recipe.validation.labels
     ]
-    return retrieval + classification
+    evaluators: list[Retrieval | Classification] = [*retrieval, *classification]
+    for evaluator in evaluators:
+        evaluator.prepare()
+    return evaluators

@@ -6,11 +6,12 @@ need no saving, because the random numbers of step s are a function of the recip
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 import msgspec
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
 from wordsight.config import Config
@@ -33,6 +34,48 @@ class RunIdentity(Config, frozen=True):
     recipe: Recipe
     data: str
     start: str = ""
+
+
+@dataclass
+class LossSums:
+    """Sums of the losses since the last row of `metrics.jsonl`, so that a resumed run writes the same rows.
+
+    Attributes:
+        steps: number of steps.
+        loss: sum of the contrastive losses.
+        caption_token_loss: sum of the losses of caption token classification.
+    """
+
+    steps: int = 0
+    loss: float = 0.0
+    caption_token_loss: float = 0.0
+
+
+class Change(Config, frozen=True):
+    """A key of the recipe that was changed when the run was resumed.
+
+    Attributes:
+        step: number of steps taken before the change.
+        key: dotted key.
+        before: its previous value; None if it had none.
+        after: its new value.
+    """
+
+    step: int
+    key: str
+    before: Any = None
+    after: Any = None
+
+
+class _Saved(Config, frozen=True):
+    """The parts of a checkpoint that are not tensors, for validation."""
+
+    steps: Annotated[int, Meta(ge=0)]
+    best_value: float | None
+    best_step: Annotated[int, Meta(ge=0)]
+    best_scores: tuple[Score, ...]
+    sums: LossSums = msgspec.field(default_factory=LossSums)
+    changes: tuple[Change, ...] = ()
 
 
 class Learner(nn.Module):
@@ -103,6 +146,8 @@ class State:
             selection metric.
         best_step: the step of the best model.
         best_scores: the scores of the best model.
+        sums: losses since the last row of the log.
+        changes: keys that were changed when the run was resumed.
     """
 
     learner: Learner
@@ -116,6 +161,8 @@ class State:
     best_value: float | None = None
     best_step: int = 0
     best_scores: tuple[Score, ...] = ()
+    sums: LossSums = field(default_factory=LossSums)
+    changes: tuple[Change, ...] = ()
 
     def parts(self) -> dict[str, Any]:
         """Return everything that a restart needs, as tensors and plain data."""
@@ -125,6 +172,8 @@ class State:
             "best_value": self.best_value,
             "best_step": self.best_step,
             "best_scores": msgspec.to_builtins(self.best_scores),
+            "sums": msgspec.to_builtins(self.sums),
+            "changes": msgspec.to_builtins(self.changes),
             "learner": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.tensors if self.ema else {},
@@ -132,9 +181,9 @@ class State:
 
     def restore(self, parts: dict[str, Any]) -> None:
         """Continue from the return value of `parts`."""
-        self.steps, self.best_step = parts["steps"], parts["best_step"]
-        self.best_value = parts["best_value"]
-        self.best_scores = msgspec.convert(parts["best_scores"], tuple[Score, ...])
+        saved = msgspec.convert({key: parts[key] for key in _Saved.__struct_fields__ if key in parts}, _Saved)
+        self.steps, self.best_step, self.best_value = saved.steps, saved.best_step, saved.best_value
+        self.best_scores, self.sums, self.changes = saved.best_scores, saved.sums, saved.changes
         self.learner.load_state_dict(parts["learner"])
         self.optimizer.load_state_dict(parts["optimizer"])
         if self.ema:

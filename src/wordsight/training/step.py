@@ -1,8 +1,9 @@
 """The training step: updates a state with one batch.
 
 Read `train_step` first. The rest of the module is the auxiliary loss of caption token classification, and gradient
-accumulation, which is exact: the loss sees the whole batch although the encoders process it in parts (Gao et al. 2021,
-arXiv 2101.06983).
+accumulation: the loss sees the whole batch although the encoders process it in parts (Gao et al. 2021,
+arXiv 2101.06983). Loss and gradient equal those of the whole batch, unless the image tower normalises batches: then the
+statistics are those of each part.
 """
 
 import math
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from wordsight.data import Batch
 from wordsight.errors import TrainingError
-from wordsight.loss import caption_token_loss, masked_softmax_loss, softmax_loss
+from wordsight.loss import caption_token_loss, masked_sigmoid_loss, masked_softmax_loss, sigmoid_loss, softmax_loss
 from wordsight.model import to_float
 from wordsight.training.recipe import Recipe, ScheduleConfig
 from wordsight.training.state import Learner, State
@@ -96,8 +97,11 @@ def _backward(state: State, batch: Batch, recipe: Recipe) -> tuple[Tensor, Tenso
         (loss + recipe.loss.caption_token_weight * token_loss).backward()
         return loss.detach(), token_loss.detach()
     parts = list(_parts(batch, recipe.accumulation))
+    buffers = [(buffer, buffer.clone()) for buffer in state.learner.buffers()]
     with torch.no_grad(), _precision(recipe, batch):
         embedded = [_embed(state.learner, pixels, ids, recipe) for pixels, ids in parts]
+        for buffer, before in buffers:  # statistics of batch normalisation, which the second pass updates
+            buffer.copy_(before)
     image_NE, text_NE = (torch.cat(tower).requires_grad_() for tower in zip(*embedded, strict=True))
     loss, token_loss = _losses(state, image_NE, text_NE, batch, recipe)
     (loss + recipe.loss.caption_token_weight * token_loss).backward()
@@ -130,15 +134,23 @@ def _embed(learner: Learner, pixels: Tensor, ids: Tensor, recipe: Recipe) -> tup
 def _losses(state: State, image_NE: Tensor, text_NE: Tensor, batch: Batch, recipe: Recipe) -> tuple[Tensor, Tensor]:
     image_unit_NE = nn.functional.normalize(image_NE, dim=-1)
     text_unit_NE = nn.functional.normalize(text_NE, dim=-1)
-    scale = state.learner.clip.scale
-    if recipe.masks_equal_texts:
-        loss = masked_softmax_loss(image_unit_NE, text_unit_NE, scale, batch.is_own_text())
-    else:
-        loss = softmax_loss(image_unit_NE, text_unit_NE, scale)
+    loss = _contrastive_loss(state, image_unit_NE, text_unit_NE, batch, recipe)
     if state.caption_tokens is None or state.learner.caption_head is None:
         return loss, loss.new_zeros(())
     logits_NV = state.learner.caption_head(image_NE)
     return loss, caption_token_loss(logits_NV, state.caption_tokens.targets(batch.own_ids.flatten(1)))
+
+
+def _contrastive_loss(state: State, image_NE: Tensor, text_NE: Tensor, batch: Batch, recipe: Recipe) -> Tensor:
+    """Return the recipe's loss of unit embeddings: sigmoid for a model with a logit bias, otherwise softmax."""
+    clip = state.learner.clip
+    if recipe.uses_sigmoid_loss:
+        if recipe.masks_equal_texts:
+            return masked_sigmoid_loss(image_NE, text_NE, clip.scale, clip.logit_bias, batch.is_own_text())
+        return sigmoid_loss(image_NE, text_NE, clip.scale, clip.logit_bias)
+    if recipe.masks_equal_texts:
+        return masked_softmax_loss(image_NE, text_NE, clip.scale, batch.is_own_text())
+    return softmax_loss(image_NE, text_NE, clip.scale)
 
 
 def _precision(recipe: Recipe, batch: Batch) -> AbstractContextManager[object]:
