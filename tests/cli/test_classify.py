@@ -365,3 +365,17 @@ def test_labels_that_are_no_names_are_one_line(workspace, capsys, labels, messag
     assert captured.out == ""
     (line,) = captured.err.splitlines()
     assert line.startswith(message)
+
+
+def test_unusable_calibration_images_are_named_once_with_the_reason(workspace, capsys):
+    for label in ("cat", "dog"):
+        write_images(workspace / "labelled" / label, 10)
+    (workspace / "labelled" / "cat" / "torn.png").write_bytes(b"no image")
+    (workspace / "labelled" / "dog" / "gone.png").symlink_to("nowhere.png")
+    assert run("--calibrate", "labelled", labels="cat,dog") == 0
+    torn, gone, summary = capsys.readouterr().err.splitlines()
+    assert torn.startswith("not used for calibration: cat/torn.png: not an image")
+    assert gone == "not used for calibration: dog/gone.png: no such file"
+    assert summary.startswith("calibrated on 20 images: ")
+    assert run("--calibrate", "labelled", labels="cat,bird") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: labelled: 'dog': not one of the labels"

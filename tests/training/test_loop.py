@@ -77,6 +77,7 @@ def test_the_number_of_workers_does_not_change_the_weights(world: Path, finished
     assert_identical(finished, tmp_path / "three")
 
 
+@pytest.mark.filterwarnings("ignore:.* longer than the model's context")
 def test_a_run_from_a_model_of_another_family_keeps_its_tokenizer(world: Path, tmp_path: Path) -> None:
     checkpoint = sentencepiece_model()
     model = checkpoint.build("made here")

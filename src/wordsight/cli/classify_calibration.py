@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from wordsight.cli.terminal import print_note
 from wordsight.errors import printable
 
 if TYPE_CHECKING:
+    from wordsight.data.records import Record
     from wordsight.zeroshot import ZeroShotClassifier
 
 
@@ -51,31 +53,34 @@ def apply_calibration(
 def _calibrate(classifier: "ZeroShotClassifier", source: Path) -> "ZeroShotClassifier":
     """Calibrate on labelled images in any layout that `wordsight shards` reads; report those that cannot be used."""
     from wordsight.data import open_source
-    from wordsight.errors import DataError
+    from wordsight.errors import ConfigError, DataError
+    from wordsight.image import ImageRef
 
-    def report_unusable(file: str, reason: str) -> None:
-        print_note(f"not used for calibration: {printable(file)}: {printable(reason)}")
+    def report_unusable(reason: str) -> None:
+        print_note(f"not used for calibration: {printable(reason)}")
 
     records = []
     for record in open_source(source).records:
         if record.problem or not record.texts.names:
-            report_unusable(record.file, record.problem or "no label")
+            report_unusable(f"{record.file}: {record.problem or 'no label'}")
         else:
             records.append(record)
     if not records:
         raise DataError(f"{source}: no labelled images; expected one directory per label, or labels.jsonl")
-    read_errors: dict[int, str] = {}
+    try:
+        return classifier.calibrate(
+            [ImageRef(record.file, partial(_read_image, record)) for record in records],
+            [record.texts.names[0] for record in records],
+            on_unreadable=lambda _, reason: report_unusable(reason),
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
 
-    def read_images() -> Iterator[bytes]:
-        for number, record in enumerate(records):
-            try:
-                yield record.read()
-            except DataError as error:
-                read_errors[number] = str(error)
-                yield b""
 
-    return classifier.calibrate(
-        read_images(),
-        [record.texts.names[0] for record in records],
-        on_unreadable=lambda number, reason: report_unusable(records[number].file, read_errors.get(number, reason)),
-    )
+def _read_image(record: "Record") -> bytes:
+    from wordsight.errors import DataError, ImageError
+
+    try:
+        return record.read()
+    except DataError as error:
+        raise ImageError(f"{record.file}: {error}") from error

@@ -25,7 +25,7 @@ TemplatesOption = Annotated[
         help="A template set (plain, photo, photos, drawings, imagenet, food101 ...), or a text that contains {}.",
     ),
 ]
-RepeatedLabelsOption = Annotated[
+RepeatedOption = Annotated[
     bool,
     typer.Option(
         "--repeated-labels", help="Labels with the same name are separate classes, as in ImageNet, and not an error."

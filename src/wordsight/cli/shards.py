@@ -30,7 +30,9 @@ TextColumnOption = Annotated[
 LabelColumnOption = Annotated[str | None, typer.Option(metavar="NAME", help="Column of labels in a table.")]
 NamesOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE.json", help="Class names: an object that maps labels to names, or a list of names."),
+    typer.Option(
+        metavar="FILE", help="Class names as JSON, YAML, CSV or text: a list, or names with their labels or ids."
+    ),
 ]
 SizeOption = Annotated[
     int | None, typer.Option(metavar="N", help="Shrink larger images until their shorter side has this length.")

@@ -72,7 +72,7 @@ class Classification:
         labelled = self.labelled
         classes = sorted({sample.names for sample, _ in labelled})
         target_N = np.array([classes.index(sample.names) for sample, _ in labelled])
-        weights_KE = ZeroShotClassifier(encoder, classes, templates=self._templates).weights
+        weights_KE = ZeroShotClassifier(encoder, classes, templates=self._templates, repeated_labels=True).weights
         scores_NK = encoder.embed_images([image for _, image in labelled]) @ weights_KE.T
         return [
             score_hits(

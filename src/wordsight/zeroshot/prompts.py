@@ -26,7 +26,7 @@ def check_prompts(clip: "DualEncoder", labels: Sequence[tuple[str, ...]], templa
     """Refuse labels that become the same text, and warn once if labels are longer than the model's context.
 
     The fewer ids a template has before the slot, the more of a name it keeps: labels that are the same after the
-    shortest of these beginnings are the same in all templates. A label is truncated if it is after the longest.
+    shortest of these starts are the same in all templates. A label is truncated if it is after the longest.
 
     Raises:
         ConfigError: two labels with different names have the same ids.
