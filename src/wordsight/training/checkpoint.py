@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from wordsight.config import decode, differing_keys, plain
-from wordsight.errors import ConfigError, TrainingError
+from wordsight.errors import ConfigError, OutputError, TrainingError
 from wordsight.files import open_atomic
 from wordsight.training.state import RunIdentity, State
 
@@ -20,8 +20,21 @@ def save_checkpoint(path: Path, state: State) -> None:
     Raises:
         OutputError: the path is not writable, or the disk is full.
     """
-    with open_atomic(path) as file:
-        torch.save(state.parts(), file)
+    try:
+        with open_atomic(path) as file:
+            torch.save(state.parts(), file)
+    except RuntimeError as error:  # torch raises it instead of the OSError of a failed write
+        raise OutputError(
+            f"{path}: cannot be written: {_reason(error)}; free some space, and continue with --resume"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The message of the OSError that caused an error, or else its own, on one line."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    return (cause.strerror if isinstance(cause, OSError) else None) or str(error).partition("\n")[0]
 
 
 def load_checkpoint(path: Path, state: State) -> None:
