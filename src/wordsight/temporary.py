@@ -1,7 +1,7 @@
 """Temporary files and directories that are locked by the process that writes them.
 
-A killed process releases its locks. Whatever it left behind can therefore be told from what another process is still
-writing, and the next write of the same path deletes it. Only `wordsight.files` uses this module.
+A killed process releases its locks. That distinguishes what it left behind from what another process is still writing,
+and the next write of the same path deletes it. 
 """
 
 import contextlib

@@ -29,7 +29,8 @@ from wordsight.config import Config, decode
 from wordsight.data.video import FRAME_MARK
 from wordsight.encoder.fingerprint import Fingerprint
 from wordsight.errors import ConfigError, DataError, OutputError
-from wordsight.files import check_writable, hidden_path, matching_description, open_described, read_json
+from wordsight.files import check_writable, matching_description, open_described, read_json
+from wordsight.temporary import hidden_path
 
 FINGERPRINT_KEY = b"wordsight.fingerprint"
 FORMAT_KEY = b"wordsight.format"
