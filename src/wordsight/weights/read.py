@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from wordsight.errors import WeightsError
+from wordsight.weights.certificate import check_certified
 from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.containers.torch_archive import is_archive
 from wordsight.weights.formats.openai import is_openai, read_openai
@@ -96,6 +97,7 @@ def _format_of(directory: Path) -> Format | None:
 
 
 def _read_directory(path: Path, architecture: str | None, averaged: bool | None) -> Checkpoint:
+    check_certified(path)
     directory_format = _format_of(path)
     if directory_format is not None:
         return directory_format.read(path)
