@@ -161,7 +161,7 @@ def matching(path: Path) -> dict[str, str] | None:
     def parse(description: Path) -> dict[str, str]:
         return read_json(description, 1000, DataError)
 
-    return matching_description(path, path.with_name("a.json"), parse, lambda found: found["sha256"])
+    return matching_description(path, path.with_name("a.json"), parse, lambda description: description["sha256"])
 
 
 def write_described(path: Path, content: bytes) -> None:

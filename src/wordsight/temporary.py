@@ -1,7 +1,7 @@
 """Temporary files and directories that are locked by the process that writes them.
 
-A killed process releases its locks. Whatever it left behind can therefore be told from what another process is still
-writing, and the next write of the same path deletes it. Only `wordsight.files` uses this module.
+A killed process releases its locks. That distinguishes what it left behind from what another process is still writing,
+and the next write of the same path deletes it.
 """
 
 import contextlib
@@ -14,9 +14,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
-
-if sys.platform != "win32":
-    import fcntl
 
 _MAX_NAME_BYTES = 200  # of the 255 that file systems allow; the rest is for the affixes of hidden names
 _RANDOM_NAME = "[a-z0-9_]{8}"  # between the affixes of a temporary name, as `tempfile` draws it
@@ -72,45 +69,12 @@ def temporary_directory(target: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _hold_lock(descriptor: int, name: str, stack: contextlib.ExitStack) -> bool:
-    """Lock a new temporary file or directory until the stack is closed, also if its descriptor is closed earlier.
-
-    Returns:
-        False if another process was just deleting it, which it can do before the lock is held.
-    """
-    if sys.platform == "win32":  # where an open file cannot be deleted
-        return True
-    lock_descriptor = os.dup(descriptor)
-    stack.callback(os.close, lock_descriptor)
-    try:
-        fcntl.flock(lock_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(lock_descriptor), Path(name).stat())
-    except (BlockingIOError, FileNotFoundError):
-        return False
-    except OSError:  # a file system without locks, on which nobody deletes temporary files either
-        return True
-
-
 def remove_stale(target: Path) -> None:
     """Delete the temporary files of a path that killed processes left; a running process holds a lock on its own."""
-    is_ours = re.compile(re.escape(hidden_path(target, "").name) + _RANDOM_NAME + r"\.partial").fullmatch
+    is_ours = re.compile(re.escape(hidden_path(target, "").name) + _RANDOM_NAME + re.escape(_SUFFIX)).fullmatch
     with contextlib.suppress(OSError), os.scandir(target.parent) as entries:
-        for name in [entry.name for entry in entries if entry.name.endswith(".partial") and is_ours(entry.name)]:
+        for name in [entry.name for entry in entries if entry.name.endswith(_SUFFIX) and is_ours(entry.name)]:
             _remove_unlocked(target.with_name(name))
-
-
-def _remove_unlocked(path: Path) -> None:
-    if sys.platform == "win32":
-        with contextlib.suppress(OSError):  # a directory may be in use by another process, so it is kept
-            path.unlink()
-        return
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove(path)
-        finally:
-            os.close(descriptor)
 
 
 def remove(path: Path) -> None:
@@ -121,14 +85,52 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _hold_directory_lock(name: str, stack: contextlib.ExitStack) -> bool:
-    if sys.platform == "win32":  # which cannot open a directory
+if sys.platform == "win32":  # where an open file cannot be deleted, and a directory cannot be opened
+
+    def _hold_lock(descriptor: int, name: str, stack: contextlib.ExitStack) -> bool:
         return True
-    try:
-        descriptor = os.open(name, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        return _hold_lock(descriptor, name, stack)
-    finally:
-        os.close(descriptor)
+
+    def _hold_directory_lock(name: str, stack: contextlib.ExitStack) -> bool:
+        return True
+
+    def _remove_unlocked(path: Path) -> None:
+        with contextlib.suppress(OSError):  # a directory may be in use by another process, so it is kept
+            path.unlink()
+
+else:
+    import fcntl
+
+    def _hold_lock(descriptor: int, name: str, stack: contextlib.ExitStack) -> bool:
+        """Lock a new temporary file or directory until the stack is closed, even if its descriptor is closed earlier.
+
+        Returns:
+            False if another process was just deleting it, which it can do before the lock is held.
+        """
+        lock_descriptor = os.dup(descriptor)
+        stack.callback(os.close, lock_descriptor)
+        try:
+            fcntl.flock(lock_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.path.samestat(os.fstat(lock_descriptor), Path(name).stat())
+        except (BlockingIOError, FileNotFoundError):
+            return False
+        except OSError:  # a file system without locks, on which nobody deletes temporary files either
+            return True
+
+    def _hold_directory_lock(name: str, stack: contextlib.ExitStack) -> bool:
+        try:
+            descriptor = os.open(name, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            return _hold_lock(descriptor, name, stack)
+        finally:
+            os.close(descriptor)
+
+    def _remove_unlocked(path: Path) -> None:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove(path)
+            finally:
+                os.close(descriptor)

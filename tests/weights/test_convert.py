@@ -1,5 +1,6 @@
 """Every combination of architecture and target format is read back bit for bit, or refused with the reason."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -156,3 +157,20 @@ def test_transformers_reads_the_written_files(tmp_path: Path) -> None:
     for row, expected in zip(clip_tokenizer(16)(texts), ids, strict=True):
         assert row[: len(expected)].tolist() == expected
     assert np.all(clip_tokenizer(16)(texts[0])[0, len(ids[0]) :] == 0)
+
+
+def test_a_certificate_belongs_to_the_files_that_were_written(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of("vit")
+    convert(checkpoint, tmp_path / "out", "open_clip")
+    stored = json.loads((tmp_path / "out" / "certificate.json").read_text())
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "out").iterdir()}
+    assert stored["files"] == {name: hashes[name] for name in hashes if name != "certificate.json"}
+    read(tmp_path / "out")
+    weights = tmp_path / "out" / "open_clip_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"open_clip_model\.safetensors: damaged or replaced: .* or delete cert"):
+        read(tmp_path / "out")
+    (tmp_path / "out" / "certificate.json").unlink()
+    read(tmp_path / "out")

@@ -1,5 +1,6 @@
 """`demo.json`, the state of a demo directory: the recipe it was started with, and its results once it is finished."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,7 @@ from wordsight.training import Recipe
 
 _NAME = "demo.json"
 _LOCK_NAME = ".lock"
+_LEFT_BY_A_KILL = re.compile(re.escape(f".{_NAME}.") + r"[a-z0-9_]{8}\.partial")  # deleted by the next write
 
 
 class SplitSize(Config, frozen=True):
@@ -103,7 +105,8 @@ def write_state(out: Path, state: DemoState) -> None:
 
 def _check_no_other_files(out: Path) -> None:
     try:
-        others = sorted({path.name for path in out.iterdir()} - {_LOCK_NAME})
+        names = {path.name for path in out.iterdir()} - {_LOCK_NAME}
+        others = sorted(name for name in names if not _LEFT_BY_A_KILL.fullmatch(name))
     except FileNotFoundError:
         return
     except OSError as error:

@@ -7,6 +7,7 @@ the written files (`target_library.py`).
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wordsight.config import Config
-from wordsight.errors import WeightsError
+from wordsight.cache import require_sha256
+from wordsight.config import Config, decode
+from wordsight.errors import ConfigError, WeightsError
+from wordsight.files import read_json, sha256_file
 from wordsight.image import Preprocessing, normalise, resize_and_crop
 from wordsight.model import CLIP, TextConfig
 from wordsight.text import build_tokenizer
@@ -54,6 +57,7 @@ HARD_TEXTS = (
 )
 """Texts that a library may clean differently; the certificate lists those with other ids."""
 
+_MAX_CERTIFICATE_BYTES = 1 << 20
 _SEED = 20210226  # the day on which the CLIP paper was submitted
 
 
@@ -67,6 +71,8 @@ class Certificate(Config, frozen=True):
         scale: difference of the logit scale or of the logit bias, whichever is larger.
         pixels: largest difference of the preprocessed pixels of a fixed image.
         ids: number of token ids of fixed sentences that differ; -1 if even the number of ids differs.
+        files: SHA-256 of each written file, which shows that the certificate belongs to them; empty in certificates of
+            older versions.
         crop: how the rounding of an odd crop margin changed, such as `round to floor`, if the target format prescribes
             another one; `pixels` is measured with the source's rounding.
         tolerance: upper limit for `images`, `texts`, `scale` and `pixels`; `ids` must be 0.
@@ -85,6 +91,7 @@ class Certificate(Config, frozen=True):
     scale: float = 0.0
     pixels: float = 0.0
     ids: int = 0
+    files: dict[str, str] = msgspec.field(default_factory=dict)
     crop: str = ""
     tolerance: float = TOLERANCE
     library: str = ""
@@ -133,6 +140,34 @@ class Certificate(Config, frozen=True):
     def as_json(self) -> bytes:
         """The content of `certificate.json`."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+
+def hash_files(directory: Path) -> dict[str, str]:
+    """SHA-256 of each file in a directory, except for the certificate."""
+    paths = sorted(path for path in directory.iterdir() if path.name != CERTIFICATE_NAME)
+    return {path.name: sha256_file(path) for path in paths if path.is_file()}
+
+
+def check_certified(directory: Path) -> None:
+    """Compare the files of a directory with those that its certificate states, if it has one.
+
+    Raises:
+        WeightsError: a file is missing or another one, or the certificate is damaged.
+    """
+    path = directory / CERTIFICATE_NAME
+    if not path.is_file():
+        return
+    try:
+        certificate = decode(read_json(path, _MAX_CERTIFICATE_BYTES, WeightsError), Certificate, str(path))
+    except ConfigError as error:
+        raise WeightsError(f"{error}; delete it, or convert the model again") from error
+    for name, sha256 in certificate.files.items():
+        if Path(name).name != name:
+            raise WeightsError(f"{path}: names the file {name!r}, which is not next to it; convert the model again")
+        try:
+            require_sha256(directory / name, sha256, "weights", WeightsError)
+        except WeightsError as error:
+            raise WeightsError(f"{error}; or delete {CERTIFICATE_NAME} if it was changed on purpose") from error
 
 
 def compare(target: str, before: Checkpoint, model: CLIP, after: Checkpoint, written: CLIP) -> Certificate:

@@ -25,7 +25,7 @@ from wordsight.errors import OutputError, WeightsError, nearest
 from wordsight.files import atomic_directory, write_atomic
 from wordsight.model import CLIP
 from wordsight.weights.card import CARD_NAME, Card, read_card, read_tokenizer_file
-from wordsight.weights.certificate import CERTIFICATE_NAME, Certificate, compare
+from wordsight.weights.certificate import CERTIFICATE_NAME, Certificate, compare, hash_files
 from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.formats.onnx_directory import Exported, write_beside_graphs
 from wordsight.weights.formats.registry import FORMATS
@@ -55,7 +55,7 @@ def convert(checkpoint: Checkpoint, out: Path, target: str) -> Certificate:
         target: one of `TARGETS`; see the module docstring.
 
     Returns:
-        The certificate, which is also stored in the directory.
+        The certificate, which is also stored in the directory, with the hashes of its files.
 
     Raises:
         WeightsError: the format cannot represent this model, or the written model computes different values; no files
@@ -76,7 +76,8 @@ def convert(checkpoint: Checkpoint, out: Path, target: str) -> Certificate:
         else:
             certificate = _write(checkpoint, model, directory, target)
         certificate.require(out)
-        write_atomic(directory / CERTIFICATE_NAME, certificate.as_json())
+        stored = msgspec.structs.replace(certificate, files=hash_files(directory))
+        write_atomic(directory / CERTIFICATE_NAME, stored.as_json())
     return certificate
 
 

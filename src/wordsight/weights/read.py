@@ -16,6 +16,7 @@ import msgspec
 from wordsight.config import differing_keys, plain
 from wordsight.errors import WeightsError
 from wordsight.model import ModelConfig
+from wordsight.weights.certificate import check_certified
 from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.containers.pickle import Record
 from wordsight.weights.containers.safetensors import INDEX_SUFFIX
@@ -170,6 +171,7 @@ def _format_for(path: Path) -> Format | None:
 
 
 def _read_directory(path: Path, architecture: str | None, averaged: bool | None) -> Checkpoint:
+    check_certified(path)
     directory_format = _format_of(path)
     if directory_format is not None:
         return _as_named(directory_format.read(path, None, averaged), architecture, path)
