@@ -10,12 +10,14 @@ import re
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from tests.serving import serving_bytes
 
 from wordsight.errors import DownloadError
+from wordsight.files import lock
 from wordsight.web import Patience, StatusError, ask, fetch_file, parse_address, without_credentials
 from wordsight.web.connection import MAX_REDIRECTS, MAX_RETRY_AFTER_S, MIN_BYTES_PER_S, Attempts, TransientError
 from wordsight.web.limits import MAX_FRAMING_BYTES, MAX_HEADER_BYTES
@@ -407,6 +409,15 @@ def test_limits_are_what_they_are_said_to_be(watched):
     ):
         ask(address, 5, IMPATIENT)
     assert MAX_FRAMING_BYTES == 1 << 20
+
+
+def test_the_time_while_another_process_downloads_does_not_count(tmp_path):
+    path = tmp_path / "m.pt"
+    with serving_bytes(lambda request, send: send(sized())) as address, ThreadPoolExecutor(1) as pool:
+        with lock(tmp_path / ".m.pt.lock"):
+            waiting = pool.submit(fetch_file, f"{address}/m.pt", path, SHA256, patience=Patience(total_s=0.3))
+            time.sleep(0.6)
+        assert waiting.result() == path
 
 
 # --- redirects ---

@@ -87,14 +87,14 @@ def parse_address(url: str | Address, token: str = "") -> Address:
     try:
         parts = urllib.parse.urlsplit(url)
         host = _ascii_host(parts.hostname or "", is_bracketed="[" in parts.netloc)
-    except ValueError as error:
-        raise DownloadError(f"{shown}: not a valid URL: invalid host") from error
+    except ValueError:
+        raise DownloadError(f"{shown}: not a valid URL: invalid host") from None  # the cause may quote a password
     if parts.scheme not in _PORTS or not host:
         raise DownloadError(f"{shown}: not a web address; expected one that begins with http:// or https://")
     try:
         port = "" if parts.port is None else f":{parts.port}"
-    except ValueError as error:
-        raise DownloadError(f"{shown}: not a valid URL: nonnumeric port, or one above 65535") from error
+    except ValueError:
+        raise DownloadError(f"{shown}: not a valid URL: nonnumeric port, or one above 65535") from None
     path = urllib.parse.quote(parts.path or "/", safe=_UNQUOTED)
     clean = urllib.parse.urlunsplit(
         (parts.scheme, host + port, path, urllib.parse.quote(parts.query, safe=_UNQUOTED), "")

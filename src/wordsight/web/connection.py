@@ -247,8 +247,8 @@ def _request(address: Address, headers: dict[str, str], limits: ResponseLimits) 
         if isinstance(reason, ssl.SSLCertVerificationError):
             raise DownloadError(f"{address}: its certificate is not valid: {_reason(reason)}") from error
         raise TransientError(_reason(error)) from error
-    except ValueError as error:
-        raise DownloadError(f"{address}: the request cannot be sent; check the proxy in the environment") from error
+    except ValueError:  # which may quote the password of a proxy
+        raise DownloadError(f"{address}: the request cannot be sent; check the proxy in the environment") from None
     if response is None:  # no handler for the scheme of the proxy
         raise DownloadError(f"{address}: the proxy in the environment is not an http proxy; set another one")
     return response

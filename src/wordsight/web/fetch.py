@@ -116,7 +116,8 @@ class _Fetch:
     ) -> None:
         self.address, self.destination, self.size_bytes = address, destination, size_bytes
         self.sha256, self.git_sha1 = hashes
-        self.attempts, self.progress, self.max_bytes = Attempts(patience), progress, max_bytes
+        self.patience, self.progress, self.max_bytes = patience, progress, max_bytes
+        self.attempts = Attempts(patience)
         self.was_resumed = False
         is_secret = address.authorization or "?" in address.url
         self.url = hashlib.sha256(address.url.encode()).hexdigest() if is_secret else address.url
@@ -130,6 +131,7 @@ class _Fetch:
 
     def run(self) -> None:
         """Download, verify and rename the file; if a resumed file fails verification, download it once more in full."""
+        self.attempts = Attempts(self.patience)  # the time starts now, not while another process held the lock
         self._fetch_with_retries()
         mismatch = self._mismatch()
         if mismatch and self.was_resumed:

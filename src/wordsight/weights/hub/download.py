@@ -38,15 +38,15 @@ def resolve(name: str, mirror: str | None = None, progress: Progress | None = No
     card = published_card(name)
     if card.repository:
         return _fetch_repository(card.repository, None, mirror, progress)
-    url = mirrored(card.address, mirror) if mirror else card.address
+    address = parse_address(mirrored(card.address, mirror) if mirror else card.address)
     path = cached_file(card)
     if is_offline() and not is_there(path, card.size_bytes):
         raise DownloadError(
             f"{path}: not in the cache, and offline mode is on (WORDSIGHT_OFFLINE or HF_HUB_OFFLINE is set): "
-            f"download {url} to this path, or unset the variable"
+            f"download {address} to this path, or unset the variable"
         )
     try:
-        return fetch_file(url, path, card.sha256, card.size_bytes, progress=progress, max_bytes=_max_bytes(card))
+        return fetch_file(address, path, card.sha256, card.size_bytes, progress=progress, max_bytes=_max_bytes(card))
     except DownloadError as error:
         raise DownloadError(f"{error}; to use another server, pass --mirror") from error
 

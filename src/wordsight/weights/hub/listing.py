@@ -62,6 +62,9 @@ class Endpoint(NamedTuple):
     def __str__(self) -> str:
         return without_credentials(self.url)
 
+    def __repr__(self) -> str:
+        return f"Endpoint({str(self)!r})"
+
     def address(self, path: str) -> Address:
         """The address of a path on this server."""
         return parse_address(f"{self.url}{path}", self.token)
