@@ -278,9 +278,20 @@ def _texts_of_sidecar(name: str, content: bytes, labels: LabelNames) -> Texts | 
     if suffix == "json":
         return texts_of_json(content, labels.names_of)
     (text,) = texts_of_txt(content).captions
+    if suffix == "txt" and all(map(_is_box, text.splitlines())):
+        raise DataError("its .txt has boxes (YOLO), not a caption")
     if suffix == "cls":
         return Texts(names=labels.names_of(text, {}))
     return Texts(captions=clean_texts(text.splitlines(), "caption"))  # each line is a caption
+
+
+def _is_box(line: str) -> bool:
+    """Return whether a line is one of YOLO's: a class and at least four coordinates."""
+    numbers = line.split()
+    try:
+        return len(numbers) > 4 and numbers[0].isdecimal() and all(-1e9 < float(number) < 1e9 for number in numbers[1:])
+    except ValueError:
+        return False
 
 
 # --- one directory per class ---
@@ -299,6 +310,13 @@ def _check_classes(root: FileListing, images: Sequence[str]) -> None:
         raise DataError(
             f"{root.name}: every image would get the label {classes.pop()!r}{_unread(root)}; expected captions.jsonl, "
             "metadata.jsonl or a .txt next to each image: convert or remove these files"
+        )
+    directories = {image.rpartition("/")[0] for image in images}
+    described = {file.rpartition("/")[0] for file in unread} & directories
+    if len(described) * 2 > len(directories):
+        raise DataError(
+            f"{root.name}: there are texts in the directories of the images{_unread(root)}; give each the name of its "
+            "image, such as 1.txt for 1.jpg, or remove them"
         )
     stems = {file.rpartition("/")[2].rpartition(".")[0] for file in unread}
     if sum(image.rpartition("/")[2].rpartition(".")[0] in stems for image in images) * 2 > len(images):

@@ -33,7 +33,7 @@ MAX_VALUES_PER_BYTE = 8
 """A file with more values than this per byte repeats one row; the first million are free."""
 
 _NUM_FREE_VALUES = 1 << 20
-_MAX_ROWS = 64
+_MAX_ROWS = 1024
 _MAX_UTF8_BYTES = 4 * MAX_TEXT_BYTES  # a character has up to four bytes
 _MAX_HEADER_BYTES = 1 << 20  # statistics in a page header are the only part without a fixed size
 _MAX_DEPTH = 8

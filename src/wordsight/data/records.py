@@ -101,7 +101,8 @@ def _table_source(path: Path, options: SourceOptions, labels: LabelNames | None,
         return Source(layout=layout, count=None, records=_byte_records(path, rows, columns, names, prefix))
     entries: dict[str, Entry] = {}
     group(rows, columns, names, entries)
-    records = (entry.record(file, partial(_read_listed, path.parent, file)) for file, entry in entries.items())
+    read = partial(_read_listed, path.parent)
+    records = (entry.record(file, partial(read, file)) for file, entry in entries.items())
     return Source(layout=layout, count=len(entries), records=records)
 
 
