@@ -351,6 +351,17 @@ def test_parts_of_one_sample_are_joined(tmp_path: Path, image: Images, write_tar
     assert [(sample.key, sample.captions) for sample in map(shards.sample, range(len(shards)))] == [("0", ("cat",))]
 
 
+def test_parts_of_one_sample_are_joined_in_directories_too(as_source: MakeSource, image: Images) -> None:
+    files: dict[str, bytes | str] = {
+        "0.input.jpg": image(),
+        "0.outputs.txt": "cat",
+        "1.a.jpg": image(),
+        "1.b.jpg": image(),
+    }
+    texts = texts_of(as_source({**files, "1.c.txt": "dog"}))
+    assert texts == {"0.input.jpg": ("cat",), "1.a.jpg": "no text next to it", "1.b.jpg": "no text next to it"}
+
+
 def test_skipped_members_are_listed(tmp_path: Path, image: Images, write_tar: Tars) -> None:
     members = [("a.jpg", image(0)), ("a.txt", b"cat"), ("a.mask.png", image(1)), ("a.boxes.json", b"{}")]
     tar = write_tar(tmp_path / "f" / "0.tar", [*members, ("README", b"x")])

@@ -94,6 +94,8 @@ def shards(
 
 
 def _describe(summary: "PackSummary", out: Path) -> str:
+    from wordsight.errors import printable
+
     size = f"{summary.samples:,} samples in {summary.shards} shards, {summary.bytes / 1e6:,.1f} MB"
     lines = [f"{summary.layout}: {size}, in {out}"]
     if summary.left_out:
@@ -103,4 +105,4 @@ def _describe(summary: "PackSummary", out: Path) -> str:
     if summary.skipped:
         lines.append(f"{summary.skipped:,} skipped; reasons in {out / 'skipped.jsonl'}:")
         lines += [f"  {sample.key} ({sample.shard}): {sample.reason}" for sample in summary.first_skipped]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

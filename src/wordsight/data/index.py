@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordsight.cache import cache_directory
+from wordsight.data.sample import sample_key
 from wordsight.data.tar import Member, read_at, walk_members
 from wordsight.data.walk import check_regular
 from wordsight.errors import DataError, OutputError
@@ -182,10 +183,10 @@ def _resolve_dots(samples: dict[str, _Sample]) -> tuple[dict[str, str], list[str
     Returns:
         Keys of the samples by their stems, and the stems that are skipped.
     """
-    has_dots = {_undotted(stem) for stem in samples if "." in stem.rpartition("/")[2]}
+    has_dots = {sample_key(stem) for stem in samples if "." in stem.rpartition("/")[2]}
     groups: dict[str, list[str]] = {}
     for stem in samples if has_dots else ():
-        if (key := _undotted(stem)) in has_dots:
+        if (key := sample_key(stem)) in has_dots:
             groups.setdefault(key, []).append(stem)
     keys = {stem: stem for stem in samples}
     skipped: list[str] = []
@@ -205,12 +206,6 @@ def _resolve_dots(samples: dict[str, _Sample]) -> tuple[dict[str, str], list[str
             del keys[stem]
         skipped += extra if needy else [*extra, *texts]
     return keys, skipped
-
-
-def _undotted(stem: str) -> str:
-    """Return a name up to the first dot in its last part, which is the key of WebDataset."""
-    directory, slash, base = stem.rpartition("/")
-    return f"{directory}{slash}{base.partition('.')[0]}"
 
 
 def _part(name: str) -> int | None:

@@ -33,7 +33,7 @@ from wordsight.image import is_image_file
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".jsonl"})
 IMAGE_NAMES = (
     "file", "filename", "file_name", "image", "picture", "image_path", "path", "filepath", "file_path", "img", "photo",
-    "jpg", "png", "image_name", "image_file", "img_path", "jpeg", "webp",
+    "jpg", "png", "image_name", "image_file", "image_file_name", "image_filename", "img_path", "jpeg", "webp",
 )  # fmt: skip
 TEXT_NAMES = (
     "captions", "caption", "texts", "text", "description", "title", "prompt", "alt", "alt_text", "sentence", "comment",
