@@ -402,7 +402,7 @@ def test_changed_bytes_in_a_parquet_file_raise_nothing_but_data_errors(tmp_path:
     file = io.BytesIO()
     pyarrow.parquet.write_table(table, file)
     generator = random.Random(3)
-    for _ in range(150):
+    for _ in range(400):
         content = bytearray(file.getvalue())
         for _ in range(3):
             content[generator.randrange(4, len(content))] = generator.randrange(256)

@@ -131,4 +131,5 @@ def _read_listed(directory: Path, file: str) -> bytes:
     try:
         return read_file(directory / file, MAX_IMAGE_BYTES)
     except DataError as error:
-        raise DataError(f"{error} (paths are relative to the table)") from error
+        hint = " (paths are relative to the table)" if isinstance(error.__cause__, FileNotFoundError) else ""
+        raise DataError(f"{error}{hint}") from error
