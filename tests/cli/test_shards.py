@@ -69,6 +69,17 @@ def test_columns_of_a_table_are_chosen_by_options(directory: Path, tmp_path: Pat
     assert open_shards(tmp_path / "labels").sample(0).names == ("cat", "kitty")
 
 
+def test_untrusted_names_reach_the_terminal_as_escapes(directory: Path, tmp_path: Path) -> None:
+    (directory / "\x1b[31mred\n.png").write_bytes(b"junk")
+    (directory / "\x1b[31mred\n.txt").write_text("x")
+    code, output, _ = run(directory, tmp_path / "out")
+    assert (code, "\x1b" in output, len(output.splitlines())) == (0, False, 4)
+    assert "\\x1b[31mred\\n.png" in output
+    (directory / "t.csv").write_text("file,a\x1b[2Jb\n0.png,x\n")
+    code, output, _ = run(directory / "t.csv", tmp_path / "out", "--text-column", "a\x1b[2Jb")
+    assert (code, "\x1b" in output) == (0, False)
+
+
 def test_mistakes_raise_errors_of_the_package(directory: Path, tmp_path: Path) -> None:
     assert isinstance(run(tmp_path / "none", tmp_path / "out")[2], DataError)
     assert isinstance(run(directory, directory)[2], OutputError)

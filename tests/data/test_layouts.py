@@ -210,6 +210,19 @@ def test_class_files_with_numbers_need_names(as_source: MakeSource, image: Image
     assert texts_of(source, names=tmp_path / "names.json")["a.jpg"] == ("bird",)
 
 
+def test_boxes_are_not_captions(as_source: MakeSource, image: Images) -> None:
+    source = as_source(
+        {"a.jpg": image(), "a.txt": "0 0.5 .5 0.1 1\n12 0.25 0.5 0.1 0.1\n", "b.jpg": image(), "b.txt": "42"}
+    )
+    assert texts_of(source) == {"a.jpg": "its .txt has boxes (YOLO), not a caption", "b.jpg": ("42",)}
+
+
+def test_a_member_that_is_stored_twice_is_listed(tmp_path: Path, image: Images, write_tar: Tars) -> None:
+    tar = write_tar(tmp_path / "s.tar", [("a.jpg", image(0)), ("a.jpg", image(1)), ("a.txt", b"x")])
+    records = list(open_source(tar).records)
+    assert (records[0].read(), records[1].problem) == (image(1), "a.jpg: stored more than once; the last one is used")
+
+
 # --- texts are never dropped silently ---
 
 
@@ -223,6 +236,7 @@ def test_class_files_with_numbers_need_names(as_source: MakeSource, image: Image
         (("JPEGImages/a.jpg", "Annotations/a.xml"), "Annotations/a.xml would not be read"),
         (("images/cat/1.jpg", "images/dog/2.jpg", "text/1.txt", "text/2.txt"), "text files in other directories"),
         (("a.jpg", "all.csv"), "all.csv would not be read"),
+        (("s1/image.jpg", "s1/caption.txt", "s2/image.jpg", "s2/caption.txt"), "give each the name of its image"),
     ],
 )
 def test_unread_text_files_are_an_error_that_names_them(
@@ -335,6 +349,17 @@ def test_members_in_any_order_with_dots_in_their_names_are_samples(
 def test_parts_of_one_sample_are_joined(tmp_path: Path, image: Images, write_tar: Tars) -> None:
     shards = open_shards(write_tar(tmp_path / "s.tar", [("0.input.jpg", image()), ("0.outputs.txt", b"cat")]))
     assert [(sample.key, sample.captions) for sample in map(shards.sample, range(len(shards)))] == [("0", ("cat",))]
+
+
+def test_parts_of_one_sample_are_joined_in_directories_too(as_source: MakeSource, image: Images) -> None:
+    files: dict[str, bytes | str] = {
+        "0.input.jpg": image(),
+        "0.outputs.txt": "cat",
+        "1.a.jpg": image(),
+        "1.b.jpg": image(),
+    }
+    texts = texts_of(as_source({**files, "1.c.txt": "dog"}))
+    assert texts == {"0.input.jpg": ("cat",), "1.a.jpg": "no text next to it", "1.b.jpg": "no text next to it"}
 
 
 def test_skipped_members_are_listed(tmp_path: Path, image: Images, write_tar: Tars) -> None:

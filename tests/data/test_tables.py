@@ -267,6 +267,19 @@ def test_columns_with_the_same_name_are_refused(tmp_path: Path) -> None:
             open_source(tmp_path / name)
 
 
+@pytest.mark.parametrize("content", ["", "\n \n", "path,caption\n", "path,caption\n\n"])
+def test_a_table_without_rows_is_an_error(content: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(content)
+    for read in (open_source, lambda path: list(iter_images([path]))):
+        with pytest.raises(DataError, match=r"t\.csv: (no rows|not a readable csv table: empty)$"):
+            read(tmp_path / "t.csv")
+
+
+def test_blank_lines_before_the_header_are_skipped(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("\n\npath,caption\na.png,x; ,\n")
+    assert texts_by_file(list(open_source(tmp_path / "t.csv").records)) == {"a.png": ("x;",)}
+
+
 def test_a_table_without_a_header_is_refused_helpfully(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a.png,a boat\nb.png,two dogs\n")
     with pytest.raises(DataError, match="its first line looks like a row: add a line with the names of the columns"):
@@ -389,7 +402,7 @@ def test_changed_bytes_in_a_parquet_file_raise_nothing_but_data_errors(tmp_path:
     file = io.BytesIO()
     pyarrow.parquet.write_table(table, file)
     generator = random.Random(3)
-    for _ in range(150):
+    for _ in range(400):
         content = bytearray(file.getvalue())
         for _ in range(3):
             content[generator.randrange(4, len(content))] = generator.randrange(256)

@@ -6,6 +6,7 @@
     tables.py         rows of tables and the choice of their columns
     delimited.py      CSV, TSV and Flickr's caption files
     parquet.py        Parquet files with a bound on memory
+    thrift.py         the footers and page headers of Parquet files
     file_listing.py   the files of a directory or a tar file
     class_names.py    names of classes
     entries.py        records, and the rows that describe the same image

@@ -125,6 +125,20 @@ def _unclosed(start: int) -> DataError:
     )
 
 
+def first_line(text: TextIO) -> str:
+    """Return the first line that is not blank.
+
+    Raises:
+        DataError: there is none.
+    """
+    for _, line in _lines(text):
+        if line is None:
+            raise DataError(f"the first line has more than {MAX_RECORD_CHARS:,} characters")
+        if line.strip():
+            return line
+    raise DataError("empty")
+
+
 def detect_separator(header: str, quoted: bool, score: Callable[[Sequence[str]], int], usual: str) -> str:
     """Detect the separator of a table by its header.
 

@@ -1,6 +1,7 @@
 """Records of a source, and the collection of rows that describe the same image."""
 
 import posixpath
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from wordsight.data.class_names import LabelNames
 from wordsight.data.sample import MAX_TEXT_BYTES, Texts, clean_texts
 from wordsight.data.tables import Columns, Row
 from wordsight.errors import DataError
+
+_UNUSUAL = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")  # empty, `.` and `..` parts of paths
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,6 +172,7 @@ def path_of(value: Any) -> str | None:
     """The normalised path of an image: the value of a text column, or of `{"bytes", "path"}`."""
     if isinstance(value, dict):
         value = value.get("path")
-    if not isinstance(value, str) or not value.strip():
+    path = value.strip() if isinstance(value, str) else ""
+    if not path:
         return None
-    return value.strip() if "://" in value else posixpath.normpath(value.strip())
+    return posixpath.normpath(path) if _UNUSUAL.search(path) and "://" not in path else path

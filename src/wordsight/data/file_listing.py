@@ -21,7 +21,7 @@ class FileListing(Protocol):
     Attributes:
         name: path of the directory or tar file, for errors.
         files: sorted paths relative to the root, with `/` between directories; hidden files are left out.
-        problems: directories that cannot be listed, with the reasons.
+        problems: directories that cannot be listed and members that are stored twice, with the reasons.
     """
 
     name: str
@@ -89,11 +89,12 @@ class TarListing:
         names = [member.name.removeprefix("./") for member in members]
         roots = {name.partition("/")[0] + "/" for name in names}
         root = roots.pop() if len(roots) == 1 and all("/" in name for name in names) else ""
-        self._members: dict[str, Member] = {
-            name.removeprefix(root): member
-            for name, member in zip(names, members, strict=True)
-            if not name.rpartition("/")[2].startswith(".")
-        }
+        self._members: dict[str, Member] = {}
+        for name, member in zip((name.removeprefix(root) for name in names), members, strict=True):
+            if name in self._members:
+                self.problems[name] = "stored more than once; the last one is used"
+            if not name.rpartition("/")[2].startswith("."):
+                self._members[name] = member
         self.files = tuple(sorted(self._members))
 
     def read(self, file: str, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:

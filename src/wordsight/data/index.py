@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordsight.cache import cache_directory
+from wordsight.data.sample import sample_key
 from wordsight.data.tar import Member, read_at, walk_members
 from wordsight.data.walk import check_regular
 from wordsight.errors import DataError, OutputError
@@ -155,8 +156,10 @@ def _build_index(file: RawIOBase, status: os.stat_result, path: Path) -> ShardIn
         if part is None:
             continue
         stem, _, suffix = name.rpartition(".")
-        sample = samples.setdefault(stem, _Sample())
-        suffixes.setdefault(stem, suffix)
+        sample = samples.get(stem)
+        if sample is None:
+            sample = samples[stem] = _Sample()
+            suffixes[stem] = suffix
         problem = _problem(member, sample.spans[part][0] >= 0)
         if problem and not (part == 2 and suffix.lower() != "txt"):  # a .caption beside a .txt is no duplicate
             sample.problem = sample.problem or problem
@@ -180,10 +183,11 @@ def _resolve_dots(samples: dict[str, _Sample]) -> tuple[dict[str, str], list[str
     Returns:
         Keys of the samples by their stems, and the stems that are skipped.
     """
+    has_dots = {sample_key(stem) for stem in samples if "." in stem.rpartition("/")[2]}
     groups: dict[str, list[str]] = {}
-    for stem in samples:
-        directory, slash, base = stem.rpartition("/")
-        groups.setdefault(f"{directory}{slash}{base.partition('.')[0]}", []).append(stem)
+    for stem in samples if has_dots else ():
+        if (key := sample_key(stem)) in has_dots:
+            groups.setdefault(key, []).append(stem)
     keys = {stem: stem for stem in samples}
     skipped: list[str] = []
     for key, stems in groups.items():

@@ -20,7 +20,7 @@ from wordsight.data.walk import (
     find_image_files,
     is_directory,
 )
-from wordsight.errors import ImageError
+from wordsight.errors import DataError, ImageError
 from wordsight.files import sha256_file, text_of
 from wordsight.image import ImageRef, read_image
 
@@ -157,6 +157,7 @@ def _table_images(path: Path) -> Iterator[ImageRef]:
 
 
 def _row_images(path: Path, rows: Iterable[Row], column: str) -> Iterator[ImageRef]:
+    row = None
     for row in rows:
         value = row.values.get(column)
         if isinstance(value, dict):  # the image column of Hugging Face datasets
@@ -168,6 +169,8 @@ def _row_images(path: Path, rows: Iterable[Row], column: str) -> Iterator[ImageR
         else:
             reason = f"{row.name}: {row.problem or f'no image in column {column!r}'}"
             yield ImageRef(row.name, partial(_raise_image_error, reason))
+    if row is None:
+        raise DataError(f"{path}: no rows")
 
 
 def _raise_image_error(reason: str) -> bytes:

@@ -12,6 +12,7 @@ are text files, or if the directories are called `train` and `test`.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import chain
@@ -22,8 +23,9 @@ from wordsight.data.coco import MAX_ANNOTATION_BYTES, AnnotatedImage, is_annotat
 from wordsight.data.entries import Entry, Record, Source, SourceOptions, group
 from wordsight.data.file_listing import FileListing
 from wordsight.data.locate import ImageLocator
-from wordsight.data.sample import MAX_TEXT_BYTES, Texts, clean_texts, texts_of_json, texts_of_txt
+from wordsight.data.sample import MAX_TEXT_BYTES, Texts, clean_texts, sample_key, texts_of_json, texts_of_txt
 from wordsight.data.tables import Columns, Table, choose_columns, is_table_name
+from wordsight.data.walk import text_of
 from wordsight.errors import DataError
 from wordsight.image import IMAGE_SUFFIXES, is_image_file
 
@@ -59,7 +61,7 @@ def files_source(root: FileListing, options: SourceOptions, labels: LabelNames |
         for directory, problem in root.problems.items()
     ]
     count = None if source.count is None else source.count + len(unlisted)
-    return Source(layout=source.layout, count=count, records=chain(source.records, unlisted))
+    return Source(layout=text_of(source.layout), count=count, records=chain(source.records, unlisted))
 
 
 def _find_source(root: FileListing, images: Sequence[str], options: SourceOptions, labels: LabelNames | None) -> Source:
@@ -246,19 +248,25 @@ def _add_annotation(entry: Entry, item: AnnotatedImage, is_labelled: bool, label
 
 
 def _find_sidecars(files: Iterable[str], images: Sequence[str]) -> list[list[str]]:
-    """Return the text files of each image, `a.txt` or `a.jpg.txt`, in the order in which they are read."""
+    """Return the text files of each image, in the order in which they are read.
+
+    They are `a.txt` or `a.jpg.txt` or, if `a.input.jpg` is the only image with this beginning, `a.output.txt`.
+    """
     by_stem: dict[str, list[str]] = {}
+    by_key: dict[str, list[str]] = {}
     for file in files:
         stem, _, suffix = file.rpartition(".")
         if suffix.lower() in _SIDECAR_SUFFIXES:
             by_stem.setdefault(stem, []).append(file)
-    return [
-        sorted(
-            by_stem.get(image.rpartition(".")[0], []) + by_stem.get(image, []),
-            key=lambda file: _SIDECAR_SUFFIXES.index(file.rpartition(".")[2].lower()),
-        )
-        for image in images
-    ]
+            by_key.setdefault(sample_key(stem), []).append(file)
+    num_images = Counter(map(sample_key, images))
+    sidecars = []
+    for image in images:
+        texts = by_stem.get(image.rpartition(".")[0], []) + by_stem.get(image, [])
+        key = sample_key(image)
+        texts = texts or (by_key.get(key, []) if num_images[key] == 1 else [])
+        sidecars.append(sorted(texts, key=lambda file: _SIDECAR_SUFFIXES.index(file.rpartition(".")[2].lower())))
+    return sidecars
 
 
 def _sidecar_record(root: FileListing, file: str, sidecars: Sequence[str], labels: LabelNames) -> Record:
@@ -278,9 +286,20 @@ def _texts_of_sidecar(name: str, content: bytes, labels: LabelNames) -> Texts | 
     if suffix == "json":
         return texts_of_json(content, labels.names_of)
     (text,) = texts_of_txt(content).captions
+    if suffix == "txt" and all(map(_is_box, text.splitlines())):
+        raise DataError("its .txt has boxes (YOLO), not a caption")
     if suffix == "cls":
         return Texts(names=labels.names_of(text, {}))
     return Texts(captions=clean_texts(text.splitlines(), "caption"))  # each line is a caption
+
+
+def _is_box(line: str) -> bool:
+    """Return whether a line is one of YOLO's: a class and at least four coordinates."""
+    numbers = line.split()
+    try:
+        return len(numbers) > 4 and numbers[0].isdecimal() and all(-1e9 < float(number) < 1e9 for number in numbers[1:])
+    except ValueError:
+        return False
 
 
 # --- one directory per class ---
@@ -299,6 +318,13 @@ def _check_classes(root: FileListing, images: Sequence[str]) -> None:
         raise DataError(
             f"{root.name}: every image would get the label {classes.pop()!r}{_unread(root)}; expected captions.jsonl, "
             "metadata.jsonl or a .txt next to each image: convert or remove these files"
+        )
+    directories = {image.rpartition("/")[0] for image in images}
+    described = {file.rpartition("/")[0] for file in unread} & directories
+    if len(described) * 2 > len(directories):
+        raise DataError(
+            f"{root.name}: there are texts in the directories of the images{_unread(root)}; give each the name of its "
+            "image, such as 1.txt for 1.jpg, or remove them"
         )
     stems = {file.rpartition("/")[2].rpartition(".")[0] for file in unread}
     if sum(image.rpartition("/")[2].rpartition(".")[0] in stems for image in images) * 2 > len(images):

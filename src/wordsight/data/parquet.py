@@ -5,21 +5,21 @@ rows. pyarrow allocates what a file claims. Therefore the headers of all pages o
 which takes microseconds per megabyte; pages that can only be bombs are refused; and the number of rows that are
 materialised together follows from the largest page, because no value is larger than its page.
 
-Source: Apache Parquet format, `parquet.thrift` (PageHeader) and "Encodings"; Thrift compact protocol specification.
+Source: Apache Parquet format, `parquet.thrift` (FileMetaData, ColumnMetaData, PageHeader) and "Encodings".
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from wordsight.data.sample import MAX_TEXT_BYTES
+from wordsight.data.thrift import ThriftReader, ThriftStruct
 from wordsight.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow
 
-MAX_FOOTER_BYTES = 1 << 26
-"""pyarrow needs up to ten times as much; ImageNet as 1,000 row groups of 10 columns has 1.5 MB."""
+MAX_FOOTER_BYTES = 1 << 23
+"""Parsed, it takes about twenty times as much; ImageNet as 1,000 row groups of 10 columns has 1.5 MB."""
 
 MAX_PAGE_BYTES = 1 << 30
 """Files of images written by pyarrow can have a whole row group (hundreds of images) in one page."""
@@ -33,12 +33,12 @@ MAX_VALUES_PER_BYTE = 8
 """A file with more values than this per byte repeats one row; the first million are free."""
 
 _NUM_FREE_VALUES = 1 << 20
-_MAX_ROWS = 64
+_MAX_ROWS = 1024
 _MAX_UTF8_BYTES = 4 * MAX_TEXT_BYTES  # a character has up to four bytes
 _MAX_HEADER_BYTES = 1 << 20  # statistics in a page header are the only part without a fixed size
-_MAX_DEPTH = 8
 _DELTA_BYTE_ARRAY = 7
 _DICTIONARY_ENCODINGS = (2, 8)
+_CODECS = {1: "snappy", 2: "gzip", 4: "brotli", 6: "zstd", 7: "lz4_raw"}
 _MAGIC = b"PAR1"
 
 
@@ -62,7 +62,7 @@ class ParquetTable:
 
         self._file = file
         self._size = file.seek(0, 2)
-        _check_footer(file, self._size)
+        self._groups = _read_footer(file, self._size).structs(4)
         file.seek(0)
         try:
             self._table = pyarrow.parquet.ParquetFile(file)
@@ -97,7 +97,7 @@ class ParquetTable:
         wanted = set(names)
         leaves = [
             number
-            for number in range(self._table.metadata.num_columns)
+            for number in range(len(self._table.schema))
             if self._table.schema.column(number).path.split(".")[0] in wanted
         ]
         try:
@@ -118,20 +118,23 @@ class ParquetTable:
 
     def _check_pages(self, leaf: int) -> "_Bound":
         """Check the headers of all pages of a column."""
-        metadata, column = self._table.metadata, self._table.schema.column(leaf)
+        column = self._table.schema.column(leaf)
         is_text = column.physical_type == "BYTE_ARRAY"
         largest = num_values = 0
         is_amplified = False
-        for group in range(metadata.num_row_groups):
-            chunk = metadata.row_group(group).column(leaf)
+        for group in self._groups:
+            chunks = group.structs(1)
+            if leaf >= len(chunks):
+                raise DataError("a row group with fewer columns than the schema; fetch it again")
+            chunk = chunks[leaf].struct(3)
             longest = num_repeated = 0
-            for page in _pages(self._file, chunk, self._size):
+            for page in _pages(self._file, chunk, column.path, self._size):
                 largest = max(largest, page.size)
                 num_values += page.num_values
                 if column.max_repetition_level > 0 and page.encoding == _DELTA_BYTE_ARRAY:
                     raise DataError(f"column {column.path}: lists in DELTA_BYTE_ARRAY encoding; write it again")
                 if is_text and page.is_dictionary:
-                    longest = _longest_value(self._file, page, chunk.compression)
+                    longest = _longest_value(self._file, page, chunk.integer(4))
                 num_repeated += page.num_values if page.encoding in _DICTIONARY_ENCODINGS else 0
             is_amplified |= longest * num_repeated > MAX_BATCH_BYTES
         if num_values > _NUM_FREE_VALUES + MAX_VALUES_PER_BYTE * self._size:
@@ -153,41 +156,46 @@ class _Bound(NamedTuple):
     is_amplified: bool
 
 
-def _check_footer(file: BinaryIO, size: int) -> None:
+def _read_footer(file: BinaryIO, size: int) -> ThriftStruct:
+    """Read the footer (FileMetaData)."""
     file.seek(max(size - 8, 0))
     end = file.read(8)
     if size < 12 or end[4:] != _MAGIC:
         raise DataError("no Parquet footer at its end; truncated or not a Parquet file: fetch it again")
     footer_bytes = int.from_bytes(end[:4], "little")
-    if footer_bytes > min(MAX_FOOTER_BYTES, size):
-        raise DataError(f"a footer of {footer_bytes:,} bytes, more than {min(MAX_FOOTER_BYTES, size):,}")
+    if footer_bytes > min(MAX_FOOTER_BYTES, size - 12):
+        raise DataError(f"a footer of {footer_bytes:,} bytes, more than {min(MAX_FOOTER_BYTES, size - 12):,}")
+    file.seek(size - 8 - footer_bytes)
+    try:
+        return ThriftReader(file.read(footer_bytes)).struct()
+    except IndexError as error:
+        raise DataError("its footer is damaged; fetch it again") from error
 
 
 class _Page:
     """What a page header claims: start of the content, sizes in the file and in memory, number of values, encoding."""
 
-    def __init__(self, header: dict[int, Any], start: int) -> None:
-        data = header.get(5) or header.get(8) or {}
+    def __init__(self, header: ThriftStruct, start: int) -> None:
+        data = header.struct(5 if 5 in header else 8)
         self.start = start
         self.is_dictionary = 7 in header
-        self.compressed: int = header.get(3, -1)
-        self.size: int = header.get(2, -1)
-        self.num_values: int = data.get(1, 0)
-        self.encoding: int = data.get(2 if 5 in header else 4, 0)
+        self.compressed = header.integer(3)
+        self.size = header.integer(2)
+        self.num_values = data.integer(1, 0)
+        self.encoding = data.integer(2 if 5 in header else 4, 0)
 
 
-def _pages(file: BinaryIO, chunk: Any, file_bytes: int) -> Iterator[_Page]:
-    starts = [chunk.data_page_offset]
-    if chunk.has_dictionary_page and chunk.dictionary_page_offset:
-        starts.append(chunk.dictionary_page_offset)
-    at = min(starts)
-    end = at + chunk.total_compressed_size
+def _pages(file: BinaryIO, chunk: ThriftStruct, column: str, file_bytes: int) -> Iterator[_Page]:
+    """Yield the headers of the pages of a column chunk (ColumnMetaData)."""
+    data_start, dictionary_start = chunk.integer(9), chunk.integer(11, 0)
+    at = min(data_start, dictionary_start) if dictionary_start > 0 else data_start
+    end = at + chunk.integer(7)
     if not 0 < at <= end <= file_bytes:
-        raise DataError(f"column {chunk.path_in_schema}: pages outside the file; fetch it again")
+        raise DataError(f"column {column}: pages outside the file; fetch it again")
     while at < end:
         header, length = _read_header(file, at)
         page = _Page(header, at + length)
-        where = f"column {chunk.path_in_schema}: the page at byte {at:,}"
+        where = f"column {column}: the page at byte {at:,}"
         if not 0 <= page.compressed <= file_bytes - at or page.size < 0 or page.num_values < 0:
             raise DataError(f"{where} has an invalid header; fetch it again")
         is_bomb = page.size > MAX_DENSE_PAGE_BYTES and page.size > MAX_COMPRESSION * page.compressed
@@ -197,15 +205,16 @@ def _pages(file: BinaryIO, chunk: Any, file_bytes: int) -> Iterator[_Page]:
         at += length + page.compressed
 
 
-def _longest_value(file: BinaryIO, page: _Page, compression: str) -> int:
+def _longest_value(file: BinaryIO, page: _Page, codec: int) -> int:
     """Return the length of the longest value of a dictionary page, which is a list of lengths and bytes."""
     import pyarrow
 
     file.seek(page.start)
     content = file.read(page.compressed)
-    if compression != "UNCOMPRESSED":
-        codec = {"LZ4": "lz4_raw"}.get(compression, compression.lower())
-        content = pyarrow.decompress(content, page.size, codec, asbytes=True)
+    if codec and codec not in _CODECS:
+        return page.size  # LZO, and LZ4 with the frames of Hadoop
+    if codec:
+        content = pyarrow.decompress(content, page.size, _CODECS[codec], asbytes=True)
     at = longest = 0
     while at + 4 <= len(content):
         length = int.from_bytes(content[at : at + 4], "little")
@@ -214,66 +223,16 @@ def _longest_value(file: BinaryIO, page: _Page, compression: str) -> int:
     return longest
 
 
-def _read_header(file: BinaryIO, at: int) -> tuple[dict[int, Any], int]:
+def _read_header(file: BinaryIO, at: int) -> tuple[ThriftStruct, int]:
     """Parse the page header at an offset, and return its fields and its length."""
     for size in (1 << 9, 1 << 14, _MAX_HEADER_BYTES):
         file.seek(at)
-        reader = _Thrift(file.read(size))
+        reader = ThriftReader(file.read(size))
         try:
             return reader.struct(), reader.at
         except IndexError:  # longer than this, or damaged
             continue
     raise DataError(f"the page header at byte {at:,} is damaged; fetch it again")
-
-
-class _Thrift:
-    """A reader of Thrift's compact protocol: integers and structs are kept, everything else is skipped."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-        self.at = 0
-
-    def struct(self, depth: int = 0) -> dict[int, Any]:
-        if depth > _MAX_DEPTH:
-            raise IndexError("nested too deeply")
-        fields: dict[int, Any] = {}
-        number = 0
-        while head := self._byte():
-            number = number + (head >> 4) if head >> 4 else self._zigzag()
-            fields[number] = self._value(head & 15, depth)
-        return fields
-
-    def _value(self, kind: int, depth: int) -> Any:
-        if kind in (1, 2):
-            return kind == 1
-        if kind == 3:
-            return self._byte()
-        if kind in (4, 5, 6):
-            return self._zigzag()
-        if kind == 8:
-            return self._skip(self._varint())
-        if kind == 7:
-            return self._skip(8)
-        if kind == 12:
-            return self.struct(depth + 1)
-        raise IndexError("a type that page headers do not have")
-
-    def _byte(self) -> int:
-        self.at += 1
-        return self._content[self.at - 1]
-
-    def _varint(self) -> int:
-        groups = [group & 0x7F for group in takewhile(lambda byte: byte & 0x80, iter(self._byte, None))]
-        return sum(group << 7 * index for index, group in enumerate([*groups, self._content[self.at - 1]]))
-
-    def _zigzag(self) -> int:
-        value = self._varint()
-        return value >> 1 ^ -(value & 1)
-
-    def _skip(self, size: int) -> None:
-        self.at += size
-        if self.at > len(self._content):
-            raise IndexError("beyond the end")
 
 
 def _check_type(name: str, kind: "pyarrow.DataType") -> None:

@@ -101,7 +101,8 @@ def _table_source(path: Path, options: SourceOptions, labels: LabelNames | None,
         return Source(layout=layout, count=None, records=_byte_records(path, rows, columns, names, prefix))
     entries: dict[str, Entry] = {}
     group(rows, columns, names, entries)
-    records = (entry.record(file, partial(_read_listed, path.parent, file)) for file, entry in entries.items())
+    read = partial(_read_listed, path.parent)
+    records = (entry.record(file, partial(read, file)) for file, entry in entries.items())
     return Source(layout=layout, count=len(entries), records=records)
 
 
@@ -130,4 +131,5 @@ def _read_listed(directory: Path, file: str) -> bytes:
     try:
         return read_file(directory / file, MAX_IMAGE_BYTES)
     except DataError as error:
-        raise DataError(f"{error} (paths are relative to the table)") from error
+        hint = " (paths are relative to the table)" if isinstance(error.__cause__, FileNotFoundError) else ""
+        raise DataError(f"{error}{hint}") from error

@@ -53,6 +53,12 @@ class BrokenSampleError(DataError):
         self.broken = broken
 
 
+def sample_key(name: str) -> str:
+    """Return a name up to the first dot in its last part, which identifies a sample in WebDataset."""
+    directory, slash, base = name.rpartition("/")
+    return f"{directory}{slash}{base.partition('.')[0]}"
+
+
 class Texts(msgspec.Struct, frozen=True):
     """The texts of one image: captions, or the names of a label."""
 

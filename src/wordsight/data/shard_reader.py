@@ -6,6 +6,7 @@ epoch, which the shuffle buffer of a stream would not allow.
 """
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -257,6 +258,8 @@ def _expand(pattern: str) -> Iterable[str]:
     match = _RANGE.search(pattern)
     choice = _CHOICE.search(pattern)
     if choice and not Path(pattern).is_file():
+        if math.prod(len(match[1].split(",")) for match in _CHOICE.finditer(pattern)) > _MAX_SHARDS:
+            raise DataError(f"{pattern}: more than {_MAX_SHARDS:,} shards; name their directory")
         before, after = pattern[: choice.start()], pattern[choice.end() :]
         return [name for part in choice[1].split(",") for name in _expand(f"{before}{part}{after}")]
     if not match:
@@ -305,7 +308,9 @@ def _local_shard(path: Path, entry: ManifestShard | None) -> Shard:
 
 def _tars(directory: Path) -> list[Path]:
     with os.scandir(directory) as entries:  # Path.glob would hold all names of a large directory
-        return sorted(directory / entry.name for entry in entries if entry.name.endswith(".tar") and not entry.is_dir())
+        return sorted(
+            directory / entry.name for entry in entries if entry.name.lower().endswith(".tar") and not entry.is_dir()
+        )
 
 
 def _manifest_entries(directory: Path) -> dict[str, ManifestShard]:

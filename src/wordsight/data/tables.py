@@ -16,6 +16,7 @@ from wordsight.data.delimited import (
     MAX_RECORD_CHARS,
     bounded_lines,
     detect_separator,
+    first_line,
     is_quoted_header,
     is_text,
     is_token_line,
@@ -32,7 +33,7 @@ from wordsight.image import is_image_file
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".jsonl"})
 IMAGE_NAMES = (
     "file", "filename", "file_name", "image", "picture", "image_path", "path", "filepath", "file_path", "img", "photo",
-    "jpg", "png", "image_name", "image_file", "img_path", "jpeg", "webp",
+    "jpg", "png", "image_name", "image_file", "image_file_name", "image_filename", "img_path", "jpeg", "webp",
 )  # fmt: skip
 TEXT_NAMES = (
     "captions", "caption", "texts", "text", "description", "title", "prompt", "alt", "alt_text", "sentence", "comment",
@@ -162,7 +163,7 @@ class Table:
                 raise DataError(f"row {rows[0].name.rpartition(' ')[2]}: {rows[0].problem}")
             return columns
         with open_text(file) as text:
-            header = text.readline(MAX_RECORD_CHARS).rstrip("\n")
+            header = first_line(text)
         if self._suffix not in (".csv", ".tsv") and is_token_line(header):
             return ("image", "caption")
         self._is_quoted = self._suffix != ".tsv" or is_quoted_header(header)
@@ -191,7 +192,7 @@ class Table:
             first_problem, is_any_good = "", False
             for number, fields in records:
                 problem = fields if isinstance(fields, str) else self._problem_of(fields, positions)
-                values = {} if problem else {name: fields[at] for name, at in zip(names, positions, strict=True)}
+                values = {} if problem else dict(zip(names, [fields[at] for at in positions], strict=True))
                 is_any_good |= not problem
                 first_problem = first_problem or f"row {number}: {problem}"
                 yield Row(f"{self.path.name} row {number}", values, problem)
@@ -199,9 +200,10 @@ class Table:
                 raise DataError(first_problem)
 
     def _problem_of(self, fields: Sequence[str], positions: Sequence[int]) -> str:
-        if len(fields) < len(self.columns) or any(fields[len(self.columns) :]):
+        surplus = len(fields) - len(self.columns)
+        if surplus < 0 or (surplus and any(map(str.strip, fields[-surplus:]))):
             return f"{len(fields)} values, but the header has {len(self.columns)} columns"
-        return "" if all(is_text(fields[position]) for position in positions) else "not UTF-8"
+        return "" if is_text("".join([fields[position] for position in positions])) else "not UTF-8"
 
 
 def _class_names(metadata: dict[bytes, bytes]) -> dict[str, tuple[str, ...]]:
