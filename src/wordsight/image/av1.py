@@ -64,7 +64,7 @@ class _Bytes:
         self._content, self._position = content, position
 
     def number(self, num_bytes: int) -> int:
-        """The next number of so many bytes, big-endian."""
+        """The next number, big-endian, in the given number of bytes."""
         self._position += num_bytes
         if self._position > len(self._content):
             raise struct.error
@@ -99,7 +99,7 @@ class _Bits:
         self._bits, self._left = int.from_bytes(data, "big"), 8 * len(data)
 
     def number(self, num_bits: int) -> int:
-        """The next number of so many bits; 0 beyond the end."""
+        """The next number in the given number of bits; 0 beyond the end."""
         self._left -= num_bits
         return self._bits >> self._left & (1 << num_bits) - 1 if self._left >= 0 else 0
 
