@@ -29,6 +29,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from wordsight.errors import ConfigError, ImageError, MissingExtraError, nearest, printable
+from wordsight.image.av1 import largest_frame
 from wordsight.image.formats import claimed_size, detect_format, open_header, open_heif, without_warnings
 from wordsight.image.memory import BUDGET, Reservation
 from wordsight.image.policies import Policy, exif_transpose, to_rgb
@@ -195,7 +196,7 @@ class _File:
             if self._format == "HEIF":
                 return self._decode_heif(early_size or (1, 1))
             if self._format in _ALLOCATED_ON_OPENING:
-                self._reserve(*early_size or (1, 1))
+                self._reserve(*early_size or (1, 1), largest_frame(self._content) if self._format == "AVIF" else 0, 1)
             with io.BytesIO(self._content) as file, without_warnings(self._format):
                 image = open_header(file, self._format, self._policy)
                 _check_size(image.width, image.height, self._max_pixels, self._name)
@@ -203,7 +204,7 @@ class _File:
                     pixels = self._decode_jpeg(image, file.tell(), min_px, padded)
                     if pixels is not None:
                         return pixels
-                if self._format not in _ALLOCATED_ON_OPENING or image.size != early_size:
+                if self._format not in _ALLOCATED_ON_OPENING or early_size is None:
                     self._reserve(image.width, image.height, *tile_size)
                 image.load()
             return to_rgb(image, self._policy, self._name)

@@ -39,6 +39,7 @@ _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")  # a marker with a s
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _MAX_UNCHECKED_JPEG_BYTES = 1 << 18
 _MAX_JUNK_BYTES = 1 << 20
+_MAX_COUNTED_JPEG_BYTES, _MAX_ORDINARY_SCANS = 1 << 15, 18  # in small files, counting is faster than reading segments
 _TIFF_BYTE_TYPES = (1, 2, 6, 7)
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 
@@ -121,6 +122,10 @@ def count_scans(content: bytes, position: int) -> int:
     Raises:
         ValueError: more than `MAX_PARTS` segments.
     """
+    if len(content) < _MAX_COUNTED_JPEG_BYTES:
+        num_scans = 1 + content.count(b"\xff\xda", position)
+        if num_scans <= _MAX_ORDINARY_SCANS:
+            return num_scans  # or fewer, if some of these bytes are not a marker
     num_scans = 1
     for _ in range(MAX_PARTS):
         match = _JPEG_MARKER.search(content, position)
