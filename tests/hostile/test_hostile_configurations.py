@@ -105,7 +105,7 @@ def test_every_key_with_an_impossible_value_is_read_or_refused_in_one_line(
             error = error_of(lambda: use(tmp_path))
             num_refused += bool(error)
             assert "\n" not in error or value == "control characters", (path, error)
-            assert len(error) < 1000 or value in ("long text", "many"), (path, error[:2000])
+            assert len(error) < 1000, (path, error[:2000])
             assert time.monotonic() - started < MAX_SECONDS, path
         (tmp_path / name).write_text(json.dumps(content))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory_kb < MAX_GROWTH_KB
