@@ -1,4 +1,6 @@
-"""Hostile weights files: each raises a one-line `WeightsError` within 5 s and 512 MB, and none of its code runs.
+"""Hostile weights files: each raises a one-line `WeightsError`, and none of its code runs.
+
+Each may take 5 s of CPU time and 512 MB.
 
 All are read in one subprocess, whose address space is limited to 512 MB more than it occupies after importing torch.
 """
@@ -38,7 +40,7 @@ used = pages * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]), -1))
 for path in sorted(Path(sys.argv[1]).iterdir()):
     for read in readers if path.suffix == ".pt" else readers[:1]:
-        started = time.monotonic()
+        started = time.process_time()
         try:
             read(path)
             result = "read"
@@ -46,7 +48,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
             result = "refused: " + str(error)
         except BaseException as error:
             result = f"{type(error).__name__}: {error}"
-        print(json.dumps([path.name, result, time.monotonic() - started]), flush=True)
+        print(json.dumps([path.name, result, time.process_time() - started]), flush=True)
 """
 
 
@@ -336,7 +338,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[st
     for key, content in tensor_files().items():
         (directory / key).write_bytes(content)
     command = [sys.executable, "-c", READER, str(directory), str(MAX_BYTES)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=250)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert run.returncode == 0, run.stderr[-2000:]
     by_file: dict[str, list[tuple[str, float]]] = {}
     for line in run.stdout.splitlines():

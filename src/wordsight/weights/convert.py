@@ -117,7 +117,7 @@ def _require_same_card(card: Card, written: Card, target: str) -> None:
 
 
 def _with_implied_end(card: Card) -> Card:
-    """The card without an end id that is the highest id, which is the one that a text tower without an end id takes.
+    """The card without an end id that is the highest id, which a text tower without an end id uses.
 
     Both find the first end of a text, so the embeddings are equal.
     """

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 import torch
@@ -102,7 +102,7 @@ def read_wordsight(
     return Checkpoint(_read_tensors(directory / WEIGHTS_NAME), card, files)
 
 
-def is_run(value: Any) -> bool:
+def is_run(value: Any) -> TypeGuard[dict[str, Any]]:
     """Whether the content of a file is that of a training run's `checkpoint.pt`."""
     return isinstance(value, dict) and all(isinstance(value.get(key), dict) for key in ("identity", "learner", "ema"))
 
