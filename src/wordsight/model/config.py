@@ -16,6 +16,8 @@ from wordsight.errors import ConfigError
 MAX_IMAGE_SIZE_PX = 2048
 """Upper limit of the side of the input image: twice that of the largest published tower; a float32 image has 50 MB."""
 
+_MAX_ID = 1 << 31  # token ids are int32; an id beyond the vocabulary never occurs, as in some published models
+
 Count = Annotated[int, Meta(ge=1)]
 ImageSize = Annotated[int, Meta(ge=1, le=MAX_IMAGE_SIZE_PX)]
 Epsilon = Annotated[float, Meta(gt=0)]
@@ -292,8 +294,7 @@ class TextConfig(Config, frozen=True):
         _require_tower(owner, self)
         for name, id in (("end_id", self.end_id), ("pad_id", self.pad_id)):
             _require(
-                id is None or 0 <= id < self.vocabulary_size,
-                f"{owner}: {name} is {id}; expected an id below vocabulary_size {self.vocabulary_size}",
+                id is None or 0 <= id < _MAX_ID, f"{owner}: {name} is {id}; expected an id from 0 to {_MAX_ID - 1}"
             )
 
     @property
