@@ -18,6 +18,9 @@ from wordsight.files import read_limited
 MAX_TOML_BYTES = 1 << 20
 """Upper limit of a recipe or card; the largest in this package has 6 kB."""
 
+MAX_SHOWN = 100
+"""Number of characters of a value or key that an error message shows."""
+
 T = TypeVar("T")
 
 MAX_TOML_BYTES = 1 << 24
@@ -45,7 +48,7 @@ def decode(value: Any, struct_type: type[T], where: str) -> T:
     except ConfigError as error:  # raised by the struct's own validation, which does not know the file
         raise ConfigError(f"{where}: {error}") from error
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {_explain(str(error), struct_type)}") from error
+        raise ConfigError(f"{where}: {_explain(_shortened(str(error)), struct_type)}") from error
 
 
 def load_toml(path: Path, struct_type: type[T]) -> T:
@@ -129,6 +132,11 @@ def differing_keys(one: Any, other: Any, prefix: str = "") -> list[str]:
     keys = sorted(set(one) | set(other))
     nested = (differing_keys(one.get(key), other.get(key), f"{prefix}.{key}" if prefix else key) for key in keys)
     return [key for part in nested for key in part]
+
+
+def _shortened(message: str) -> str:
+    """A message of msgspec with each quoted value or key of at most `MAX_SHOWN` characters."""
+    return re.sub(rf"(['`])([^'`]{{{MAX_SHOWN}}})[^'`]+", r"\1\2...", message)
 
 
 def _explain(message: str, struct_type: Any) -> str:

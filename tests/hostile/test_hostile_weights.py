@@ -1,4 +1,6 @@
-"""Hostile weights files: each raises a one-line `WeightsError` within 5 s and 512 MB, and none of its code runs.
+"""Hostile weights files: each raises a one-line `WeightsError`, and none of its code runs.
+
+Each may take 5 s of CPU time and 512 MB.
 
 All are read in one subprocess, whose address space is limited to 512 MB more than it occupies after importing torch.
 """
@@ -16,6 +18,9 @@ from typing import Any
 import pytest
 from tests.weights.archives import call, group, hand_archive, name, program, storage, tensor, value
 
+from wordsight.weights.formats.nesting import AVERAGED_KEYS, PLAIN_KEYS
+
+PARTS = ("logit_scale", "visual.x")
 MAX_SECONDS = 5
 MAX_BYTES = 512 << 20
 
@@ -26,15 +31,16 @@ import torch
 from wordsight.errors import WeightsError
 from wordsight.weights.formats.state_dict import read_checkpoint
 from wordsight.weights.formats.openai import read_openai
+from wordsight.weights.read import read as read_any
 
 torch.zeros(1000).half().float()
-readers = [lambda path: read_checkpoint(path, "ViT-B-32", None), read_openai]
+readers = [lambda path: read_checkpoint(path, "ViT-B-32", None), read_openai, lambda path: read_any(path, "ViT-B-32")]
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 used = pages * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]), -1))
 for path in sorted(Path(sys.argv[1]).iterdir()):
     for read in readers if path.suffix == ".pt" else readers[:1]:
-        started = time.monotonic()
+        started = time.process_time()
         try:
             read(path)
             result = "read"
@@ -42,7 +48,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
             result = "refused: " + str(error)
         except BaseException as error:
             result = f"{type(error).__name__}: {error}"
-        print(json.dumps([path.name, result, time.monotonic() - started]), flush=True)
+        print(json.dumps([path.name, result, time.process_time() - started]), flush=True)
 """
 
 
@@ -155,6 +161,45 @@ def pickles(canary: Path) -> dict[str, bytes]:
         "tensor-of-floats": program(
             call(name("torch._utils", "_rebuild_tensor_v2"), storage(), value(0.5), group(value(1.5)), group(value(1)))
         ),
+        "tensor-of-zero-strides": program(tensor((2, 4), (0, 1))),
+        "tensor-of-overlapping-strides": program(tensor((3, 3), (1, 1))),
+        "tensor-of-a-petabyte": program(tensor((1 << 25, 1 << 25), (0, 0))),
+        "sparse-tensor": program(call(name("torch._utils", "_rebuild_sparse_tensor"), value(1), value(2))),
+        "quantised-tensor": program(call(name("torch._utils", "_rebuild_qtensor"), storage(), value(0))),
+        "complex-storage": program(tensor(over=storage("ComplexFloatStorage"))),
+        "meta-tensor": program(call(name("torch._utils", "_rebuild_meta_tensor_no_storage"), value(1))),
+        "distributed-tensor": program(call(name("torch.distributed.tensor", "DTensor"), tensor())),
+        "state-dict-in-itself": program(b"}q\x00(" + value("state_dict") + b"h\x00u"),
+        "every-key-in-itself": program(
+            b"}q\x00(" + b"".join(value(key) + b"h\x00" for key in (*PLAIN_KEYS, *AVERAGED_KEYS)) + b"u"
+        ),
+        "many-models": program(
+            b"}(" + b"".join(value(f"m{n}.{part}") + b"N" for n in range(40_000) for part in PARTS) + b"u"
+        ),
+        "many-models-of-tensors": program(
+            tensor()
+            + b"q\x000}("
+            + b"".join(value(f"m{n}.{part}") + b"h\x00" for n in range(40_000) for part in PARTS)
+            + b"u"
+        ),
+        "many-averaged-models": program(
+            tensor()
+            + b"q\x000}("
+            + b"".join(value(f"{n}.ema.{part}") + b"h\x00" for n in range(40_000) for part in PARTS)
+            + value("logit_scale")
+            + b"h\x00"
+            + value("visual.x")
+            + b"h\x00u"
+        ),
+        "name-of-many-towers": program(b"}(" + value("visual." * 200_000 + "logit_scale") + tensor() + b"u"),
+        "name-of-many-dots": program(b"}(" + value("." * 2_000_000) + tensor() + b"u"),
+        "names-that-become-the-same": program(b"}(" + value("module.a") + tensor() + value("a") + tensor() + b"u"),
+        "run-in-itself": program(
+            b"}q\x00("
+            + b"".join(value(key) + b"h\x00" for key in ("identity", "learner", "ema", "recipe", "model"))
+            + b"u"
+        ),
+        "items-of-a-class": program(name("omegaconf", "DictConfig") + b")\x81(" + value(3) + tensor() + b"u"),
         "parameter-of-nothing": program(call(name("torch._utils", "_rebuild_parameter"))),
         "no-state-dict": program(weights),
     }
@@ -171,6 +216,10 @@ def other_archives(canary: Path) -> dict[str, bytes]:
         "zip-bomb-as-storage": packed_archive(canary.parent / "bomb.zip", bytes(1 << 28), "data/0"),
         "zip-bomb-as-code": packed_archive(canary.parent / "bomb.zip", bytes(1 << 28), "code/x.py"),
         "bomb-that-claims-to-be-stored": good[:8] + b"\x08\0" + good[10:],
+        "archive-in-an-archive": zipped(path=canary.parent / "bomb.zip", **{"model.pt": good, "config.json": b"{}"}),
+        "archive-as-its-pickle": hand_archive(good),
+        "web-page": b"<!DOCTYPE html><html>" + b" " * 5000,
+        "large-file-pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize " + b"9" * 1000,
         "end-elsewhere": good[: end + 16] + struct.pack("<L", 1 << 31) + good[end + 20 :],
         "directory-of-four-gigabytes": good[: end + 12] + struct.pack("<L", 0xFFFFFFFE) + good[end + 16 :],
         "member-of-four-gigabytes": good[:first_size] + struct.pack("<LL", 1 << 31, 1 << 31) + good[first_size + 8 :],
@@ -207,6 +256,16 @@ def packed_archive(path: Path, content: bytes, member: str = "data.pkl") -> byte
     return packed
 
 
+def zipped(path: Path, **members: bytes) -> bytes:
+    """The bytes of a zip file that torch did not write."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    packed = path.read_bytes()
+    path.unlink()
+    return packed
+
+
 def safetensors(header: Any, body: bytes = b"") -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + body
@@ -226,6 +285,21 @@ def tensor_files() -> dict[str, bytes]:
         "shape-that-overflows": safetensors({"a": one | {"shape": [1 << 33, 1 << 33]}}, bytes(4)),
         "shape-of-the-wrong-size": safetensors({"a": one | {"shape": [2]}}, bytes(4)),
         "type-that-is-none": safetensors({"a": one | {"dtype": "F31"}}, bytes(4)),
+        "type-of-six-bits": safetensors(
+            {"a": one | {"dtype": "F6_E2M3", "shape": [16], "data_offsets": [0, 12]}}, bytes(12)
+        ),
+        "type-of-four-bits": safetensors({"a": one | {"dtype": "F4", "shape": [8]}}, bytes(4)),
+        "type-of-eight-bits": safetensors({"a": one | {"dtype": "F8_E4M3", "shape": [4]}}, bytes(4)),
+        "type-of-exponents": safetensors({"a": one | {"dtype": "F8_E8M0", "shape": [4]}}, bytes(4)),
+        "complex-type": safetensors({"logit_scale": one | {"dtype": "C64", "data_offsets": [0, 8]}}, bytes(8)),
+        "names-that-are-equal": safetensors(b'{"a":%s,"a":%s}' % ((json.dumps(one).encode(),) * 2), bytes(4)),
+        "nothing-of-a-huge-shape": safetensors({"a": one | {"shape": [0, 1 << 63], "data_offsets": [0, 0]}}),
+        "shape-of-many-axes": safetensors({"logit_scale": one | {"shape": [1] * 10_000}}, bytes(4)),
+        "offsets-of-text": safetensors({"a": one | {"data_offsets": ["0", "4"]}}, bytes(4)),
+        "offsets-of-fractions": safetensors({"a": one | {"data_offsets": [0.5, 4.5]}}, bytes(4)),
+        "offsets-that-overflow": safetensors({"a": one | {"data_offsets": [0, (1 << 64) - 1]}}, bytes(4)),
+        "header-of-a-hundred-megabytes": struct.pack("<Q", 100 << 20) + b"{" + b" " * (100 << 20),
+        "metadata-alone": safetensors({"__metadata__": {"format": "pt"}}),
         "bytes-left-over": safetensors({"a": one}, bytes(8)),
         "nested-json": safetensors(b"[" * 100_000),
         "nested-metadata": safetensors(b'{"__metadata__":' + b'{"a":' * 50_000),
@@ -244,6 +318,7 @@ def tensor_files() -> dict[str, bytes]:
         "lists": [],
     }
     texts = {f"{key}.safetensors.index.json": json.dumps(index).encode() for key, index in indexes.items()}
+    texts["pointer.safetensors.index.json"] = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
     texts["nested.safetensors.index.json"] = b"[" * 1_000_000
     texts["many-lists.safetensors.index.json"] = b"[" + b"[]," * 1_300_000 + b"[]]"
     texts["zeros.safetensors.index.json"] = bytes(20 << 20)
@@ -263,7 +338,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[st
     for key, content in tensor_files().items():
         (directory / key).write_bytes(content)
     command = [sys.executable, "-c", READER, str(directory), str(MAX_BYTES)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=250)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert run.returncode == 0, run.stderr[-2000:]
     by_file: dict[str, list[tuple[str, float]]] = {}
     for line in run.stdout.splitlines():

@@ -100,6 +100,24 @@ def test_onnx_weights_beyond_two_gigabytes_are_stored_in_a_separate_file(tmp_pat
     assert sizes["text.onnx"] < 1e6 < 2**31 < sizes["text.onnx.data"]
 
 
+@pytest.mark.parametrize("target", ["openai", "open_clip", "hf", "wordsight"])
+def test_an_end_id_that_is_the_highest_is_implied(tmp_path: Path, target: str) -> None:
+    checkpoint = checkpoint_of("vit")
+    text = msgspec.structs.replace(checkpoint.card.model.text, end_id=49407)
+    card = msgspec.structs.replace(checkpoint.card, model=msgspec.structs.replace(checkpoint.card.model, text=text))
+    certificate = convert(Checkpoint(checkpoint.tensors, card), tmp_path / "out", target)
+    assert (certificate.texts, certificate.ids) == (0, 0)
+    assert read(tmp_path / "out").card.model.text.end_id in (None, 49407)
+
+
+def test_an_end_id_that_is_not_the_highest_is_not_lost(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of("vit")
+    text = msgspec.structs.replace(checkpoint.card.model.text, end_id=49000)
+    card = msgspec.structs.replace(checkpoint.card, model=msgspec.structs.replace(checkpoint.card.model, text=text))
+    with pytest.raises(WeightsError, match=r"openai cannot represent model\.text\.end_id 49000"):
+        convert(Checkpoint(checkpoint.tensors, card), tmp_path / "out", "openai")
+
+
 def test_half_precision_is_written_as_float32(tmp_path: Path) -> None:
     checkpoint = checkpoint_of("vit")
     half = Checkpoint(

@@ -25,8 +25,8 @@ from wordsight.data.file_listing import FileListing
 from wordsight.data.locate import ImageLocator
 from wordsight.data.sample import MAX_TEXT_BYTES, Texts, clean_texts, sample_key, texts_of_json, texts_of_txt
 from wordsight.data.tables import Columns, Table, choose_columns, is_table_name
-from wordsight.data.walk import text_of
 from wordsight.errors import DataError
+from wordsight.files import text_of
 from wordsight.image import IMAGE_SUFFIXES, is_image_file
 
 _LISTINGS: dict[str, Columns | None] = {  # None: the columns are chosen by their names

@@ -5,6 +5,7 @@ dense network that is fast on CPUs). Contradictory keys are an error when the st
 cause a failure later. This module does not load torch.
 """
 
+import math
 from typing import Annotated, Literal, Protocol
 
 from msgspec import Meta
@@ -14,6 +15,8 @@ from wordsight.errors import ConfigError
 
 MAX_IMAGE_SIZE_PX = 2048
 """Upper limit of the side of the input image: twice that of the largest published tower; a float32 image has 50 MB."""
+
+_MAX_ID = 1 << 31  # token ids are int32; an id beyond the vocabulary never occurs, as in some published models
 
 Count = Annotated[int, Meta(ge=1)]
 ImageSize = Annotated[int, Meta(ge=1, le=MAX_IMAGE_SIZE_PX)]
@@ -64,6 +67,13 @@ def _require_positive(owner: str, **values: int) -> None:
             )
 
 
+def _require_tower(owner: str, tower: TransformerShape) -> None:
+    _require_positive(owner, width=tower.width, layers=tower.layers, heads=tower.heads)
+    _require_positive(owner, mlp_width=1 if tower.mlp_width is None else tower.mlp_width)
+    _require(0 < tower.epsilon < math.inf, f"{owner}: epsilon is {tower.epsilon}; it must be above 0, such as 1e-5")
+    _require(tower.width % tower.heads == 0, f"{owner}: width {tower.width} is not a multiple of heads {tower.heads}")
+
+
 def _require_patches(owner: str, image_size_px: int, patch_size_px: int) -> None:
     _require(
         patch_size_px <= image_size_px,
@@ -112,9 +122,8 @@ class VisionTransformerConfig(Config, frozen=True, tag_field="kind", tag="vit"):
     def __post_init__(self) -> None:
         owner = "image tower (vit)"
         _require_positive(owner, image_size_px=self.image_size_px, patch_size_px=self.patch_size_px)
-        _require_positive(owner, width=self.width, layers=self.layers, heads=self.heads)
         _require_patches(owner, self.image_size_px, self.patch_size_px)
-        _require(self.width % self.heads == 0, f"{owner}: width {self.width} is not a multiple of heads {self.heads}")
+        _require_tower(owner, self)
         if self.stem == "conv":
             _require(
                 self.image_size_px % self.patch_size_px == 0,
@@ -169,9 +178,8 @@ class SigLIPConfig(Config, frozen=True, tag_field="kind", tag="siglip"):
     def __post_init__(self) -> None:
         owner = "image tower (siglip)"
         _require_positive(owner, image_size_px=self.image_size_px, patch_size_px=self.patch_size_px)
-        _require_positive(owner, width=self.width, layers=self.layers, heads=self.heads)
         _require_patches(owner, self.image_size_px, self.patch_size_px)
-        _require(self.width % self.heads == 0, f"{owner}: width {self.width} is not a multiple of heads {self.heads}")
+        _require_tower(owner, self)
 
     @property
     def grid(self) -> int:
@@ -282,9 +290,12 @@ class TextConfig(Config, frozen=True):
 
     def __post_init__(self) -> None:
         owner = "text tower"
-        _require_positive(owner, width=self.width, heads=self.heads, layers=self.layers)
         _require_positive(owner, context_length=self.context_length, vocabulary_size=self.vocabulary_size)
-        _require(self.width % self.heads == 0, f"{owner}: width {self.width} is not a multiple of heads {self.heads}")
+        _require_tower(owner, self)
+        for name, id in (("end_id", self.end_id), ("pad_id", self.pad_id)):
+            _require(
+                id is None or 0 <= id < _MAX_ID, f"{owner}: {name} is {id}; expected an id from 0 to {_MAX_ID - 1}"
+            )
 
     @property
     def is_trimmed(self) -> bool:

@@ -30,6 +30,10 @@ MAX_CARD_BYTES = 1 << 24
 """Upper limit of a card; a published one has 4 kB, and the scores of a training run may follow."""
 
 
+MAX_CARD_DEPTH = 50
+"""Upper limit of the nesting of a card; `training`, which may contain anything, needs 5."""
+
+
 class Card(Config, frozen=True):
     """Describes a checkpoint.
 
@@ -91,7 +95,10 @@ def read_card(path: Path) -> Card:
         WeightsError: the file is missing, too large, not JSON or not a card, or the card contradicts itself.
     """
     try:
-        return decode(read_json(path, MAX_CARD_BYTES, WeightsError), Card, str(path))
+        content = read_json(path, MAX_CARD_BYTES, WeightsError)
+        if _depth(content) > MAX_CARD_DEPTH:
+            raise WeightsError(f"{path}: nested in more than {MAX_CARD_DEPTH} levels")
+        return decode(content, Card, str(path))
     except WeightsError as error:
         if reason := mistaken_for_text(path):
             raise WeightsError(f"{path}: {reason}") from error
@@ -100,6 +107,15 @@ def read_card(path: Path) -> Card:
         ) from error
     except ConfigError as error:
         raise WeightsError(str(error)) from error
+
+
+def _depth(value: Any) -> int:
+    """The number of nested lists and dictionaries in plain data, counted up to the limit."""
+    level, depth = [value], 0
+    while depth <= MAX_CARD_DEPTH and (level := [each for each in level if isinstance(each, list | dict)]):
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+        depth += 1
+    return depth
 
 
 def read_tokenizer_file(directory: Path, card: Card) -> dict[str, bytes]:

@@ -39,7 +39,8 @@ class Checkpoint:
             where: the file, named in errors.
 
         Raises:
-            WeightsError: names, shapes or types differ from those of the model that the card describes.
+            WeightsError: names, shapes or types differ from those of the model that the card describes, or the logit
+                scale or bias is not a finite number. Other weights are not examined, which would read all of them.
         """
         try:
             model = build_bounded(self.card.model, len(self.tensors))
@@ -47,6 +48,14 @@ class Checkpoint:
             raise WeightsError(f"{where}: {error}; download the weights and their card again") from error
         self._check(model.state_dict(), where)
         model.load_state_dict(self.tensors, assign=True)
+        for name in ("logit_scale", "logit_bias"):
+            value = getattr(model, name, None)
+            if value is not None and not torch.isfinite(value.float()):
+                raise WeightsError(
+                    f"{where}: {name} is {value.item()}: the weights are damaged, or their training diverged"
+                )
+        if not torch.isfinite(model.scale.float()):
+            raise WeightsError(f"{where}: logit_scale is {model.logit_scale.item():g}, whose exponential is infinite")
         return model.eval()
 
     def _check(self, expected: Mapping[str, Tensor], where: str) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 from torch import Tensor
 
 from wordsight.config import differing_keys, plain
@@ -69,6 +70,12 @@ def convert(checkpoint: Checkpoint, out: Path, target: str) -> Certificate:
         raise OutputError(f"{out}: already exists; choose a new directory")
     tensors = {name: _as_float32(tensor) for name, tensor in checkpoint.tensors.items()}
     checkpoint = Checkpoint(tensors, checkpoint.card, checkpoint.files)
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise WeightsError(
+                f"{checkpoint.card.name}: {name} has values that are not finite: the weights are damaged, or their "
+                "training diverged"
+            )
     model = checkpoint.build(checkpoint.card.name)
     with atomic_directory(out.absolute()) as directory:
         if target == ONNX:
@@ -105,7 +112,8 @@ def _require_same_card(card: Card, written: Card, target: str) -> None:
             be read instead.
     """
     before, after = (
-        {key: value for key, value in plain(each).items() if key not in _PROVENANCE_KEYS} for each in (card, written)
+        {key: value for key, value in plain(_with_implied_end(each)).items() if key not in _PROVENANCE_KEYS}
+        for each in (card, written)
     )
     in_file = _CLEANING_KEYS if target == "hf" and card.tokenizer.family == "tokenizers" else ()
     for key in differing_keys(before, after):
@@ -115,6 +123,18 @@ def _require_same_card(card: Card, written: Card, target: str) -> None:
             f"{target} cannot represent {key} {_value(before, key)!r}: its files would be read with "
             f"{_value(after, key)!r}; choose another format, such as wordsight"
         )
+
+
+def _with_implied_end(card: Card) -> Card:
+    """The card without an end id that is the highest id, which a text tower without an end id uses.
+
+    Both find the first end of a text, so the embeddings are equal.
+    """
+    text = card.model.text
+    if text.end_id is None or text.end_id != text.vocabulary_size - 1:
+        return card
+    model = msgspec.structs.replace(card.model, text=msgspec.structs.replace(text, end_id=None))
+    return msgspec.structs.replace(card, model=model)
 
 
 def _value(tree: Any, key: str) -> Any:

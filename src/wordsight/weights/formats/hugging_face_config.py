@@ -11,7 +11,7 @@ Source: transformers 5.24 `configuration_clip.py`, `configuration_siglip.py`, `i
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from wordsight.config import Config, decode
+from wordsight.config import MAX_SHOWN, Config, decode
 from wordsight.errors import WeightsError, nearest
 from wordsight.image import CLIP_MEAN, CLIP_STD, Preprocessing
 from wordsight.model import ModelConfig, SigLIPConfig, TextConfig, VisionTransformerConfig
@@ -141,8 +141,8 @@ def read_model(config: Mapping[str, Any], where: str) -> tuple[ModelConfig, Layo
             "but patches with a mask; use a SigLIP 2 checkpoint with a fixed resolution, whose model_type is 'siglip'"
         )
     if model_type not in ("clip", "siglip"):
-        hint = nearest(str(model_type), ["clip", "siglip"])
-        raise WeightsError(f"{where}: model_type {model_type!r}: expected clip or siglip{hint}")
+        hint = nearest(str(model_type)[:MAX_SHOWN], ["clip", "siglip"])
+        raise WeightsError(f"{where}: model_type {repr(model_type)[:MAX_SHOWN]}: expected clip or siglip{hint}")
     top = decode(_without_cosmetics(config), _Top, where)
     text, vision = _tower_settings(top, "text_config", where), _tower_settings(top, "vision_config", where)
     if model_type == "clip":
@@ -222,7 +222,7 @@ def _tower_settings(top: _Top, key: str, where: str) -> dict[str, Any]:
 
 def _require(claim: bool, where: str, key: str, value: Any, reason: str) -> None:
     if not claim:
-        raise WeightsError(f"{where}: {key} {value!r}: {reason}")
+        raise WeightsError(f"{where}: {key} {repr(value)[:MAX_SHOWN]}: {reason}")
 
 
 def _activation(name: str, where: str, key: str) -> Activation:

@@ -28,7 +28,8 @@ _WRAPPERS = frozenset(
 """Attributes under which DDP, torch.compile, Lightning, FSDP and activation checkpointing store the wrapped module."""
 
 _SCALE = "logit_scale"
-_IMAGE_TOWERS = ("visual.", "vision_model.")
+_IMAGE_TOWER = re.compile(r"(?:^|\.)(?=(?:visual|vision_model)\.)")
+_MAX_MODELS = 2
 _AVERAGED = re.compile(r"(^|[_.])(ema|swa|averaged?|avg|shadow)([_.]|$)")
 
 
@@ -117,9 +118,9 @@ def _choose(candidates: Mapping[str, bool], averaged: bool | None, where: str) -
     if averaged is None and len(set(candidates.values())) > 1:
         raise WeightsError(f"{where}: has both plain and averaged weights; choose with --averaged or --plain")
     matching = [key for key, is_averaged in candidates.items() if is_averaged == averaged] or list(candidates)
-    if len(matching) > 1:
+    if len(matching) > 1 or len(candidates) > _MAX_MODELS:
         raise WeightsError(
-            f"{where}: has several models, {first_names(each or 'one without a prefix' for each in matching)}; "
+            f"{where}: has several models, {first_names(each or 'one without a prefix' for each in candidates)}; "
             "save the state dict of one alone"
         )
     return matching[0]
@@ -161,9 +162,6 @@ def _without_wrappers(tensors: Mapping[str, Tensor], where: str) -> dict[str, Te
 
 def _prefixes(names: Mapping[str, Tensor]) -> Sequence[str]:
     """What precedes the names of each model: that of its logit scale, if there is an image tower next to it."""
+    with_tower = {name[: match.end()] for name in names if (match := _IMAGE_TOWER.search(name))}
     prefixes = [name.removesuffix(_SCALE) for name in names if name == _SCALE or name.endswith(f".{_SCALE}")]
-    return [prefix for prefix in prefixes if any(name.startswith(_towers(prefix)) for name in names)]
-
-
-def _towers(prefix: str) -> tuple[str, ...]:
-    return tuple(prefix + tower for tower in _IMAGE_TOWERS)
+    return [prefix for prefix in prefixes if prefix in with_tower]

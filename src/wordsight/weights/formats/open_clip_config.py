@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from wordsight.config import Config, decode
+from wordsight.config import MAX_SHOWN, Config, decode
 from wordsight.errors import ConfigError, WeightsError, nearest
 from wordsight.image import CLIP_MEAN, CLIP_STD, Preprocessing
 from wordsight.model import ModelConfig, ModifiedResNetConfig, SigLIPConfig, TextConfig, VisionTransformerConfig
@@ -160,7 +160,7 @@ def read_open_clip_config(
 
 def _require(claim: bool, where: str, key: str, value: Any, reason: str) -> None:
     if not claim:
-        raise WeightsError(f"{where}: {key} {value!r}: {reason}")
+        raise WeightsError(f"{where}: {key} {repr(value)[:MAX_SHOWN]}: {reason}")
 
 
 def _refuse(config: _Model, where: str) -> None:

@@ -110,7 +110,7 @@ def read_wordsight(
     return Checkpoint(tensors, card, files)
 
 
-def is_run(value: Any) -> TypeGuard[Mapping[str, Any]]:
+def is_run(value: Any) -> TypeGuard[dict[str, Any]]:
     """Whether the content of a file is that of a training run's `checkpoint.pt`."""
     return isinstance(value, dict) and all(isinstance(value.get(key), dict) for key in ("identity", "learner", "ema"))
 
