@@ -154,9 +154,9 @@ def check_sentencepiece(content: bytes) -> None:
             pieces += 1
             _require(end - start <= MAX_TOKEN_BYTES, f"a piece of over {MAX_TOKEN_BYTES:,} bytes")
         elif field in (3, 5):  # the normalizer and the denormalizer
-            for inner, span in protocol_buffer_fields(content, start, end):
-                if inner == 2 and isinstance(span, tuple):
-                    _check_character_map(content[span[0] : span[1]])
+            fields = protocol_buffer_fields(content, start, end)
+            for first, last in (span for inner, span in fields if inner == 2 and isinstance(span, tuple)):
+                _check_character_map(content[first:last])
         elif field == 4:
             _require(end - start <= _MAX_SELF_TEST_BYTES, f"self-tests of over {_MAX_SELF_TEST_BYTES:,} bytes")
     _require(0 < pieces <= MAX_PIECES, f"{pieces:,} pieces, expected 1 to {MAX_PIECES:,}")
