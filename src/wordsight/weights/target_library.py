@@ -199,7 +199,7 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def _without_progress(library: Any) -> Iterator[None]:
     """Disable transformers' progress bars, which it shows while it reads weights."""
-    logger = library.utils.logging if library.__name__ == "transformers" else None
+    logger: Any = library.utils.logging if library.__name__ == "transformers" else None
     is_shown = logger is not None and logger.is_progress_bar_enabled()
     try:
         if is_shown:
