@@ -334,3 +334,29 @@ def test_open_clips_directory_uses_its_own_tokenizer_only_if_it_names_one(tmp_pa
         path.write_text(json.dumps(config))
         theirs = open_clip().get_tokenizer(f"local-dir:{tmp_path / 'out'}")(text).numpy()
         assert np.array_equal(encoder_of(tmp_path / "out").tokenize(text), theirs), is_named
+
+
+HOSTILE_CLIP = {
+    "a list": ("tokenizer.json", b"[]", "expected a JSON object"),
+    "no JSON": ("tokenizer.json", b"{", "not JSON"),
+    "deep nesting": ("tokenizer.json", b'{"a":' * 100_000, "not JSON"),
+    "many values": ("tokenizer.json", b"[" + b"0," * (3 << 20) + b"0]", "more than 2,097,152 values"),
+    "no model": ("tokenizer.json", b"{}", "tokenizer.json: not a tokenizer"),
+    "a vocabulary of text": ("tokenizer.json", b'{"model": {"vocab": "x", "merges": 3}}', "not a tokenizer"),
+    "ids of text": ("vocab.json", b'{"a": "b", "<|endoftext|>": "c"}', "not a tokenizer"),
+    "an empty vocabulary": ("vocab.json", b"{}", "tokenizer.json: "),
+    "many lines": ("merges.txt", b"\n" * (3 << 20), "more than 2,097,152 lines"),
+    "no merges": ("merges.txt", b"\xff\xfe\n\x00\n", "not a tokenizer"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_CLIP)
+def test_a_damaged_tokenizer_in_a_directory_is_one_line(case: str, tmp_path: Path) -> None:
+    name, content, message = HOSTILE_CLIP[case]
+    convert(checkpoint_of("vit"), tmp_path / "out", "hf")
+    if name in ("vocab.json", "merges.txt"):
+        (tmp_path / "out" / "tokenizer.json").unlink()
+    (tmp_path / "out" / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=message) as error:
+        read(tmp_path / "out")
+    assert "\n" not in str(error.value)

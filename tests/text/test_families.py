@@ -386,6 +386,7 @@ def test_invalid_settings_are_rejected() -> None:
         (gemma_files(padding_side="top"), "padding_side 'top': expected left or right"),
         (gemma_files() | {"tokenizer_config.json": b"["}, "tokenizer_config.json: not JSON"),
         (gemma_files() | {"tokenizer_config.json": b"[]"}, "tokenizer_config.json: expected a JSON object"),
+        (gemma_files() | {"tokenizer_config.json": b"[" + b"0," * (3 << 20) + b"0]"}, "more than 2,097,152 values"),
     ]:
         with pytest.raises(WeightsError, match=message):
             read_tokenizer(files, LENGTH, 600, "here")

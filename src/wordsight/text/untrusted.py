@@ -17,19 +17,19 @@ import msgspec
 import numpy as np
 
 MAX_FILE_BYTES = 1 << 26
-"""Of a tokenizer file; Gemma's `tokenizer.json`, the largest published one, has 34 MB."""
+"""Of a tokenizer file; Gemma's `tokenizer.json`, the largest published one, has about 34 MB."""
 
 MAX_VALUES = 1 << 21
-"""Values in a `tokenizer.json`, by its commas; Gemma's has 1.4 million, for 262,144 tokens and 514,906 merges."""
+"""Values in a `tokenizer.json`, by its commas; Gemma's has about 1.4 million."""
 
 MAX_PIECES = 1 << 20
-"""Tokens of a vocabulary; Gemma's 262,144 are the most of any published model here."""
+"""Tokens of a vocabulary; Gemma's 256,000 are the most of any model here."""
 
 MAX_ADDED_TOKENS = 1 << 14
-"""Tokens that are searched in every text before it is tokenized; Gemma has 6,414."""
+"""Tokens that are searched in every text before it is tokenized; Gemma has fewer than 7,000."""
 
 MAX_ADDED_BYTES = 1 << 19
-"""Of all added tokens together, which become one automaton; Gemma's have 70 kB."""
+"""Of all added tokens together, which become one automaton; Gemma's have fewer than 100 kB."""
 
 MAX_TOKEN_BYTES = 1 << 10
 """Of one token in the file; the longest published one, a run of spaces, has fewer than 200."""
@@ -154,9 +154,9 @@ def check_sentencepiece(content: bytes) -> None:
             pieces += 1
             _require(end - start <= MAX_TOKEN_BYTES, f"a piece of over {MAX_TOKEN_BYTES:,} bytes")
         elif field in (3, 5):  # the normalizer and the denormalizer
-            for inner, span in protocol_buffer_fields(content, start, end):
-                if inner == 2 and isinstance(span, tuple):
-                    _check_character_map(content[span[0] : span[1]])
+            fields = protocol_buffer_fields(content, start, end)
+            for first, last in (span for inner, span in fields if inner == 2 and isinstance(span, tuple)):
+                _check_character_map(content[first:last])
         elif field == 4:
             _require(end - start <= _MAX_SELF_TEST_BYTES, f"self-tests of over {_MAX_SELF_TEST_BYTES:,} bytes")
     _require(0 < pieces <= MAX_PIECES, f"{pieces:,} pieces, expected 1 to {MAX_PIECES:,}")

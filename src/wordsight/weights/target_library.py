@@ -75,7 +75,9 @@ def with_library(certificate: Certificate, directory: Path, before: Checkpoint, 
         return msgspec.structs.replace(certificate, unchecked=f"{name} is not installed")
     with _quiet(), torch.inference_mode():
         try:
-            opened = open_files(importlib.import_module(name), directory, before.card)
+            module = importlib.import_module(name)
+            with _without_progress(module):
+                opened = open_files(module, directory, before.card)
             compared = _compare(opened, before, model, card)
         except Exception as error:  # the library's errors, and those of its dependencies, have no common base class
             reason = " ".join(str(error).split())[:_MAX_REASON_LENGTH] or type(error).__name__
@@ -122,7 +124,6 @@ def _difference(theirs: Tensor, ours: Tensor) -> float:
 
 
 def _open_transformers(library: Any, directory: Path, card: Card) -> Opened:
-    library.utils.logging.disable_progress_bar()
     options = {"local_files_only": True, "trust_remote_code": False}
     # Pillow resizes as published; the backend on torchvision, if installed, rounds differently
     backend = {"use_fast": False} if library.__version__.startswith("4.") else {"backend": "pil"}
@@ -193,3 +194,17 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
+
+
+@contextmanager
+def _without_progress(library: Any) -> Iterator[None]:
+    """Disable transformers' progress bars, which it shows while it reads weights."""
+    logger: Any = library.utils.logging if library.__name__ == "transformers" else None
+    is_shown = logger is not None and logger.is_progress_bar_enabled()
+    try:
+        if is_shown:
+            logger.disable_progress_bar()
+        yield
+    finally:
+        if is_shown:
+            logger.enable_progress_bar()

@@ -212,8 +212,8 @@ def _fix_sizes(model: "ModelProto", sizes: list[int], data_type: int) -> None:
     from onnx import helper
 
     entry = model.graph.input[0]
-    rank = len(entry.type.tensor_type.shape.dim)
-    is_expected = entry.type.tensor_type.elem_type == data_type and rank == len(sizes)
+    num_sizes = len(entry.type.tensor_type.shape.dim)
+    is_expected = entry.type.tensor_type.elem_type == data_type and num_sizes == len(sizes)
     _require(is_expected, f"input {ascii(entry.name)[:80]} of another type or rank")
     model.graph.input[0].CopyFrom(helper.make_tensor_value_info(entry.name, data_type, sizes))
     model.graph.output[0].type.tensor_type.ClearField("shape")

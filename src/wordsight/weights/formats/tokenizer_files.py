@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from wordsight.errors import WeightsError
 from wordsight.files import write_atomic
 from wordsight.text import FileTokenizer, TokenizerConfig, TokenizerFile
@@ -24,6 +22,7 @@ from wordsight.weights.formats.tokenizer_json import (
     MERGES_NAME,
     VOCABULARY_NAME,
     clip_files,
+    decode_object,
     with_cleaning,
 )
 
@@ -74,12 +73,7 @@ def read_settings(files: Mapping[str, bytes], where: str) -> dict[str, Any]:
     """
     settings: dict[str, Any] = {}
     for name in reversed(_SETTINGS_NAMES):
-        try:
-            content = msgspec.json.decode(files.get(name, b"{}"))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise WeightsError(f"{where}: {name}: not JSON: {error}; download it again") from error
-        if not isinstance(content, dict):
-            raise WeightsError(f"{where}: {name}: expected a JSON object; download it again")
+        content = decode_object(files, name, where) if name in files else {}
         settings |= content
     return settings
 

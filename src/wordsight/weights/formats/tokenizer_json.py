@@ -19,6 +19,7 @@ from wordsight.text.untrusted import (
     CLIP_PATTERN,
     CONTROLS_PATTERN,
     FINAL_SIGMA_PATTERN,
+    MAX_VALUES,
     PUNCTUATION_PATTERN,
     SPACES_PATTERN,
     TERMINAL_ESCAPE_PATTERN,
@@ -70,13 +71,16 @@ def without_published_clip(files: Mapping[str, bytes], where: str) -> dict[str, 
         WeightsError: a file cannot be parsed.
     """
     kept = {name: content for name, content in files.items() if name not in (VOCABULARY_NAME, MERGES_NAME)}
+    vocabulary: Any
     if JSON_NAME in files:
-        content = _json_object(files, JSON_NAME, where)
+        content = decode_object(files, JSON_NAME, where)
         model = content.get("model")
         vocabulary, merges = (model.get("vocab"), model.get("merges")) if isinstance(model, dict) else (None, None)
         lowers = _LOWERCASE in msgspec.json.encode(content.get("normalizer")).decode()
     elif VOCABULARY_NAME in files and MERGES_NAME in files:
-        vocabulary, lowers = _json_object(files, VOCABULARY_NAME, where), True
+        vocabulary, lowers = decode_object(files, VOCABULARY_NAME, where), True
+        if files[MERGES_NAME].count(b"\n") > MAX_VALUES:
+            raise WeightsError(f"{where}: {MERGES_NAME}: more than {MAX_VALUES:,} lines; download it again")
         lines = files[MERGES_NAME].decode("utf-8", "replace").split("\n")
         merges = [line.rstrip("\r") for line in lines if line.strip() and not line.startswith("#version")]
     else:
@@ -96,16 +100,6 @@ def _renamed(published: Mapping[str, int]) -> dict[str, int]:
     """The published vocabulary with open_clip's names of the special tokens."""
     *symbols, (_, begin), (_, end) = published.items()
     return {**dict(symbols), "<start_of_text>": begin, "<end_of_text>": end}
-
-
-def _json_object(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Any]:
-    try:
-        content = msgspec.json.decode(files[name])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise WeightsError(f"{where}: {name}: not JSON: {error}; download it again") from error
-    if not isinstance(content, dict):
-        raise WeightsError(f"{where}: {name}: expected a JSON object; download it again")
-    return content
 
 
 def clip_json(vocabulary: Mapping[str, int], merges: Iterable[str], normalizers: list[_Step]) -> bytes:
@@ -145,6 +139,23 @@ def clip_json(vocabulary: Mapping[str, int], merges: Iterable[str], normalizers:
         },
     }
     return msgspec.json.encode(content)
+
+
+def decode_object(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Any]:
+    """Decode one of a tokenizer's files whose content is a JSON object.
+
+    Raises:
+        WeightsError: the file is not a JSON object, or has more values than any tokenizer.
+    """
+    try:
+        if files[name].count(b",") > MAX_VALUES:
+            raise WeightsError(f"{where}: {name}: more than {MAX_VALUES:,} values; download it again")
+        content = msgspec.json.decode(files[name])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise WeightsError(f"{where}: {name}: not JSON: {error}; download it again") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{where}: {name}: expected a JSON object; download it again")
+    return content
 
 
 def with_cleaning(content: bytes, config: TokenizerConfig) -> bytes:
