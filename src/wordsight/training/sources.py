@@ -28,6 +28,8 @@ def find_shards(names: str | Sequence[str], data: Sequence[str | Path]) -> Shard
         candidates = [Path(root) / name for root in data] + [Path(root) for root in data if Path(root).name == name]
         path = next((candidate for candidate in candidates if candidate.exists()), None)
         if path is None:
+            if missing := [str(root) for root in data if not Path(root).exists()]:
+                raise DataError(f"{missing[0]}: no such directory; --data names directories of shards")
             searched = ", ".join(str(root) for root in data)
             raise DataError(
                 f"{name}: the recipe names these shards, but they are not in {searched}; "
