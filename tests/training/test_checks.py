@@ -181,3 +181,14 @@ def test_a_source_without_usable_texts_names_the_reason_once(world: Path, tmp_pa
     with pytest.raises(DataError, match="no text: neither") as caught:
         train(recipe, tmp_path / "data", tmp_path / "run")
     assert "\n" not in str(caught.value)
+
+
+def test_validation_sets_of_one_name_are_refused(world: Path, tmp_path: Path) -> None:
+    validation = "validation={selection_metric='accuracy', labels=[{shards='labels'}, {shards='a/labels'}]}"
+    with pytest.raises(ConfigError, match="2 sets of one kind are named 'labels'"):
+        train(load_recipe(world / "recipe.toml", (validation,)), world, tmp_path / "run")
+
+
+def test_a_missing_data_directory_is_named(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere: no such directory; --data names directories of shards"):
+        train(world / "recipe.toml", [world / "nowhere"], tmp_path / "run")

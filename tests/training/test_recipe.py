@@ -162,13 +162,10 @@ def test_devices_directories_and_huge_files_are_not_read_as_recipes(tmp_path: Pa
     with (tmp_path / "huge.toml").open("wb") as file:
         file.truncate(1 << 40)
     (tmp_path / "directory.toml").mkdir()
-    for path, message in (
-        (tmp_path / "huge.toml", "bytes, expected at most"),
-        (tmp_path / "directory.toml", "not a file"),
-    ):
-        with pytest.raises(ConfigError, match=message):
+    for path in (tmp_path / "huge.toml", tmp_path / "directory.toml"):
+        with pytest.raises(ConfigError, match=path.name):
             load_recipe(path)
     if Path("/dev/zero").exists():
         (tmp_path / "zero.toml").symlink_to("/dev/zero")
-        with pytest.raises(ConfigError, match="is not a file"):
+        with pytest.raises(ConfigError, match=r"zero\.toml"):
             load_recipe(tmp_path / "zero.toml")

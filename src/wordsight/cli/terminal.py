@@ -51,7 +51,13 @@ def print_json(value: Any) -> None:
 
     import msgspec
 
-    print(json.dumps(_valid(msgspec.to_builtins(value, enc_hook=str)), allow_nan=False).replace("\x7f", "\\u007f"))
+    try:
+        text = json.dumps(value, default=lambda item: msgspec.to_builtins(item, enc_hook=str), allow_nan=False)
+    except ValueError:  # a number that is not finite
+        text = ""
+    if not text or "\\ud" in text:  # perhaps a lone surrogate
+        text = json.dumps(_valid(msgspec.to_builtins(value, enc_hook=str)))
+    print(text.replace("\x7f", "\\u007f"))
 
 
 def _valid(value: Any) -> Any:

@@ -72,6 +72,8 @@ def read_state(out: Path, recipe: Recipe) -> DemoState:
         ConfigError: it contains a demo with another recipe.
     """
     path = out / _NAME
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path}: is not a file; choose another directory with --out")
     try:
         state = decode(msgspec.json.decode(path.read_bytes()), DemoState, str(path))
     except (FileNotFoundError, NotADirectoryError):
@@ -79,7 +81,7 @@ def read_state(out: Path, recipe: Recipe) -> DemoState:
         return DemoState(recipe=recipe.without_about())
     except OSError as error:
         raise OutputError(f"{path}: not readable: {error.strerror}; choose another directory with --out") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, ConfigError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ConfigError) as error:
         raise OutputError(
             f"{path}: not the state of a demo of this version; choose an empty directory with --out"
         ) from error

@@ -30,8 +30,6 @@ _DAMAGED = (
     AttributeError,
     EOFError,
     LookupError,
-    MemoryError,
-    OSError,
     RuntimeError,
     TypeError,
     ValueError,
@@ -106,7 +104,13 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         parts: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         _ = parts["identity"]
+    except OSError as error:  # the file itself may be intact
+        raise TrainingError(
+            f"{path}: cannot be read: {error.strerror or error}; check the disk and permissions"
+        ) from error
     except _DAMAGED as error:
+        if "allocate memory" in str(error):
+            raise MemoryError(f"{path}: reading the checkpoint") from error
         raise _unreadable(path) from error
     return parts
 

@@ -1,5 +1,6 @@
 """Open a recipe's data: the recipe contains names, the command line contains directories."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def find_shards(names: str | Sequence[str], data: Sequence[str | Path]) -> Shard
         candidates = [Path(root) / name for root in data] + [Path(root) for root in data if Path(root).name == name]
         path = next((candidate for candidate in candidates if candidate.exists()), None)
         if path is None:
+            if missing := [str(root) for root in data if not Path(root).exists()]:
+                raise DataError(f"{missing[0]}: no such directory; --data names directories of shards")
             searched = ", ".join(str(root) for root in data)
             raise DataError(
                 f"{name}: the recipe names these shards, but they are not in {searched}; "
@@ -61,9 +64,14 @@ def open_evaluators(recipe: Recipe, data: Sequence[str | Path]) -> list[Retrieva
     """Open a recipe's validation sets as evaluators, and decode their images.
 
     Raises:
+        ConfigError: two sets would have the same name in scores.
         DataError: shards are missing, empty or truncated; a set has no images of the right kind, or more unreadable
             ones than the recipe permits.
     """
+    for sets in (recipe.validation.retrieval, recipe.validation.labels):
+        for name, count in Counter(dataset_name(each.shards) for each in sets).items():
+            if count > 1:
+                raise ConfigError(f"validation: {count} sets of one kind are named {name!r}; rename their directories")
     preprocessing, share = recipe.image_preprocessing, recipe.validation.max_unreadable_share
     retrieval = [
         Retrieval(find_shards(entry.shards, data), dataset_name(entry.shards), preprocessing, share)
