@@ -67,9 +67,9 @@ def _describe(certificate: "Certificate", out: Path, target: str) -> list[str]:
     lines += [f"  {name:7} {getattr(certificate, name):.3g}" for name in ("images", "texts", "scale", "pixels")]
     if certificate.crop:
         lines.append(f"  crop    {certificate.crop}: shifted by one pixel if an image's margin is odd")
-    lines.append(f"  {certificate.ids} token ids differ; details in {printable(out / 'certificate.json')}")
+    lines.append(f"  {certificate.ids} token ids differ; details in {out / 'certificate.json'}")
     if certificate.unchecked:
-        lines.append(f"  only wordsight has read these files: {printable(certificate.unchecked)}")
+        lines.append(f"  only wordsight has read these files: {certificate.unchecked}")
     if certificate.library:
         differences = max(certificate.library_images, certificate.library_texts)
         lines.append(f"  opened by {certificate.library}: maximum difference {differences:.3g}")
