@@ -191,6 +191,20 @@ def test_an_inconsistent_stored_index_is_not_used(fault: str, make_shards: Calla
     assert (index.keys, index.spans.tolist()) == (original.keys, original.spans.tolist())
 
 
+def test_an_index_that_left_out_members_is_rebuilt(tmp_path: Path, image: Images, write_tar: Tars) -> None:
+    members = [("a.jpg", image(0)), ("a.txt", b"x"), ("b.v1.jpg", image(1)), ("b.v1.txt", b"y")]
+    shard = write_tar(tmp_path / "s.tar", members)
+    keys = load_index(shard).keys
+    cache = shard.with_name("s.tar.index")
+    stored = msgspec.msgpack.decode(cache.read_bytes())
+    old_spans = (
+        load_index(shard).spans[:1, :3].astype("<i8").tobytes()
+    )  # version 1 had neither .cls nor names with dots
+    del stored["skipped"]
+    cache.write_bytes(msgspec.msgpack.encode({**stored, "version": 1, "keys": keys[:1], "spans": old_spans}))
+    assert load_index(shard).keys == keys == ["a", "b.v1"]
+
+
 def test_a_shard_that_changes_after_opening_is_an_error(make_shards: Callable[..., Path]) -> None:
     directory = make_shards("set", [3])
     shards = open_shards(directory)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from wordsight.cache import cache_directory
 from wordsight.data.sample import sample_key
-from wordsight.data.tar import Member, read_at, walk_members
+from wordsight.data.tar import BLOCK_BYTES, END_OF_ARCHIVE, Member, read_at, walk_members
 from wordsight.data.walk import check_regular
 from wordsight.errors import DataError, OutputError
 from wordsight.files import write_atomic
@@ -57,7 +57,7 @@ class _Stored(msgspec.Struct, frozen=True):
     keys: list[str]
     spans: bytes
     problems: dict[int, str]
-    skipped: list[str]
+    skipped: list[str] = []
 
 
 def load_index(path: Path) -> ShardIndex:
@@ -110,19 +110,30 @@ def _read_stored(path: Path, shard: os.stat_result) -> ShardIndex | None:
         if path.stat().st_size > shard.st_size + 4096:  # a sample takes more bytes in the shard than in its index
             return None
         stored = msgspec.msgpack.decode(path.read_bytes(), type=_Stored)
-        spans = np.frombuffer(stored.spans, "<i8").reshape(len(stored.keys), len(_PARTS), 2)
+        num_parts = 3 if stored.version == 1 else len(_PARTS)
+        spans = np.frombuffer(stored.spans, "<i8").reshape(len(stored.keys), num_parts, 2)
     except (OSError, msgspec.DecodeError, ValueError):
         return None
-    if (stored.version, stored.size, stored.mtime_ns) != (_VERSION, shard.st_size, shard.st_mtime_ns):
+    if (stored.size, stored.mtime_ns) != (shard.st_size, shard.st_mtime_ns) or stored.version not in (1, _VERSION):
         return None
     offset, size = spans[..., 0], spans[..., 1]
     present = (offset >= 0) & (size >= 0) & (offset <= shard.st_size) & (size <= shard.st_size - offset)
     absent = (offset == -1) & (size == -1)
     if not (present | absent).all() or any(not 0 <= row < len(stored.keys) for row in stored.problems):
         return None
+    if stored.version == 1:
+        if not _is_complete(size, shard.st_size):
+            return None
+        spans = np.concatenate([spans, np.full_like(spans[:, :1], -1)], axis=1)
     return ShardIndex(
         stored.size, stored.mtime_ns, stored.keys, spans.astype(np.int64), stored.problems, stored.skipped
     )
+
+
+def _is_complete(sizes: NDArray[np.int64], total: int) -> bool:
+    """Return whether a shard has no other members; version 1 left out `.cls` and names with dots."""
+    blocks = np.where(sizes >= 0, BLOCK_BYTES + -(-sizes // BLOCK_BYTES) * BLOCK_BYTES, 0)
+    return int(blocks.sum()) + len(END_OF_ARCHIVE) == total
 
 
 class _Sample:
