@@ -16,6 +16,7 @@ from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.convert import convert
 
 pytest.importorskip("onnxscript")
+pytestmark = pytest.mark.filterwarnings("ignore:.* longer than the model's context")
 
 TEXTS = ["cat", "a small red house by the sea", "", "x" * 200, "cat", *(f"{n} dogs" for n in range(70))]
 
@@ -87,7 +88,7 @@ def test_saving_an_exported_model_is_refused_with_advice(pair: tuple[DualEncoder
     ("name", "content", "message"),
     [
         ("image.onnx", None, r"image\.onnx: no such file; export the model again"),
-        ("text.onnx", b"no graph", r"text\.onnx: not a graph that wordsight runs: .*; export it again"),
+        ("text.onnx", b"no graph", r"text\.onnx: damaged or replaced"),
         ("exported.json", b"{", r"exported\.json: not JSON"),
         ("exported.json", b'{"scale": 1, "bias": 0, "weight": "x"}', "did you mean 'weights'"),
     ],

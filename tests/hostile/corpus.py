@@ -94,7 +94,7 @@ def _tables() -> dict[str, Seed]:
     names, texts = ["0.png", "1.png"], ["a red boat, at sea", "two “dogs”"]
     rows = list(zip(names, texts, strict=True))
     lines = [{"path": name, "caption": text} for name, text in rows]
-    pictures = tuple((f"data/{name}", png(number)) for number, name in enumerate(names))
+    images = tuple((f"data/{name}", png(number)) for number, name in enumerate(names))
     contents = {
         "t.csv": ("path,caption\n" + "".join(f'{name},"{text}"\n' for name, text in rows)).encode(),
         "t.tsv": ("path\tcaption\n" + "".join(f"{name}\t{text}\n" for name, text in rows)).encode(),
@@ -102,7 +102,7 @@ def _tables() -> dict[str, Seed]:
         "t.parquet": parquet({"path": names, "caption": texts}),
     }
     seeds = {
-        f"table {name}": Seed(f"data/{name}", content, ("shards", f"data/{name}", "out/shards"), pictures)
+        f"table {name}": Seed(f"data/{name}", content, ("shards", f"data/{name}", "out/shards"), images)
         for name, content in contents.items()
     }
     directories = {
@@ -119,10 +119,10 @@ def _tables() -> dict[str, Seed]:
         ),
     }
     seeds |= {
-        f"directory with {name}": Seed(f"data/{name}", content, PACK, pictures) for name, content in directories.items()
+        f"directory with {name}": Seed(f"data/{name}", content, PACK, images) for name, content in directories.items()
     }
     embedded = ("embed", "data/t.parquet", "--out", "out/v.parquet", "--model", MODEL)
-    return seeds | {"embedded table": Seed("data/t.parquet", contents["t.parquet"], embedded, pictures)}
+    return seeds | {"embedded table": Seed("data/t.parquet", contents["t.parquet"], embedded, images)}
 
 
 def _labels() -> dict[str, Seed]:

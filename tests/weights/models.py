@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import json
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -19,7 +21,10 @@ from wordsight.model import (
 )
 from wordsight.text import TokenizerConfig
 from wordsight.weights import Card
+from wordsight.weights.card import CARD_NAME
+from wordsight.weights.certificate import CERTIFICATE_NAME
 from wordsight.weights.checkpoint import Checkpoint
+from wordsight.weights.convert import convert
 
 S = msgspec.structs.replace
 TEXT = TextConfig(width=64, heads=1, layers=2, context_length=16)
@@ -117,3 +122,12 @@ def heads_64_wide() -> Checkpoint:
 def sentencepiece_model() -> Checkpoint:
     """A small SigLIP model, which has its own tokenizer."""
     return checkpoint_of("siglip")
+
+
+def convert_without_hashes(checkpoint: Checkpoint, directory: Path, target: str) -> None:
+    """Convert a model and remove the hashes of the written files, so that a test can change the files."""
+    convert(checkpoint, directory, target)
+    (directory / CERTIFICATE_NAME).unlink()
+    if target == "wordsight":
+        card = json.loads((directory / CARD_NAME).read_text())
+        (directory / CARD_NAME).write_text(json.dumps(card | {"weights_sha256": ""}))

@@ -25,7 +25,7 @@ from wordsight.data.file_listing import FileListing
 from wordsight.data.locate import ImageLocator
 from wordsight.data.sample import MAX_TEXT_BYTES, Texts, clean_texts, sample_key, texts_of_json, texts_of_txt
 from wordsight.data.tables import Columns, Table, choose_columns, is_table_name
-from wordsight.errors import DataError
+from wordsight.errors import DataError, counted
 from wordsight.files import text_of
 from wordsight.image import IMAGE_SUFFIXES, is_image_file
 
@@ -85,7 +85,7 @@ def _find_source(root: FileListing, images: Sequence[str], options: SourceOption
         records = (_directory_record(root, file, labels or LabelNames()) for file in images)
         return Source(layout="one directory per class", count=len(images), records=records)
     raise DataError(
-        f"{root.name}: {len(images)} images and no texts{_unread(root)}; expected captions.jsonl, pairs.jsonl, "
+        f"{root.name}: {counted(len(images), 'image')} and no texts{_unread(root)}; expected captions.jsonl, pairs.jsonl, "
         "labels.jsonl, metadata.jsonl, a .txt or .json next to each image, or one directory per class"
     )
 

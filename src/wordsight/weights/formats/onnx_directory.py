@@ -1,6 +1,7 @@
 """A directory of ONNX graphs, as far as it can be read without torch: card, tokenizer, and the learnt logit scale."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -58,7 +59,7 @@ class ExportedDirectory(NamedTuple):
 
 def is_exported(directory: Path) -> bool:
     """Whether a directory contains a model as `wordsight convert --to onnx` writes it."""
-    return (directory / EXPORTED_NAME).is_file()
+    return os.path.isfile(directory / EXPORTED_NAME)  # noqa: PTH113 pathlib raises errors for some names
 
 
 def read_exported(directory: Path) -> ExportedDirectory:
