@@ -23,9 +23,6 @@ MAX_SHOWN = 100
 
 T = TypeVar("T")
 
-MAX_TOML_BYTES = 1 << 24
-"""Size of a recipe or card; those with hundreds of scores have less than 100 kB."""
-
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base class of all configurations: immutable, keyword-only, and strict about unknown keys."""

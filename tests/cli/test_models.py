@@ -48,7 +48,7 @@ def test_json_contains_all_fields_of_the_cards(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["openai/VIT-B-31"], "no published weights 'openai/VIT-B-31'; did you mean 'openai/ViT-B-32'?"),
+        (["openai/VIT-B-31"], "`wordsight models` lists them; did you mean 'openai/ViT-B-32'?"),
         (["--fetch"], "--fetch requires the NAME of the model to download"),
         (["openai/RN50", "--mirror", "https://a.org"], "--mirror has no effect without --fetch"),
         (["openai/RN50", "--fetch", "--mirror", "a.org"], "mirror 'a.org' is not a web address"),

@@ -143,7 +143,7 @@ def test_an_additional_language_adds_captions(pairs: list[EmojiPair], monkeypatc
     monkeypatch.setattr(module, "_renderer", lambda size_px: lambda path: path.stem.encode())
     apple = next(pair for pair in collect(32, ["de"]) if pair.name == "red apple")
     assert "roter apfel" in apple.captions
-    with pytest.raises(ConfigError, match="'dee' is not available; .*did you mean 'de'"):
+    with pytest.raises(ConfigError, match=r"'dee' is not available; .*did you mean 'de'"):
         collect(32, ["dee"])
 
 

@@ -411,6 +411,7 @@ def test_changed_bytes_in_a_parquet_file_raise_nothing_but_data_errors(tmp_path:
             list(open_source(tmp_path / "t.parquet").records)
 
 
+@pytest.mark.slow
 def test_a_huge_line_of_json_is_one_bad_row(tmp_path: Path) -> None:
     with (tmp_path / "t.jsonl").open("wb") as table:
         table.write(b'{"path": "a.png", "text": "x"}\n{"path": "')

@@ -185,7 +185,7 @@ def test_rows_are_in_order_although_workers_finish_in_any_order(workspace, monke
     previous = PreviousEmbeddings()
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths[2:140]]
     previous.add(
-        np.stack([np.ones(8, np.float32)] * 139), [*map(str, paths[2:140]), "film.mp4#t=1.000"], [*digests, "0123"]
+        np.full((139, 8), 8**-0.5, np.float32), [*map(str, paths[2:140]), "film.mp4#t=1.000"], [*digests, "0123"]
     )
     calls.clear()
     resumed = list(RayEmbedder("local", tiny_clip)(clip, images, previous))

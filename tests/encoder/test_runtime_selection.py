@@ -1,5 +1,6 @@
 """Runtimes chosen by name or by speed: measured once, cached, and with the same embeddings."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -59,7 +60,10 @@ def test_both_runtimes_are_timed(model: Path) -> None:
     assert all(1e-6 < seconds < 5 for seconds in cached.values())
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff", b'{"a": "\xff"}', b"[]", b"[" * 100_000])
+DAMAGED = (b"\xff", b'{"a": "\xff"}', b"[]", b"[" * 100_000)
+
+
+@pytest.mark.parametrize("content", [b"{", *(pytest.param(content, marks=pytest.mark.slow) for content in DAMAGED)])
 def test_damaged_timings_are_replaced(model: Path, content: bytes) -> None:
     path = timings_path(model)
     path.parent.mkdir(parents=True)
@@ -107,8 +111,15 @@ def test_onnx_without_its_packages_says_what_to_install(model: Path, monkeypatch
         load(model, "cpu", runtime="onnx")
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "int8"])
-@pytest.mark.parametrize("fault", ["flipped", "replaced", "missing", "no hashes"])
+@pytest.mark.parametrize(
+    ("fault", "runtime"),
+    [("flipped", "onnx"), ("replaced", "int8")]
+    + [
+        pytest.param(fault, runtime, marks=pytest.mark.slow)
+        for fault, runtime in itertools.product(["flipped", "replaced", "missing", "no hashes"], ["onnx", "int8"])
+        if (fault, runtime) not in (("flipped", "onnx"), ("replaced", "int8"))
+    ],
+)
 def test_a_damaged_export_in_the_cache_is_made_again(
     model: Path, tmp_path: Path, runtime: Literal["onnx", "int8"], fault: str
 ) -> None:

@@ -39,6 +39,9 @@ VALUES: dict[str, Any] = {
     "many": [1] * 100_000,
     "object": {"a": 1},
 }
+FAST = ("negative", "a billion", "text")
+"""Values that are tried without `-m slow`."""
+
 DESCRIPTIONS = {
     "wordsight": ["wordsight.json"],
     "open_clip": ["open_clip_config.json"],
@@ -87,7 +90,9 @@ def with_value(content: Any, path: tuple[Any, ...], value: Any) -> Any:
     return changed
 
 
-@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize(
+    "value", [*FAST, *(pytest.param(value, marks=pytest.mark.slow) for value in VALUES if value not in FAST)]
+)
 @pytest.mark.parametrize("target", DESCRIPTIONS)
 def test_every_key_with_an_impossible_value_is_read_or_refused_in_one_line(
     models: Path, tmp_path: Path, target: str, value: str

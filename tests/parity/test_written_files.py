@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from tests.parity.peers import has_open_clip, has_transformers, open_clip, transformers
 from tests.text.test_families import gemma_json, words_json
-from tests.weights.models import checkpoint_of
+from tests.weights.models import checkpoint_of, convert_without_hashes
 from wordsight.encoder import DualEncoder
 from wordsight.errors import WeightsError
 from wordsight.weights.certificate import Certificate
@@ -24,6 +24,7 @@ from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.convert import convert
 from wordsight.weights.read import read
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* longer than the model's context")
 needs_transformers = pytest.mark.skipif(not has_transformers(), reason="needs transformers")
 needs_open_clip = pytest.mark.skipif(not has_open_clip(), reason="needs open_clip")
 S = msgspec.structs.replace
@@ -277,7 +278,7 @@ def swapped(directory: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["tokenizer.json", "vocab.json"])
 @torch.inference_mode()
 def test_a_directorys_own_tokenizer_of_clips_size_is_used(kind: str, tmp_path: Path) -> None:
-    convert(checkpoint_of("vit"), tmp_path / "out", "hf")
+    convert_without_hashes(checkpoint_of("vit"), tmp_path / "out", "hf")
     published = encoder_of(tmp_path / "out").tokenize(["a cat and a dog"])
     swapped(tmp_path / "out", kind)
     ours, library = encoder_of(tmp_path / "out"), transformers()
@@ -298,14 +299,14 @@ def test_a_directorys_own_tokenizer_of_clips_size_is_used(kind: str, tmp_path: P
 
 @pytest.mark.parametrize("kind", ["tokenizer.json", "vocab.json", "none"])
 def test_the_published_tokenizer_in_a_directory_needs_no_files(kind: str, tmp_path: Path) -> None:
-    convert(checkpoint_of("vit"), tmp_path / "out", "hf")
+    convert_without_hashes(checkpoint_of("vit"), tmp_path / "out", "hf")
     for name in {"tokenizer.json", "vocab.json", "merges.txt"} - {kind, "merges.txt" if kind == "vocab.json" else ""}:
         (tmp_path / "out" / name).unlink()
     assert read(tmp_path / "out").card.tokenizer.family == "clip"
 
 
 def test_merges_in_another_order_and_a_vocabulary_that_keeps_case_are_other_tokenizers(tmp_path: Path) -> None:
-    convert(checkpoint_of("vit"), tmp_path / "out", "hf")
+    convert_without_hashes(checkpoint_of("vit"), tmp_path / "out", "hf")
     path = tmp_path / "out" / "tokenizer.json"
     original = path.read_text()
     for change in ("merges", "case"):
@@ -322,8 +323,8 @@ def test_merges_in_another_order_and_a_vocabulary_that_keeps_case_are_other_toke
 @needs_open_clip
 def test_open_clips_directory_uses_its_own_tokenizer_only_if_it_names_one(tmp_path: Path) -> None:
     """open_clip ignores tokenizer files unless the configuration has `hf_tokenizer_name`."""
-    convert(checkpoint_of("vit"), tmp_path / "hf", "hf")
-    convert(checkpoint_of("vit"), tmp_path / "out", "open_clip")
+    convert_without_hashes(checkpoint_of("vit"), tmp_path / "hf", "hf")
+    convert_without_hashes(checkpoint_of("vit"), tmp_path / "out", "open_clip")
     swapped(tmp_path / "hf", "tokenizer.json")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "out" / name).write_bytes((tmp_path / "hf" / name).read_bytes())
@@ -353,7 +354,7 @@ HOSTILE_CLIP = {
 @pytest.mark.parametrize("case", HOSTILE_CLIP)
 def test_a_damaged_tokenizer_in_a_directory_is_one_line(case: str, tmp_path: Path) -> None:
     name, content, message = HOSTILE_CLIP[case]
-    convert(checkpoint_of("vit"), tmp_path / "out", "hf")
+    convert_without_hashes(checkpoint_of("vit"), tmp_path / "out", "hf")
     if name in ("vocab.json", "merges.txt"):
         (tmp_path / "out" / "tokenizer.json").unlink()
     (tmp_path / "out" / name).write_bytes(content)

@@ -25,6 +25,7 @@ from wordsight.weights.card import CARD_NAME
 from wordsight.weights.certificate import CERTIFICATE_NAME
 from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.convert import convert
+from wordsight.weights.formats.onnx_directory import EXPORTED_NAME
 
 S = msgspec.structs.replace
 TEXT = TextConfig(width=64, heads=1, layers=2, context_length=16)
@@ -131,3 +132,6 @@ def convert_without_hashes(checkpoint: Checkpoint, directory: Path, target: str)
     if target == "wordsight":
         card = json.loads((directory / CARD_NAME).read_text())
         (directory / CARD_NAME).write_text(json.dumps(card | {"weights_sha256": ""}))
+    if target == "onnx":
+        exported = json.loads((directory / EXPORTED_NAME).read_text())
+        (directory / EXPORTED_NAME).write_text(json.dumps(exported | {"files": {}}))

@@ -110,17 +110,9 @@ def train(
     if start is not None:
         loaded = load_model(ModelOptions(start, architecture, averaged, device="cpu", mirror=mirror), quiet)
         loaded, assignments = change_start(loaded, assignments)
+    settings = {"resume": resume, "workers": workers, "tensorboard": tensorboard, "device": device}
     with silence_notes(quiet):
-        run = run_training(
-            load_recipe(recipe, assignments),
-            [*data],
-            out,
-            start=loaded,
-            resume=resume,
-            workers=workers,
-            tensorboard=tensorboard,
-            device=device,
-        )
+        run = run_training(load_recipe(recipe, assignments), [*data], out, start=loaded, **settings)
     if as_json:
         print_json(_as_dict(run))
         return

@@ -85,8 +85,8 @@ def _find_source(root: FileListing, images: Sequence[str], options: SourceOption
         records = (_directory_record(root, file, labels or LabelNames()) for file in images)
         return Source(layout="one directory per class", count=len(images), records=records)
     raise DataError(
-        f"{root.name}: {counted(len(images), 'image')} and no texts{_unread(root)}; expected captions.jsonl, pairs.jsonl, "
-        "labels.jsonl, metadata.jsonl, a .txt or .json next to each image, or one directory per class"
+        f"{root.name}: {counted(len(images), 'image')} and no texts{_unread(root)}; expected captions.jsonl, "
+        "pairs.jsonl, labels.jsonl, metadata.jsonl, a .txt or .json next to each image, or one directory per class"
     )
 
 

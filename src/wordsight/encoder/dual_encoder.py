@@ -161,14 +161,8 @@ class DualEncoder:
         Raises:
             WeightsError: the logit scale or the logit bias is not a finite number.
         """
-        scale, bias = self.scale, self.bias
-        if not (math.isfinite(scale) and math.isfinite(bias)):
-            raise WeightsError(
-                f"{self.card.name}: the logit scale is {scale:g} and the logit bias {bias:g}; expected finite numbers: "
-                "the weights are damaged, or training diverged"
-            )
         similarity = self.similarity(images, texts, texts_are_unit)
-        return np.asarray(np.float32(scale) * similarity + np.float32(bias), np.float32)
+        return np.asarray(np.float32(self.scale) * similarity + np.float32(self.bias), np.float32)
 
     def tokenize(self, texts: str | Sequence[str], truncate: bool = True) -> NDArray[np.int32]:
         """Tokenize texts for this model: (M, L) int32, where L is its context length.

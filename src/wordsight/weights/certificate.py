@@ -6,6 +6,7 @@ those of the source on a fixed image and fixed sentences. Finally the target's o
 the written files (`target_library.py`).
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -151,8 +152,10 @@ def hash_files(directory: Path) -> dict[str, str]:
 def check_certified(directory: Path) -> None:
     """Compare the files of a directory with those that its certificate states, if it has one.
 
+    A difference is a warning and not an error, because people edit converted models on purpose.
+
     Raises:
-        WeightsError: a file is missing or another one, or the certificate is damaged.
+        WeightsError: the certificate is damaged.
     """
     path = directory / CERTIFICATE_NAME
     if not path.is_file():
@@ -166,8 +169,12 @@ def check_certified(directory: Path) -> None:
             raise WeightsError(f"{path}: names the file {name!r}, which is not next to it; convert the model again")
         try:
             require_sha256(directory / name, sha256, "weights", WeightsError)
-        except WeightsError as error:
-            raise WeightsError(f"{error}; or delete {CERTIFICATE_NAME} if it was changed on purpose") from error
+        except WeightsError:
+            warnings.warn(
+                f"{directory}: {name} is not the file that was converted, so {CERTIFICATE_NAME} does not describe it; "
+                f"delete {CERTIFICATE_NAME} if the change was made on purpose",
+                stacklevel=2,
+            )
 
 
 def compare(target: str, before: Checkpoint, model: CLIP, after: Checkpoint, written: CLIP) -> Certificate:
