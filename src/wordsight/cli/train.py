@@ -110,15 +110,20 @@ def train(
     if start is not None:
         loaded = load_model(ModelOptions(start, architecture, averaged, device="cpu", mirror=mirror), quiet)
         loaded, assignments = change_start(loaded, assignments)
-    settings = {"resume": resume, "workers": workers, "tensorboard": tensorboard, "device": device}
     with silence_notes(quiet):
-        run = run_training(load_recipe(recipe, assignments), [*data], out, start=loaded, **settings)
-    if as_json:
-        print_json(_as_dict(run))
-        return
-    print_lines(f"{run.directory}: {counted(run.steps, 'step')}; best model after step {run.best_step}")
-    if not quiet:
-        print_lines(f"try: wordsight classify IMAGES --labels cat,dog --model {shlex.quote(str(run.directory))}")
+        run = run_training(
+            load_recipe(recipe, assignments),
+            [*data],
+            out,
+            start=loaded,
+            resume=resume,
+            workers=workers,
+            tensorboard=tensorboard,
+            device=device,
+        )
+    lines = [f"{run.directory}: {counted(run.steps, 'step')}; best model after step {run.best_step}"]
+    advice = f"try: wordsight classify IMAGES --labels cat,dog --model {shlex.quote(str(run.directory))}"
+    print_json(_as_dict(run)) if as_json else print_lines(*lines, *([] if quiet else [advice]))
 
 
 def _as_dict(run: "Run") -> dict[str, object]:

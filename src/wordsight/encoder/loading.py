@@ -102,11 +102,11 @@ def find_checkpoint(
 
     name = str(name_or_path)
     path = _local_path(name_or_path)
-    if path.exists():
-        try:
+    try:
+        if path.exists():
             return read(_model_path(path), architecture, averaged)
-        except OSError as error:  # a directory that may not be listed or searched
-            raise WeightsError(f"{path}: cannot be read: {error.strerror or error}; check its permissions") from error
+    except OSError as error:  # a directory that may not be listed or searched, or a name that no file can have
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
     if name.startswith(HUB_PREFIX):
         return read(resolve(name, mirror, progress), architecture, averaged)
     if is_published(name):
