@@ -31,7 +31,7 @@ def lines_without_times(run: Path) -> list[str]:
     return [json.dumps({key: value for key, value in row.items() if key not in TIMES}) for row in rows]
 
 
-@pytest.mark.parametrize("killed_after", [3, 8, 11, 16, 22])
+@pytest.mark.parametrize("killed_after", [8, 16, *(pytest.param(step, marks=pytest.mark.slow) for step in (3, 11, 22))])
 def test_the_rows_of_a_killed_run_equal_those_of_an_uninterrupted_one(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int
 ) -> None:
@@ -196,7 +196,7 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.98])
+@pytest.mark.parametrize("share", [0.5, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.1, 0.98))])
 def test_a_full_disk_is_one_line_and_the_previous_checkpoint_survives(
     world: Path, tmp_path: Path, share: float
 ) -> None:

@@ -3,6 +3,8 @@
 import hashlib
 import io
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
 import msgspec
@@ -26,6 +28,7 @@ from wordsight.weights.certificate import CERTIFICATE_NAME
 from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.convert import convert
 from wordsight.weights.formats.onnx_directory import EXPORTED_NAME
+from wordsight.weights.formats.wordsight import hash_weights
 
 S = msgspec.structs.replace
 TEXT = TextConfig(width=64, heads=1, layers=2, context_length=16)
@@ -125,9 +128,19 @@ def sentencepiece_model() -> Checkpoint:
     return checkpoint_of("siglip")
 
 
+_converted: dict[str, tempfile.TemporaryDirectory[str]] = {}
+
+
 def convert_without_hashes(checkpoint: Checkpoint, directory: Path, target: str) -> None:
-    """Convert a model and remove the hashes of the written files, so that a test can change the files."""
-    convert(checkpoint, directory, target)
+    """Convert a model and remove the hashes of the written files, so that a test can change the files.
+
+    Equal models are converted once and copied.
+    """
+    key = hash_weights(checkpoint.tensors) + repr(checkpoint.card) + target
+    if key not in _converted:
+        _converted[key] = tempfile.TemporaryDirectory()
+        convert(checkpoint, Path(_converted[key].name) / "out", target)
+    shutil.copytree(Path(_converted[key].name) / "out", directory)
     (directory / CERTIFICATE_NAME).unlink()
     if target == "wordsight":
         card = json.loads((directory / CARD_NAME).read_text())
