@@ -22,7 +22,7 @@ from wordsight.data.sample import sample_key
 from wordsight.data.tar import BLOCK_BYTES, END_OF_ARCHIVE, Member, read_at, walk_members
 from wordsight.data.walk import check_regular
 from wordsight.errors import DataError, OutputError
-from wordsight.files import write_atomic
+from wordsight.files import read_limited, write_atomic
 from wordsight.image import is_image_file
 
 _VERSION = 2
@@ -107,12 +107,11 @@ def _to_bytes(index: ShardIndex) -> bytes:
 def _read_stored(path: Path, shard: os.stat_result) -> ShardIndex | None:
     """Read a stored index; None if it is missing, belongs to another state of the shard, or is inconsistent."""
     try:
-        if path.stat().st_size > shard.st_size + 4096:  # a sample takes more bytes in the shard than in its index
-            return None
-        stored = msgspec.msgpack.decode(path.read_bytes(), type=_Stored)
+        # a sample takes more bytes in the shard than in its index
+        stored = msgspec.msgpack.decode(read_limited(path, shard.st_size + 4096, DataError), type=_Stored)
         num_parts = 3 if stored.version == 1 else len(_PARTS)
         spans = np.frombuffer(stored.spans, "<i8").reshape(len(stored.keys), num_parts, 2)
-    except (OSError, msgspec.DecodeError, ValueError):
+    except (DataError, msgspec.DecodeError, ValueError):
         return None
     if (stored.size, stored.mtime_ns) != (shard.st_size, shard.st_mtime_ns) or stored.version not in (1, _VERSION):
         return None

@@ -12,12 +12,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from wordsight.errors import MissingExtraError, OutputError, printable
-from wordsight.files import as_output_error, write_atomic
+from wordsight.files import as_output_error, read_limited, write_atomic
 from wordsight.metrics import Score
 from wordsight.training.state import LossSums
 from wordsight.training.step import StepMetrics
 
 _LINE_EVERY_S = 10.0
+
+
+MAX_LOG_BYTES = 1 << 30
+"""Size of a `metrics.jsonl`; a row has about 300 bytes, so this is more than three million rows."""
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -27,9 +31,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         OutputError: the file cannot be read.
     """
     try:
-        text = path.read_text("utf-8", errors="replace")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be read: {error.strerror or error}; use another --out") from error
+        text = read_limited(path, MAX_LOG_BYTES, OutputError).decode("utf-8", "replace")
+    except OutputError as error:
+        raise OutputError(f"{error}; use another --out") from error
     rows: list[dict[str, Any]] = []
     for line in text.splitlines():
         try:

@@ -23,13 +23,22 @@ import msgspec
 
 from wordsight.config import Config
 from wordsight.errors import DownloadError, OutputError, printable
-from wordsight.files import as_output_error, lock, make_directory, sha256_file, sync_directory, write_atomic
+from wordsight.files import (
+    as_output_error,
+    lock,
+    make_directory,
+    read_limited,
+    sha256_file,
+    sync_directory,
+    write_atomic,
+)
 from wordsight.web.address import Address, parse_address
 from wordsight.web.connection import Attempts, Patience, StatusError, TransientError, content_length, open_url
 
 Progress = Callable[[int, int | None], None]
 """Called with the number of bytes received and the total, which is None if the server does not state it."""
 
+_MAX_INFO_BYTES = 1 << 20
 MAX_FILE_BYTES = 1 << 36
 """Largest file if neither its size nor a limit is known; the largest published weights have 20 GB."""
 
@@ -284,8 +293,9 @@ class _Fetch:
 
     def _info(self) -> _PartialInfo:
         try:
-            return msgspec.json.decode(self.info_path.read_bytes(), type=_PartialInfo)
-        except (OSError, msgspec.DecodeError):
+            content = read_limited(self.info_path, _MAX_INFO_BYTES, OutputError)
+            return msgspec.json.decode(content, type=_PartialInfo)
+        except (OutputError, msgspec.DecodeError, UnicodeDecodeError):
             return _PartialInfo(url="")
 
     def _discard(self) -> None:

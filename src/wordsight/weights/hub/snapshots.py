@@ -19,7 +19,7 @@ import msgspec
 from wordsight.cache import cache_directory, remembered_sha256
 from wordsight.config import Config
 from wordsight.errors import DownloadError, OutputError
-from wordsight.files import as_output_error, lock, make_directory, remove_partial, write_atomic
+from wordsight.files import as_output_error, lock, make_directory, read_limited, remove_partial, write_atomic
 from wordsight.web import git_sha1_file
 from wordsight.weights.hub.listing import COMMIT, HASH, HubFile, hugging_face_home
 
@@ -157,10 +157,8 @@ class Snapshots:
     def _index(self) -> _Index:
         path = self._directory / _INDEX_NAME
         try:
-            if path.stat().st_size > _MAX_INDEX_BYTES:
-                return _Index()
-            index = msgspec.json.decode(path.read_bytes(), type=_Index)
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            index = msgspec.json.decode(read_limited(path, _MAX_INDEX_BYTES, DownloadError), type=_Index)
+        except (DownloadError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return _Index()  # it is written again with the next download
         return index if all(COMMIT.fullmatch(commit) for commit in index.commits) else _Index()
 
