@@ -57,7 +57,7 @@ class Outcome:
         code: exit code; negative if a signal ended the process.
         output: what it wrote to standard output and standard error.
         seconds: until it ended; `MAX_SECONDS` if it had to be killed.
-        peak_bytes: growth of its memory over that of the process it was forked from.
+        peak_bytes: growth of its memory after it was forked; parts of libraries that it uses first are included.
         changed: files outside of the output directories that it created, changed or deleted.
     """
 
@@ -120,7 +120,6 @@ def run(hostile: HostileInput, root: Path, port: int = 0) -> Outcome:
             (root / name).mkdir(parents=True)
         hostile.write(root)
         before = _snapshot(root)
-        base_bytes = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
         start_s = time.monotonic()
         child = os.fork()
         if child == 0:
@@ -130,6 +129,7 @@ def run(hostile: HostileInput, root: Path, port: int = 0) -> Outcome:
         code, usage, seconds = _wait(child, start_s)
         changed = {path for path, _ in before ^ _snapshot(root)}
         output = (root / "output.txt").read_bytes().decode(errors="backslashreplace")
+        base_bytes = int((root / "base.txt").read_text()) * resource.getpagesize()
         return Outcome(code, output, seconds, usage.ru_maxrss * 1024 - base_bytes, tuple(sorted(changed)))
     finally:
         for directory, _, _ in os.walk(root):
@@ -164,6 +164,7 @@ def _run_in_child(root: Path, work: Callable[[], int]) -> None:
     try:
         os.setsid()
         os.chdir(root)
+        Path("base.txt").write_text(Path("/proc/self/statm").read_text().split()[1])
         output = os.open(root / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
@@ -193,7 +194,9 @@ def _snapshot(root: Path) -> set[tuple[str, tuple[int, ...]]]:
             directories[:] = [name for name in directories if name not in OUTPUTS]
         for path in (Path(directory) / name for name in files):
             status = path.lstat()
-            if path.name != "output.txt" and path.suffix != ".index":  # indexes are stored next to their shards
+            if (
+                path.name not in ("output.txt", "base.txt") and path.suffix != ".index"
+            ):  # indexes are stored next to their shards
                 relative = ascii(str(path.relative_to(root)))
                 entries.add((relative, (status.st_size, status.st_mode, status.st_mtime_ns)))
     return entries
