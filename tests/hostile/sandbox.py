@@ -194,9 +194,8 @@ def _snapshot(root: Path) -> set[tuple[str, tuple[int, ...]]]:
             directories[:] = [name for name in directories if name not in OUTPUTS]
         for path in (Path(directory) / name for name in files):
             status = path.lstat()
-            if (
-                path.name not in ("output.txt", "base.txt") and path.suffix != ".index"
-            ):  # indexes are stored next to their shards
+            is_ours = path.name in ("output.txt", "base.txt")
+            if not is_ours and path.suffix != ".index":  # indexes are stored next to their shards
                 relative = ascii(str(path.relative_to(root)))
                 entries.add((relative, (status.st_size, status.st_mode, status.st_mtime_ns)))
     return entries
