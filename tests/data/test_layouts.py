@@ -230,6 +230,8 @@ def test_a_member_that_is_stored_twice_is_listed(tmp_path: Path, image: Images, 
     ("files", "message"),
     [
         (("train/a.jpg", "train/notes.txt"), "train/notes.txt would not be read"),
+        (("boats/a.jpg", "boats/a.md"), "every image would get the label 'boats', and boats/a.md would not be read"),
+        (("boats/a.jpg", "boats/a.tags"), "boats/a.tags would not be read"),
         (("boats/a.jpg", "boats/b.jpg", "list.csv"), "every image would get the label 'boats', and list.csv would not"),
         (("train/a.jpg", "test/b.jpg"), r"its directories \(test, train\) look like splits, not classes"),
         (("images/train/a.jpg", "labels/train/a.txt"), "labels/train/a.txt would not be read"),

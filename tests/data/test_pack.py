@@ -139,7 +139,7 @@ def test_packing_is_deterministic(tmp_path: Path, image: Images) -> None:
 
 def test_a_source_without_usable_images_is_a_one_line_error_and_leaves_nothing(tmp_path: Path) -> None:
     directory = write_source(tmp_path / "in", {"a.jpg": b"junk", "b.jpg": b"junk"})
-    with pytest.raises(DataError, match="no sample could be packed, 2 were skipped; the first: a: "):
+    with pytest.raises(DataError, match="no sample could be packed, 2 skipped; the first: a: "):
         pack(open_source(directory), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(DataError, match="size 0 px"):

@@ -37,7 +37,11 @@ _LISTINGS: dict[str, Columns | None] = {  # None: the columns are chosen by thei
     **dict.fromkeys(("captions.csv", "captions.tsv", "captions.txt", "captions.parquet", "results.csv")),
 }
 _SIDECAR_SUFFIXES = ("json", "txt", "caption", "captions", "cls")
-_TEXT_FILE = re.compile(r".*\.(?:txt|json|jsonl|csv|tsv|parquet|captions?|cls|xml|token|ya?ml)", re.IGNORECASE)
+_TEXT_FILE = re.compile(
+    r".*\.(?:txt|text|json|jsonl|csv|tsv|parquet|captions?|cls|xml|token|ya?ml|toml|md|markdown|rst|html?|tags?|labels?"
+    r"|prompts?|desc|description|info|lst|dat)",
+    re.IGNORECASE,
+)
 _ABOUT_FILE = re.compile(
     r"(?:read_?me|licen[cs]e|notice|sources?|copyright|attribution|about|classes)\b.*", re.IGNORECASE
 )

@@ -118,7 +118,7 @@ class ShardWriter:
             self._open = None
         if not self._done:
             reason = f"; the first: {self._skipped[0].key}: {self._skipped[0].reason}" if self._skipped else ""
-            raise DataError(f"no sample could be packed, {len(self._skipped)} were skipped{reason}")
+            raise DataError(f"no sample could be packed, {len(self._skipped)} skipped{reason}")
         skipped = b"".join(msgspec.json.encode(broken) + b"\n" for broken in self._skipped)
         write_atomic(self._directory / SKIPPED_NAME, skipped)
         manifest = Manifest(
