@@ -21,8 +21,8 @@ from typing import Literal, NamedTuple, get_args
 
 import msgspec
 
-from wordsight.errors import OutputError, WordsightError
-from wordsight.files import read_limited, sha256_file, text_of, write_atomic
+from wordsight.errors import OutputError, WordsightError, encodable
+from wordsight.files import read_limited, sha256_file, write_atomic
 
 CacheKind = Literal["weights", "shards", "indexes", "onnx", "int8", "classifiers", "timings"]
 CACHE_KINDS: tuple[CacheKind, ...] = get_args(CacheKind)
@@ -134,7 +134,7 @@ def remembered_sha256(path: Path, directory: Path, error_class: type[WordsightEr
         status = resolved.stat()
         if not stat.S_ISREG(status.st_mode):
             raise error_class(f"{path}: cannot be read: not a regular file; check the path")
-        state = (text_of(resolved), status.st_size, (status.st_mtime_ns, status.st_ctime_ns))
+        state = (encodable(resolved), status.st_size, (status.st_mtime_ns, status.st_ctime_ns))
         if sha256 := _stored_sha256(stored_path, state):
             return sha256
         sha256 = sha256_file(resolved)

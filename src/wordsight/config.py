@@ -6,6 +6,7 @@ fields are the keys of the file, and their documentation in `Attributes:` become
 
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -81,6 +82,18 @@ def plain(value: Any) -> Any:
         return item
 
     return drop_none(msgspec.to_builtins(value))
+
+
+def integers_of(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
+    """Yield each integer in nested plain data, with the nearest key above it."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from integers_of(inner, name)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from integers_of(inner, key)
+    elif isinstance(value, int):
+        yield key, value
 
 
 def to_toml(value: Any) -> str:

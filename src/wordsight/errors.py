@@ -101,12 +101,12 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
-def encodable(text: str) -> str:
-    """Return text that UTF-8 can encode: undecodable bytes of file names (lone surrogates) become escapes.
+def encodable(text: object) -> str:
+    """Return text, or a path as text, that UTF-8 can encode: undecodable bytes of file names become escapes.
 
     For data in files and JSON, where control characters are kept.
     """
-    return text.encode("utf-8", "backslashreplace").decode()
+    return str(text).encode("utf-8", "backslashreplace").decode()
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:

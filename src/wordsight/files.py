@@ -31,11 +31,6 @@ T = TypeVar("T")
 _HASH_BLOCK_BYTES = 1 << 20
 
 
-def text_of(path: str | Path) -> str:
-    """Return a path as valid UTF-8 text; bytes that are not UTF-8 are written as escapes."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
-
-
 def as_output_error(error: OSError, path: Path) -> OutputError:
     """Convert the error of a failed write to `path` into a one-line `OutputError`."""
     return OutputError(

@@ -265,6 +265,7 @@ def test_a_single_label_is_said_to_have_probability_one(workspace, capsys):
         assert "single label" not in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("always:.* longer than the model's context")
 def test_truncated_labels_are_one_line_and_equal_ones_an_error(workspace, capsys):
     long = "very " * 12
     assert run(labels=f"{long}big cat,dog", images="photos/000.png") == 0

@@ -72,7 +72,7 @@ def classify(
     Example:
       wordsight classify photos/ --labels cat,dog,bird --model runs/first
     """
-    from wordsight.cli.classify_calibration import apply_calibration, notes_of_warnings
+    from wordsight.cli.classify_calibration import apply_calibration
     from wordsight.cli.classify_output import choose_output
     from wordsight.cli.loading import ModelOptions, load_model
     from wordsight.data.inputs import iter_images
@@ -82,10 +82,9 @@ def classify(
     total = _check(images, why, temperature, calibrate)
     options = ModelOptions(model, architecture, averaged, device, runtime, decoding, policy, batch_size, mirror)
     encoder = load_model(options, quiet)
-    with notes_of_warnings():
-        classifier = ZeroShotClassifier(
-            encoder, names, texts, True, multi_label, none_of_these, temperature, repeated_labels=repeated_labels
-        )
+    classifier = ZeroShotClassifier(
+        encoder, names, texts, True, multi_label, none_of_these, temperature, repeated_labels=repeated_labels
+    )
     classifier = apply_calibration(classifier, calibrate, quiet)
     output = choose_output(len(classifier.names) if as_json and multi_label else top, as_json)
     page = _open_page(classifier, model, why)

@@ -1,8 +1,5 @@
 """The temperature and the calibration of `wordsight classify`."""
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,16 +10,6 @@ from wordsight.errors import printable
 if TYPE_CHECKING:
     from wordsight.data.records import Record
     from wordsight.zeroshot import ZeroShotClassifier
-
-
-@contextmanager
-def notes_of_warnings() -> Iterator[None]:
-    """Print warnings that the block raises as lines on standard error, also if `--quiet` was given."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    for warning in caught:
-        print_note(f"warning: {printable(warning.message)}")
 
 
 def apply_calibration(

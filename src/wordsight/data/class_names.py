@@ -10,13 +10,12 @@ from typing import Any
 
 import msgspec
 
-from wordsight.data.class_files import MAX_CLASS_FILE_BYTES, parse_classes, read_class_file
+from wordsight.data.class_files import parse_classes, read_class_file
 from wordsight.data.sample import clean_texts
 from wordsight.errors import DataError, nearest
 
 _MAX_DIGITS = 9
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?")
-MAX_NAMES_BYTES = MAX_CLASS_FILE_BYTES
 _ID_COLUMNS = ("wnid", "synset", "class_id")
 
 

@@ -3,7 +3,7 @@
 The parser is our own because the alternatives either lose rows (a caption that begins with a quotation mark swallows
 the rows after it) or stop at the first bad one. In CSV, a field that begins with a quotation mark ends with one, marks
 inside are doubled, and it can contain line breaks (RFC 4180); a mark that is never closed is an error, because the
-rows after it cannot be told apart. In TSV and in Flickr's files, quotation marks are ordinary
+rows after it cannot be distinguished. In TSV and in Flickr's files, quotation marks are ordinary
 characters, unless the names in the header are quoted.
 """
 

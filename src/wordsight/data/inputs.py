@@ -20,8 +20,8 @@ from wordsight.data.walk import (
     find_image_files,
     is_directory,
 )
-from wordsight.errors import DataError, ImageError
-from wordsight.files import sha256_file, text_of
+from wordsight.errors import DataError, ImageError, encodable
+from wordsight.files import sha256_file
 from wordsight.image import ImageRef, read_image
 
 __all__ = ["InputKind", "count_image_files", "count_images", "detect_input", "find_image_files", "iter_images"]
@@ -111,7 +111,7 @@ def count_images(paths: Sequence[str | Path]) -> int | None:
 
 def file_image(path: Path) -> ImageRef:
     """Return a reference to an image file."""
-    return ImageRef(text_of(path), partial(read_image, path, text_of(path)))
+    return ImageRef(encodable(path), partial(read_image, path, encodable(path)))
 
 
 @lru_cache(maxsize=8)
@@ -123,7 +123,7 @@ def _shard_images(path: str | Path) -> Iterator[ImageRef]:
     shards = _cached_shards(path)
     for number in range(len(shards)):
         shard, row = shards.locate(number)
-        yield ImageRef(f"{text_of(shard.name)} {row}", partial(_read_shard_image, path, number))
+        yield ImageRef(f"{encodable(shard.name)} {row}", partial(_read_shard_image, path, number))
     for name, reason in shards.skipped:
         yield ImageRef(name, partial(_raise_image_error, f"{name}: {reason}"))
 
@@ -136,7 +136,7 @@ def _read_shard_image(path: str | Path, number: int) -> bytes:
 
 
 def _video_images(path: Path, frames_per_s: float) -> Iterator[ImageRef]:
-    name = text_of(path)
+    name = encodable(path)
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ImageError(f"{path}: not a regular file; save the video first")
@@ -165,7 +165,7 @@ def _row_images(path: Path, rows: Iterable[Row], column: str) -> Iterator[ImageR
         if isinstance(value, bytes):
             yield ImageRef(row.name, partial(bytes, value))
         elif isinstance(value, str) and value and not row.problem:
-            yield ImageRef(text_of(value), partial(read_image, path.parent / value, text_of(path.parent / value)))
+            yield ImageRef(encodable(value), partial(read_image, path.parent / value, encodable(path.parent / value)))
         else:
             reason = f"{row.name}: {row.problem or f'no image in column {column!r}'}"
             yield ImageRef(row.name, partial(_raise_image_error, reason))

@@ -18,15 +18,15 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from wordsight.data.class_names import MAX_NAMES_BYTES, LabelNames, parse_label_names
+from wordsight.data.class_files import MAX_CLASS_FILE_BYTES
+from wordsight.data.class_names import LabelNames, parse_label_names
 from wordsight.data.coco import MAX_ANNOTATION_BYTES, AnnotatedImage, is_annotation_name, parse_annotations
 from wordsight.data.entries import Entry, Record, Source, SourceOptions, group
 from wordsight.data.file_listing import FileListing
 from wordsight.data.locate import ImageLocator
 from wordsight.data.sample import MAX_TEXT_BYTES, Texts, clean_texts, sample_key, texts_of_json, texts_of_txt
 from wordsight.data.tables import Columns, Table, choose_columns, is_table_name
-from wordsight.errors import DataError, counted
-from wordsight.files import text_of
+from wordsight.errors import DataError, counted, encodable
 from wordsight.image import IMAGE_SUFFIXES, is_image_file
 
 _LISTINGS: dict[str, Columns | None] = {  # None: the columns are chosen by their names
@@ -65,7 +65,7 @@ def files_source(root: FileListing, options: SourceOptions, labels: LabelNames |
         for directory, problem in root.problems.items()
     ]
     count = None if source.count is None else source.count + len(unlisted)
-    return Source(layout=text_of(source.layout), count=count, records=chain(source.records, unlisted))
+    return Source(layout=encodable(source.layout), count=count, records=chain(source.records, unlisted))
 
 
 def _find_source(root: FileListing, images: Sequence[str], options: SourceOptions, labels: LabelNames | None) -> Source:
@@ -196,7 +196,7 @@ def _class_names(root: FileListing, directory: str) -> LabelNames | None:
     if file not in root.files:
         return None
     try:
-        return parse_label_names(root.read(file, MAX_NAMES_BYTES), file)
+        return parse_label_names(root.read(file, MAX_CLASS_FILE_BYTES), file)
     except DataError as error:
         raise DataError(f"{root.name}: {file}: {error}") from error
 

@@ -13,8 +13,7 @@ from wordsight.data.manifest import Manifest
 from wordsight.data.records import Record, Source
 from wordsight.data.sample import MAX_IMAGE_BYTES, BrokenSample, Sample, parse_json
 from wordsight.data.shard_writer import MAX_BYTES, MAX_SAMPLES, writing_shards
-from wordsight.errors import DataError, ImageError
-from wordsight.files import text_of
+from wordsight.errors import DataError, ImageError, encodable
 from wordsight.image import decode, is_image_file
 from wordsight.parallel import ordered_map
 
@@ -188,12 +187,12 @@ def _prepare(key: str, record: Record, size_px: int | None) -> Sample | BrokenSa
         image = record.read()
         if not image:
             raise DataError("the image is empty: 0 bytes")
-        pixels = decode(image, "viewer", name=text_of(record.file))
+        pixels = decode(image, "viewer", name=encodable(record.file))
         if size_px is not None and min(pixels.shape[:2]) > size_px:
             image = _shrink(Image.fromarray(pixels), size_px)
     except (DataError, ImageError) as error:
-        file = text_of(record.file)
-        return BrokenSample(key, file, text_of(str(error)).removeprefix(f"{file}: "))
+        file = encodable(record.file)
+        return BrokenSample(key, file, encodable(str(error)).removeprefix(f"{file}: "))
     return Sample(key=key, image=image, captions=record.texts.captions, names=record.texts.names)
 
 

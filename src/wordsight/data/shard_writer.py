@@ -18,8 +18,8 @@ import msgspec
 from wordsight.data.manifest import MANIFEST_NAME, SKIPPED_NAME, Manifest, ManifestShard, read_manifest, sample_sha256
 from wordsight.data.sample import BrokenSample, Sample
 from wordsight.data.tar import END_OF_ARCHIVE, header_of, padding_of
-from wordsight.errors import DataError, OutputError
-from wordsight.files import atomic_directory, open_atomic, text_of, write_atomic
+from wordsight.errors import DataError, OutputError, encodable
+from wordsight.files import atomic_directory, open_atomic, write_atomic
 
 MAX_SAMPLES = 10_000
 MAX_BYTES = 256_000_000
@@ -104,7 +104,7 @@ class ShardWriter:
 
     def skip(self, broken: BrokenSample) -> None:
         """Record an image that could not be packed, for `skipped.jsonl`; its texts may have come from file names."""
-        self._skipped.append(BrokenSample(text_of(broken.key), text_of(broken.shard), text_of(broken.reason)))
+        self._skipped.append(BrokenSample(encodable(broken.key), encodable(broken.shard), encodable(broken.reason)))
 
     def finish(self) -> Manifest:
         """Close the last shard, and write the list of skipped images and the manifest.
@@ -217,8 +217,8 @@ def suffix_of(image: bytes) -> str:
 
 def _to_json(sample: Sample) -> bytes:
     if sample.captions:
-        return msgspec.json.encode({"captions": [text_of(caption) for caption in sample.captions]})
+        return msgspec.json.encode({"captions": [encodable(caption) for caption in sample.captions]})
     if sample.names:  # of directories, whose names need not be UTF-8
-        names = [text_of(name) for name in sample.names]
+        names = [encodable(name) for name in sample.names]
         return msgspec.json.encode({"label": names[0], "names": names})
     raise DataError(f"{sample.key}: neither captions nor names; add one of them")

@@ -24,8 +24,8 @@ from wordsight.embed.embedding_files import (
 )
 from wordsight.encoder.fingerprint import Fingerprint
 from wordsight.encoder.pipeline import embed_each
-from wordsight.errors import DataError, OutputError, WeightsError, counted
-from wordsight.files import lock, open_atomic, text_of
+from wordsight.errors import DataError, OutputError, WeightsError, counted, encodable
+from wordsight.files import lock, open_atomic
 from wordsight.image import ImageRef
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _read_previous(out: Path, parts: Path, fingerprint: Fingerprint, warn: Calla
 
 def _with_utf8_texts(row: EmbeddingRow) -> EmbeddingRow:
     """Return a row that any file format can store: bytes of file names that are not UTF-8 become escapes."""
-    return row._replace(path=text_of(row.path), error=text_of(row.error))
+    return row._replace(path=encodable(row.path), error=encodable(row.error))
 
 
 def _write_output(

@@ -81,8 +81,8 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Decode the ids of one text: lower case, a space after each word, invalid UTF-8 as U+FFFD.
 
-        Special tokens are included. Padding cannot be told apart from `!`, whose id is 0 as well: truncate a row after
-        `end_id` first.
+        Special tokens are included. Padding cannot be distinguished from `!`, whose id is 0 as well: truncate a row
+        after `end_id` first.
 
         Raises:
             TextError: an id is not an integer or not in the vocabulary.

@@ -7,12 +7,12 @@ validation image.
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import msgspec
 import numpy as np
 from torch import nn
 
+from wordsight.config import integers_of
 from wordsight.data import BrokenSampleError, Mixture, MixtureSource
 from wordsight.data.loader import text_number
 from wordsight.data.shard_reader import Shard
@@ -57,7 +57,7 @@ def check_recipe(recipe: Recipe, tokenizer: TokenizerConfig) -> None:
             "recipe: loss.kind is 'sigmoid', but the model has no logit bias; set model.logit_bias = true or loss.kind "
             "= 'softmax'"
         )
-    counts = list(_counts(msgspec.to_builtins(architecture)))
+    counts = list(integers_of(msgspec.to_builtins(architecture)))
     key, largest = max(counts, key=lambda count: count[1])
     if largest > _MAX_COUNT:
         raise ConfigError(f"recipe: the model has {key} {largest}; expected at most {_MAX_COUNT}")
@@ -132,18 +132,6 @@ def _texts(source: MixtureSource) -> Iterator[str]:
         except BrokenSampleError:
             continue
         yield from sample.captions or sample.names
-
-
-def _counts(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
-    """All integers in nested plain data, with their keys."""
-    if isinstance(value, dict):
-        for name, item in value.items():
-            yield from _counts(item, name)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _counts(item, key)
-    elif isinstance(value, int):
-        yield key, value
 
 
 def _text_notes(texts: Sequence[str], tokenizer: TextTokenizer) -> Iterator[str]:

@@ -2,12 +2,12 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import msgspec
 from torch import Tensor
 
+from wordsight.config import integers_of
 from wordsight.errors import ConfigError, WeightsError
 from wordsight.model import (
     CLIP,
@@ -62,7 +62,7 @@ def build_bounded(config: ModelConfig, num_tensors: int) -> CLIP:
     Raises:
         WeightsError: building would take too long: a size is implausibly large, or there are more layers than tensors.
     """
-    counts = list(_counts(msgspec.to_builtins(config)))
+    counts = list(integers_of(msgspec.to_builtins(config)))
     for key, count in counts:
         if count > _MAX_COUNT:
             raise WeightsError(f"the architecture has {key} {count}, which is more than any model has")
@@ -179,15 +179,3 @@ def _count(shapes: Mapping[str, Shape], prefix: str) -> int:
     if not numbers:
         raise WeightsError(f"missing {prefix}.0: not in OpenAI's layout")
     return len(numbers)
-
-
-def _counts(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
-    """The integers in plain data, each with the nearest key above it."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _counts(inner, name)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _counts(inner, key)
-    elif isinstance(value, int):
-        yield key, value

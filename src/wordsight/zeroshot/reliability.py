@@ -19,7 +19,7 @@ PLAIN = ("a photo of a {}.", "a picture of a {}.", "a {}.", "{}")
 """Templates that every image-text model has seen; with rarer ones, the embeddings of learned labels change as well."""
 
 MIN_RELIABILITY = 0.1
-"""Lower bound: below it the labels cannot be told apart at any temperature."""
+"""Lower bound: below it the labels cannot be distinguished at any temperature."""
 
 _TINY = float(np.finfo(np.float32).tiny)
 
