@@ -83,7 +83,13 @@ def classify(
     options = ModelOptions(model, architecture, averaged, device, runtime, decoding, policy, batch_size, mirror)
     encoder = load_model(options, quiet)
     classifier = ZeroShotClassifier(
-        encoder, names, texts, True, multi_label, none_of_these, temperature, repeated_labels=repeated_labels
+        encoder,
+        names,
+        texts,
+        multi_label=multi_label,
+        none_of_these=none_of_these,
+        temperature=temperature,
+        repeated_labels=repeated_labels,
     )
     classifier = apply_calibration(classifier, calibrate, quiet)
     output = choose_output(len(classifier.names) if as_json and multi_label else top, as_json)

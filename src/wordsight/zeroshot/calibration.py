@@ -30,7 +30,7 @@ class Calibration:
             classifier has not been calibrated.
         max_nonconformity: labels with 1 - probability up to this belong to the prediction set.
         offsets: added to the logits after the division by the temperature, one per label; empty if there are none.
-        summary: what the calibration changed, for people.
+        summary: one line that describes what the calibration changed.
     """
 
     temperature: float = 1.0
