@@ -18,6 +18,8 @@ from wordsight.image.machine import machine_bytes
 DEFAULT_MEMORY_SHARE = 0.5
 """The share of the machine's memory, or of the container's, that decoding may use; the model needs memory as well."""
 
+_SMALL = 1024  # images of less than this fraction of the limit are not counted; one per thread is decoded at a time
+
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 _SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)\s*(ki|mi|gi|k|m|g|t|)b?", re.IGNORECASE)
 
@@ -104,8 +106,9 @@ class Reservation:
                 f"{name}: decoding needs about {num_bytes / 1e6:,.0f} MB of memory, more than the limit of "
                 f"{limit / 1e6:,.0f} MB; make it smaller, or set WORDSIGHT_MAX_MEMORY to a higher limit"
             )
-        self._budget.acquire(num_bytes, limit)
-        self._num_bytes = num_bytes
+        if num_bytes > limit // _SMALL:  # smaller ones would take longer to count than they are worth
+            self._budget.acquire(num_bytes, limit)
+            self._num_bytes = num_bytes
 
     def release(self) -> None:
         """Return what is held."""
