@@ -6,8 +6,10 @@ The inputs are those of `tests/hostile/corpus.py`: valid files of every kind, ch
 made by hand. Each is read by a command in a process of its own. Failures are listed on standard error.
 """
 
+import multiprocessing
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.table import Row, finish, parser
@@ -36,20 +38,34 @@ def inputs(quick: bool) -> list[HostileInput]:
     return [*mutated, *corpus.special_inputs()][:: 5 if quick else 1]
 
 
+def outcomes_of(chosen: list[HostileInput]) -> Iterator[tuple[HostileInput, Outcome]]:
+    """Run the inputs in one process per CPU, each of which forks a process per input."""
+    context = multiprocessing.get_context("fork")  # inputs are closures, which can be inherited but not sent
+    with tempfile.TemporaryDirectory() as work, serving_responses(Path(work)) as port:
+        roots = [Path(work) / str(number) for number in range(len(chosen))]
+        _state[:] = [(hostile, root, port) for hostile, root in zip(chosen, roots, strict=True)]
+        with context.Pool(available_cpus()) as pool:
+            yield from zip(chosen, pool.imap(_run, range(len(chosen))), strict=True)
+
+
+_state: list[tuple[HostileInput, Path, int]] = []
+
+
+def _run(number: int) -> Outcome:
+    return run(*_state[number])
+
+
 def main() -> None:
     """Run the inputs and print the table."""
     command = parser(__doc__)
     command.add_argument("--only", default="", metavar="NAME", help="only inputs whose name contains this")
     options = command.parse_args()
     import_everything()
-    chosen = [hostile for hostile in inputs(options.quick) if options.only in hostile.name]
     outcomes: list[Outcome] = []
-    with tempfile.TemporaryDirectory() as work, serving_responses(Path(work)) as port:
-        for number, hostile in enumerate(chosen):
-            outcome = run(hostile, Path(work) / str(number), port)
-            outcomes.append(outcome)
-            for failure in outcome.failures:
-                print(f"{hostile.name}: {failure}", file=sys.stderr, flush=True)
+    for hostile, outcome in outcomes_of([each for each in inputs(options.quick) if options.only in each.name]):
+        outcomes.append(outcome)
+        for failure in outcome.failures:
+            print(f"{hostile.name}: {failure}", file=sys.stderr, flush=True)
     total = len(outcomes)
     slowest, peak = max(o.seconds for o in outcomes), max(o.peak_bytes for o in outcomes) / (1 << 20)
     rows = [

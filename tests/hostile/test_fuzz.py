@@ -51,7 +51,7 @@ def test_the_unchanged_files_are_read(tmp_path: Path) -> None:
 
 
 def test_the_sandbox_notices_each_kind_of_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "MAX_SECONDS", 2)
+    monkeypatch.setattr(sandbox, "MEMORY_BUDGET_BYTES", 64 << 20)
 
     def failures(code: str) -> str:
         script = tmp_path / "script.py"
@@ -65,6 +65,7 @@ def test_the_sandbox_notices_each_kind_of_failure(tmp_path: Path, monkeypatch: p
     assert "exit code 0" in failures("print('\\x1b[31m')")
     assert "exit code 0" in failures("print('Traceback (most recent call last)')")
     assert "exit code -9" in failures("os.kill(os.getpid(), 9)")
-    assert "MiB" in failures("x = b'a' * (3 << 30)")
+    assert "MiB" in failures("x = b'a' * (256 << 20)")
     assert "changed 'home/a'" in failures("Path('home/a').write_text('')")
+    monkeypatch.setattr(sandbox, "MAX_SECONDS", 2)
     assert "2.0 s" in failures("time.sleep(30)")

@@ -46,14 +46,14 @@ class Patience(Config, frozen=True):
         tries: consecutive attempts without progress after which a download fails; an attempt that receives at least
             one byte resets the count.
         pause_s: seconds to wait before the second attempt; doubled before each further one. Up to half of it is added
-            at random, so that many clients do not return at the same moment.
+            at random, so that many clients do not return at the same moment. The pauses of five attempts take 6 to 9 s.
         total_s: seconds that all attempts and pauses may take together, plus the time that the received bytes take at
             `MIN_BYTES_PER_S`.
     """
 
     timeout_s: float = 15.0
     tries: int = 5
-    pause_s: float = 0.5
+    pause_s: float = 0.4
     total_s: float = 60.0
 
 
