@@ -52,6 +52,7 @@ MAX_PIXELS = 178_956_970
 """The number of pixels above which Pillow itself refuses an image: half a gigabyte as RGB."""
 
 _MAX_FILE_BYTES = 1 << 30
+_POLICIES = get_args(Policy)
 # Peak memory of decoding, rotating and resizing, in bytes per pixel: the largest of the measured modes, rounded up.
 _PEAK_BYTES = {"JPEG": 16, "PNG": 16, "GIF": 14, "TIFF": 16, "BMP": 16, "WebP": 26, "AVIF": 26, "HEIF": 26}
 _PEAK_BYTES_OF_PILLOW = 16
@@ -121,14 +122,14 @@ def decode_within(
     """Decode an image as `decode` does, and keep its memory reserved until the caller releases it."""
     if min_px is not None and simplejpeg is None:
         raise MissingExtraError("scaled decoding", "fast")
-    if policy not in get_args(Policy):
-        raise ConfigError(f"image policy {policy!r}: expected published or viewer{nearest(policy, get_args(Policy))}")
+    if policy not in _POLICIES:
+        raise ConfigError(f"image policy {policy!r}: expected published or viewer{nearest(policy, _POLICIES)}")
     name = source_name(source, name)
     if isinstance(source, np.ndarray):
         return _from_array(memory, source, policy, max_pixels, name)
     if isinstance(source, Image.Image):
         return _from_image(memory, source, policy, max_pixels, name)
-    if isinstance(source, str | Path):
+    if isinstance(source, (str, Path)):
         source = read_image(Path(source), name)
     if isinstance(source, bytes):
         return _File(memory, source, policy, max_pixels, name).decode(min_px, padded)
@@ -143,7 +144,7 @@ def source_name(source: ImageSource, name: str | None = None) -> str:
         return "<array>"
     if isinstance(source, Image.Image):
         return printable(getattr(source, "filename", "") or "<image>")
-    return printable(source) if isinstance(source, str | Path) else f"<{_type_name(source)}>"
+    return printable(source) if isinstance(source, (str, Path)) else f"<{_type_name(source)}>"
 
 
 def _type_name(source: object) -> str:

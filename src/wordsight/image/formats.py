@@ -11,6 +11,7 @@ import struct
 import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from PIL import (
@@ -187,16 +188,20 @@ def open_heif(content: bytes, name: str) -> Any:
     return pillow_heif.open_heif(content)
 
 
-@contextlib.contextmanager
-def without_warnings(file_format: str) -> Iterator[None]:
+def without_warnings(file_format: str) -> AbstractContextManager[None]:
     """Silence Pillow's warnings about the files it can warn about: TIFF and GIF.
 
     Warning filters are shared by the whole process. Therefore a lock admits one thread at a time, only warnings of
     Pillow are ignored, and nothing is done for the formats of which training sets consist.
     """
-    if file_format not in ("TIFF", "GIF"):
-        yield
-        return
+    return _warnings_ignored() if file_format in ("TIFF", "GIF") else _NOTHING
+
+
+_NOTHING = contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _warnings_ignored() -> Iterator[None]:
     with _warnings_lock, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
