@@ -10,6 +10,7 @@ import multiprocessing
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from benchmarks.table import Row, finish, parser
@@ -23,6 +24,8 @@ from tests.hostile.sandbox import (
     run,
     serving_responses,
 )
+
+from wordsight.parallel import available_cpus
 
 MIN_INPUTS = 700
 MUTATIONS_PER_SEED = 2 * len(corpus.MUTATIONS)
@@ -38,21 +41,27 @@ def inputs(quick: bool) -> list[HostileInput]:
     return [*mutated, *corpus.special_inputs()][:: 5 if quick else 1]
 
 
-def outcomes_of(chosen: list[HostileInput]) -> Iterator[tuple[HostileInput, Outcome]]:
-    """Run the inputs in one process per CPU, each of which forks a process per input."""
-    context = multiprocessing.get_context("fork")  # inputs are closures, which can be inherited but not sent
+_chosen: list[HostileInput] = []  # of a worker process; inputs are closures, which cannot be sent to it
+
+
+def _choose(quick: bool, only: str) -> list[HostileInput]:
+    import_everything()
+    _chosen[:] = [each for each in inputs(quick) if only in each.name]
+    return _chosen
+
+
+def _run(number: int, work: Path, port: int) -> Outcome:
+    return run(_chosen[number], work / str(number), port)
+
+
+def outcomes_of(quick: bool, only: str) -> Iterator[tuple[str, Outcome]]:
+    """Run the inputs in one process per CPU, each of which forks a process per input; yields names and outcomes."""
+    names = [each.name for each in _choose(quick, only)]
     with tempfile.TemporaryDirectory() as work, serving_responses(Path(work)) as port:
-        roots = [Path(work) / str(number) for number in range(len(chosen))]
-        _state[:] = [(hostile, root, port) for hostile, root in zip(chosen, roots, strict=True)]
-        with context.Pool(available_cpus()) as pool:
-            yield from zip(chosen, pool.imap(_run, range(len(chosen))), strict=True)
-
-
-_state: list[tuple[HostileInput, Path, int]] = []
-
-
-def _run(number: int) -> Outcome:
-    return run(*_state[number])
+        context = multiprocessing.get_context("spawn")  # a process that computed before it was forked cannot fork again
+        with context.Pool(available_cpus(), _choose, (quick, only)) as pool:
+            do = partial(_run, work=Path(work), port=port)
+            yield from zip(names, pool.imap(do, range(len(names))), strict=True)
 
 
 def main() -> None:
@@ -60,12 +69,11 @@ def main() -> None:
     command = parser(__doc__)
     command.add_argument("--only", default="", metavar="NAME", help="only inputs whose name contains this")
     options = command.parse_args()
-    import_everything()
     outcomes: list[Outcome] = []
-    for hostile, outcome in outcomes_of([each for each in inputs(options.quick) if options.only in each.name]):
+    for name, outcome in outcomes_of(options.quick, options.only):
         outcomes.append(outcome)
         for failure in outcome.failures:
-            print(f"{hostile.name}: {failure}", file=sys.stderr, flush=True)
+            print(f"{name}: {failure}", file=sys.stderr, flush=True)
     total = len(outcomes)
     slowest, peak = max(o.seconds for o in outcomes), max(o.peak_bytes for o in outcomes) / (1 << 20)
     rows = [

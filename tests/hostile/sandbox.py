@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 import wordsight
 from wordsight.cli import main
 
@@ -88,7 +90,11 @@ class Outcome:
 
 
 def import_everything() -> None:
-    """Import every module of the package, so that forked processes need not."""
+    """Import every module of the package, so that forked processes need not.
+
+    From now on torch computes with one thread: a process forked from one that has used several crashes.
+    """
+    torch.set_num_threads(1)
     for module in pkgutil.walk_packages(wordsight.__path__, "wordsight."):
         if not module.name.endswith("__main__"):
             try:
@@ -103,8 +109,10 @@ def serving_responses(work: Path) -> Iterator[int]:
     command = [sys.executable, "-m", "tests.hostile.raw_server", str(work)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        yield int(server.stdout.readline())
-        server.kill()
+        try:
+            yield int(server.stdout.readline())
+        finally:
+            server.kill()
 
 
 def run(hostile: HostileInput, root: Path, port: int = 0) -> Outcome:

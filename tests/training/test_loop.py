@@ -201,11 +201,11 @@ def wait_for(condition: object, process: "subprocess.Popen[bytes]", limit_s: flo
         time.sleep(0.001)  # a loop without a pause would take a CPU from the process that it waits for
 
 
-@pytest.mark.parametrize("matrices", ["adamw", "muon"])
+@pytest.mark.parametrize("matrices", [pytest.param("adamw", marks=pytest.mark.slow), "muon"])
 def test_a_run_interrupted_by_ctrl_c_and_resumed_ends_with_the_same_weights(
     world: Path, tmp_path: Path, matrices: str
 ) -> None:
-    changes = ("schedule.steps=300", "checkpoint_every_steps=1000", "validation.every_steps=60")
+    changes = ("schedule.steps=200", "checkpoint_every_steps=1000", "validation.every_steps=40")
     long = [part for change in (*changes, f"optimizer.matrices={matrices}") for part in ("--set", change)]
     whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
     assert start(world, whole, *long).wait() == 0

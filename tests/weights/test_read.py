@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import tarfile
 import zipfile
 from collections import defaultdict
@@ -403,11 +404,20 @@ MISTAKES = {
 }
 
 
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model in the directory of each format."""
+    root = tmp_path_factory.mktemp("directories")
+    for target in ("wordsight", "open_clip", "hf"):
+        convert_without_hashes(checkpoint_of("vit"), root / target, target)
+    return root
+
+
 @pytest.mark.parametrize("kind", MISTAKES)
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
-def test_what_is_found_in_place_of_weights_is_named(tmp_path: Path, kind: str, name: str) -> None:
+def test_what_is_found_in_place_of_weights_is_named(tmp_path: Path, directories: Path, kind: str, name: str) -> None:
     content, message = MISTAKES[kind]
-    convert_without_hashes(checkpoint_of("vit"), tmp_path / "hf", "hf")
+    shutil.copytree(directories / "hf", tmp_path / "hf")
     (tmp_path / "hf" / "model.safetensors").unlink()
     for path in (tmp_path / "hf" / name, tmp_path / name):
         path.write_bytes(content)
@@ -426,8 +436,10 @@ def test_what_is_found_in_place_of_weights_is_named(tmp_path: Path, kind: str, n
         ("hf", "preprocessor_config.json"),
     ],
 )
-def test_what_is_found_in_place_of_a_description_is_named(tmp_path: Path, kind: str, target: str, name: str) -> None:
-    convert_without_hashes(checkpoint_of("vit"), tmp_path / "out", target)
+def test_what_is_found_in_place_of_a_description_is_named(
+    tmp_path: Path, directories: Path, kind: str, target: str, name: str
+) -> None:
+    shutil.copytree(directories / target, tmp_path / "out")
     (tmp_path / "out" / name).write_bytes(MISTAKES[kind][0])
     assert MISTAKES[kind][1] in refusal(tmp_path / "out")
 
