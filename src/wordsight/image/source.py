@@ -4,7 +4,7 @@ Two types describe an image that has not been decoded yet: `ImageSource` is anyt
 is an image whose location is known and whose bytes are read only when they are needed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -31,11 +31,17 @@ class ImageRef(NamedTuple):
         read: returns the bytes of the image file, or decoded (H, W, 3) uint8 pixels. Raises ImageError with the
             reason if the image cannot be read. It can be pickled, except for video frames.
         sha256: hash of the video file for a frame; otherwise empty, and the hash of the bytes identifies the image.
+        captions: texts that describe this image; empty if its source has none.
+        names: names of its label, the label itself first; empty if its source has none.
+        columns: value by name of the other columns of a table; not to be modified.
     """
 
     name: str
     read: Callable[[], bytes | npt.NDArray[np.uint8]]
     sha256: str = ""
+    captions: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    columns: Mapping[str, Any] = {}
 
 
 def is_image_file(name: str) -> bool:
