@@ -62,6 +62,8 @@ def outcomes_of(quick: bool, only: str) -> Iterator[tuple[str, Outcome]]:
         with context.Pool(available_cpus(), _choose, (quick, only)) as pool:
             do = partial(_run, work=Path(work), port=port)
             yield from zip(names, pool.imap(do, range(len(names))), strict=True)
+            pool.close()
+            pool.join()
 
 
 def main() -> None:

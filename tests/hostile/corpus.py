@@ -425,7 +425,7 @@ ODD_NAMES = {
     "long": b"a" * 251 + b".png",
     "option": b"--out.png",
     "right to left": "a\u202egnp.exe.png".encode(),
-    "formula": b"=cmd|'/c calc'!A1.png",
+    "formula": b"=cmd|'calc'!A1.png",
     "html": b"<img src=x onerror=alert(1)>.png",
     "backslash": b"..\\..\\x.png",
 }
