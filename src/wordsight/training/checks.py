@@ -131,7 +131,7 @@ def _texts(source: MixtureSource) -> Iterator[str]:
             sample = shards.sample(int(index))
         except BrokenSampleError:
             continue
-        yield from sample.captions or sample.names
+        yield from source.texts_of(sample)
 
 
 def _text_notes(texts: Sequence[str], tokenizer: TextTokenizer) -> Iterator[str]:
