@@ -12,8 +12,9 @@ from pathlib import Path
 
 import msgspec
 
+from wordsight.data.carried import carried_values
 from wordsight.data.class_names import LabelNames, read_label_names
-from wordsight.data.columns import InputOptions, carried_values, choose_columns, other_columns, refuse_table_options
+from wordsight.data.columns import InputOptions, choose_columns, other_columns, refuse_table_options
 from wordsight.data.detect import InputKind, detect_input, find_tables
 from wordsight.data.entries import Record, bytes_of, path_of, texts_of_row
 from wordsight.data.locate import ImageRoots
@@ -22,7 +23,7 @@ from wordsight.data.sample import BrokenSampleError, Texts
 from wordsight.data.shard_reader import ShardSet, open_shards
 from wordsight.data.tables import Columns, Row, Table
 from wordsight.data.video import FRAME_MARK, read_frames
-from wordsight.data.walk import count_image_files, find_image_files
+from wordsight.data.walk import count_image_files, find_image_files, size_of_regular
 from wordsight.errors import DataError, ImageError, encodable
 from wordsight.files import sha256_file
 from wordsight.image import ImageRef, read_image
@@ -37,6 +38,9 @@ __all__ = [
     "iter_images",
     "iter_labelled",
 ]
+
+MAX_COUNTED_BYTES = 1 << 24
+"""Rows of a larger CSV, TSV or JSON Lines table are not counted in advance, which takes about a second per 5 MB."""
 
 
 def iter_images(
@@ -75,7 +79,7 @@ def iter_images(
 
 
 def count_images(paths: Sequence[str | Path], options: InputOptions | None = None) -> int | None:
-    """Count the images that `iter_images` yields; None if a table or a video would have to be read for that.
+    """Count the images that `iter_images` yields; None if a large text table or a video would have to be read for that.
 
     Raises:
         DataError: as for `iter_images`, except for what the rows of a table contain.
@@ -202,9 +206,12 @@ def _raise_image_error(reason: str) -> bytes:
 
 
 def _count_rows(table: Table, options: InputOptions) -> int | None:
-    """Check the columns of a table, and return the number of its rows if that is known."""
-    choose_columns(table, options, needs_texts=False)
-    return table.num_rows
+    """Check the columns of a table, and return the number of its rows if counting them does not take long."""
+    columns = choose_columns(table, options, needs_texts=False)
+    if table.num_rows is not None:
+        return table.num_rows
+    is_small = size_of_regular(table.path) <= MAX_COUNTED_BYTES
+    return sum(1 for _ in table.rows(Columns(image=columns.image))) if is_small else None
 
 
 def _table_images(path: Path, options: InputOptions, labels: LabelNames | None) -> Iterator[ImageRef]:
