@@ -295,6 +295,12 @@ def test_bytes_that_are_not_text_in_another_column_do_not_cost_the_row(shop: Pat
     ref.read()
 
 
+def test_other_columns_of_a_listing_are_kept(shop: Path) -> None:
+    (shop / "captions.jsonl").write_text(json.dumps({"file": "a.jpg", "captions": ["x"], "licence": "CC0"}) + "\n")
+    first = next(iter_labelled(shop))
+    assert (first.name, first.captions, first.columns) == (str(shop / "a.jpg"), ("x",), {"licence": "CC0"})
+
+
 def test_columns_in_shards_of_others_are_bounded(tmp_path: Path, image: Images, write_tar: Callable[..., Path]) -> None:
     values = {"caption": "x", "label": 3, "columns": {"a": [1], "b": "y" * MAX_CARRIED_CHARACTERS}}
     shards = write_tar(tmp_path / "s" / "0.tar", [("a.jpg", image()), ("a.json", json.dumps(values).encode())])

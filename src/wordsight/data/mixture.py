@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from wordsight.config import Config
 from wordsight.data.order import Purpose, permutation, stream_of, windowed_permutation
-from wordsight.data.sample import Sample
+from wordsight.data.sample import Sample, Texts
 from wordsight.data.shard_reader import ShardSet
 from wordsight.errors import ConfigError
 from wordsight.image import Augmentation
@@ -70,11 +70,11 @@ class MixtureSource(msgspec.Struct, frozen=True):
     word_dropout: float = 0.0
     texts: Literal["captions", "names"] = "captions"
 
-    def uses_names(self, sample: Sample) -> bool:
+    def uses_names(self, sample: Sample | Texts) -> bool:
         """Return whether the names of a sample's label are used, and not its captions."""
         return bool(sample.names) and (self.texts == "names" or not sample.captions)
 
-    def texts_of(self, sample: Sample) -> tuple[str, ...]:
+    def texts_of(self, sample: Sample | Texts) -> tuple[str, ...]:
         """Return the texts of a sample that are used."""
         return sample.names if self.uses_names(sample) else sample.captions
 
