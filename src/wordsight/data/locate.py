@@ -53,7 +53,6 @@ class ImageRoots(msgspec.Struct, frozen=True):
                 break
         if not tried:
             return
-        which = f"the first {MAX_CHECKED_PATHS:,}" if len(tried) == MAX_CHECKED_PATHS else f"{len(tried):,}"
         shown = ", ".join(repr(file[:100]) for file in tried[:_NUM_SHOWN_PATHS])
         if all("://" in file for file in tried):
             raise DataError(
@@ -65,8 +64,8 @@ class ImageRoots(msgspec.Struct, frozen=True):
             for path in dict.fromkeys(self._directories)
         )
         raise DataError(
-            f"{self.table}: none of {which} paths in column {column!r} is a file: {shown}; tried in {where}; name the "
-            "directory of the images with --image-root"
+            f"{self.table}: no path in column {column!r} is a file: {shown} ({len(tried):,} tried, in {where}); name "
+            "the directory of the images with --image-root"
         )
 
     @property
