@@ -1,19 +1,23 @@
 """Image-text pairs: sources, tar shards, mixtures of shards, the order of training, and batches.
 
-    inputs.py         what kind of data a path is, and the stream of images in directories, tables, shards and videos
+    detect.py         what kind of data a path is
+    inputs.py         the stream of images in directories, tables, shards and videos
     walk.py           image files in directories
     video.py          frames of videos
-    tables.py         rows of tables and the choice of their columns
+    tables.py         rows of tables
+    columns.py        the choice of the columns of a table
     delimited.py      CSV, TSV and Flickr's caption files
+    carried.py        the other columns of a table
     parquet.py        Parquet files with a bound on memory
     thrift.py         the footers and page headers of Parquet files
     file_listing.py   the files of a directory or a tar file
     class_names.py    names of classes
     entries.py        records, and the rows that describe the same image
     coco.py           COCO's annotation files
-    locate.py         the images that a listing names
+    locate.py         the images that a table names
     layouts.py        where the texts of a directory's images are
     records.py        open_source: what `wordsight shards` reads, with the texts of each image
+    split.py          parts of a set of shards, such as train and val
     pack.py           records to shards
     sample.py         a sample, and the error for one that is broken
     tar.py            the members of a tar file
@@ -33,13 +37,15 @@ Only the loader needs torch, which is imported when its names are first used.
 
 from typing import TYPE_CHECKING, Any
 
+from wordsight.data.columns import InputOptions
 from wordsight.data.mixture import Mixture, MixtureSource, SourceConfig
 from wordsight.data.order import draws
 from wordsight.data.pack import PackOptions, PackSummary, pack, read_keys
-from wordsight.data.records import SourceOptions, open_source
+from wordsight.data.records import open_source
 from wordsight.data.sample import BrokenSample, BrokenSampleError, Sample
 from wordsight.data.shard_reader import ShardSet, open_shards
 from wordsight.data.shard_writer import ShardWriter, writing_shards
+from wordsight.data.split import Split, parse_split
 
 if TYPE_CHECKING:
     from wordsight.data.loader import Batch, BatchPlan, Loader
@@ -49,6 +55,7 @@ __all__ = [
     "BatchPlan",
     "BrokenSample",
     "BrokenSampleError",
+    "InputOptions",
     "Loader",
     "Mixture",
     "MixtureSource",
@@ -58,11 +65,12 @@ __all__ = [
     "ShardSet",
     "ShardWriter",
     "SourceConfig",
-    "SourceOptions",
+    "Split",
     "draws",
     "open_shards",
     "open_source",
     "pack",
+    "parse_split",
     "read_keys",
     "writing_shards",
 ]
