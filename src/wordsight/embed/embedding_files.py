@@ -140,6 +140,11 @@ def unreadable_path(out: Path) -> Path:
     return out.with_suffix(".unreadable.jsonl")
 
 
+def second_path(out: Path) -> Path:
+    """Return the path of the file next to a file of embeddings, which lists the unreadable images."""
+    return sidecar_path(out) if out.suffix == ".npy" else unreadable_path(out)
+
+
 def read_sidecar(path: Path) -> Sidecar:
     """Read the sidecar of a NumPy file; raises ConfigError if it is not one."""
     return decode(read_json(path, _MAX_SIDECAR_BYTES, ConfigError), Sidecar, str(path))
@@ -159,7 +164,7 @@ def check_output_path(out: Path, keep_unreadable: bool = False) -> None:
             f"{out}: a NumPy file has no rows without embeddings; drop --keep-unreadable ({sidecar_path(out).name} "
             "lists unreadable images), or write a .parquet file"
         )
-    second = sidecar_path(out) if out.suffix == ".npy" else unreadable_path(out)
+    second = second_path(out)
     check_writable(out)
     check_writable(second)
     try:

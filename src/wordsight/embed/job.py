@@ -11,7 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wordsight.embed.embedding_files import EmbeddingRow, UnreadableImage, check_output_path, parts_directory
+from wordsight.embed.embedding_files import (
+    EmbeddingRow,
+    UnreadableImage,
+    check_output_path,
+    parts_directory,
+    second_path,
+)
 from wordsight.embed.previous import (
     DamagedEmbeddingsError,
     PreviousEmbeddings,
@@ -46,13 +52,15 @@ class EmbedSummary:
         num_embeddings: embeddings in the file.
         num_computed: those among them that were computed in this run.
         num_unreadable: images without an embedding.
-        unreadable: the first `MAX_LISTED_UNREADABLE` of them; the file lists all.
+        unreadable: the first `MAX_LISTED_UNREADABLE` of them.
+        unreadable_file: the file that lists all of them; None if there are none.
     """
 
     num_embeddings: int = 0
     num_computed: int = 0
     num_unreadable: int = 0
     unreadable: list[UnreadableImage] = field(default_factory=list)
+    unreadable_file: Path | None = None
 
 
 def embed_files(
@@ -97,6 +105,8 @@ def embed_files(
                 shutil.rmtree(parts, ignore_errors=True)
             raise
         shutil.rmtree(parts, ignore_errors=True)
+    if summary.num_unreadable:
+        summary.unreadable_file = out if keep_unreadable else second_path(out)
     return summary
 
 
