@@ -23,7 +23,7 @@ from tests.tiny_clip import tiny_clip, write_images
 from wordsight.data import PackOptions, open_shards, open_source, pack
 from wordsight.data.inputs import iter_images
 from wordsight.embed import job as embed_job
-from wordsight.embed.embedding_files import DamagedEmbeddingsError, read_embeddings
+from wordsight.embed.previous import DamagedEmbeddingsError, read_embeddings
 from wordsight.encoder import DualEncoder
 from wordsight.errors import OutputError
 from wordsight.files import newest_complete, sha256_file

@@ -36,7 +36,7 @@ OPTIONS = {
     ],
     "convert": ["--as", "--averaged", "--json", "--mirror", "--quiet", "--to", "model", "out"],
     "demo": ["--json", "--out", "--quiet", "--steps"],
-    "embed": ["--out", "--ray"],
+    "embed": ["--image-column", "--image-root", "--keep-unreadable", "--label-column", "--names", "--out", "--ray"],
     "info": ["--json"],
     "models": ["--fetch", "--json", "--mirror", "--quiet", "name"],
     "recipes": ["--json", "name"],
@@ -44,7 +44,7 @@ OPTIONS = {
     "train": ["--data", "--from", "--json", "--out", "--quiet", "--resume", "--set", "--tensorboard", "--threads"],
 }
 OPTIONS["classify"] += ["--why", *MODEL_OPTIONS]
-OPTIONS["embed"] += MODEL_OPTIONS
+OPTIONS["embed"] += ["--text-column", *MODEL_OPTIONS]
 OPTIONS["shards"] += ["--only", "--quiet", "--seed", "--size-px", "--split", "out", "source"]
 OPTIONS["train"] += ["--as", "--averaged", "--device", "--mirror", "--workers", "recipe"]
 
