@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from wordsight.data import Sample, ShardSet
 from wordsight.errors import DataError
-from wordsight.evaluate.validation_set import ValidationSet
+from wordsight.evaluation.validation_set import ValidationSet
 from wordsight.image import Preprocessing
 from wordsight.metrics import Score, recall_chance, recall_hits, score_hits, wilson_interval
 

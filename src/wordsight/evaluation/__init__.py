@@ -8,9 +8,9 @@ validation_set.py   the images of a validation set, decoded once
 No module loads torch; the encoder that they receive does.
 """
 
-from wordsight.evaluate.classification import Classification
-from wordsight.evaluate.evaluator import Evaluator
-from wordsight.evaluate.retrieval import KS, Retrieval, retrieval_scores
-from wordsight.evaluate.validation_set import dataset_name
+from wordsight.evaluation.classification import Classification
+from wordsight.evaluation.evaluator import Evaluator
+from wordsight.evaluation.retrieval import KS, Retrieval, retrieval_scores
+from wordsight.evaluation.validation_set import dataset_name
 
 __all__ = ["KS", "Classification", "Evaluator", "Retrieval", "dataset_name", "retrieval_scores"]
