@@ -9,13 +9,55 @@ from numpy.typing import NDArray
 
 from wordsight.data import Sample, ShardSet
 from wordsight.errors import DataError
+from wordsight.evaluation.measurement import Measurement
 from wordsight.evaluation.validation_set import ValidationSet
 from wordsight.image import Preprocessing
-from wordsight.metrics import Score, accuracy_hits, score_hits
+from wordsight.metrics import Score, positions_by_embedding
 from wordsight.zeroshot import ZeroShotClassifier
 
 if TYPE_CHECKING:
     from wordsight.encoder import DualEncoder
+
+TOP_K = 5
+"""Accuracy@5 is reported if there are more classes than this."""
+
+
+def classes_of(names: Sequence[tuple[str, ...]]) -> tuple[list[tuple[str, ...]], NDArray[np.int64]]:
+    """Return the names of the K classes that occur, sorted, and the class of each image, (N,).
+
+    Args:
+        names: for each image the names of its label; equal names are one class.
+    """
+    classes = sorted(set(names))
+    index_of = {label: index for index, label in enumerate(classes)}
+    return classes, np.array([index_of[label] for label in names], np.int64)
+
+
+def measure_classification(
+    image_NE: NDArray[np.float32], weights_KE: NDArray[np.float32], target_N: NDArray[np.int64]
+) -> list[Measurement]:
+    """Measure accuracy, accuracy@5 if there are more than five classes, and mean per-class accuracy.
+
+    Mean per-class accuracy weights each class that occurs equally, however many images it has. With different weights,
+    N images determine it as well as (sum of weights)^2 / sum of squared weights images of equal weight (Kish's
+    effective sample size), which is the n of its Wilson interval; n of the score is the number of images.
+
+    Args:
+        image_NE: unit embeddings of the images.
+        weights_KE: unit embeddings of the classes.
+        target_N: class of each image; every class occurs.
+    """
+    num_images, num_classes = len(image_NE), len(weights_KE)
+    positions = positions_by_embedding(image_NE, weights_KE, np.arange(num_images), target_N)
+    hits_N = positions.hits(1)
+    measurements = [Measurement("accuracy", hits_N, 1 / num_classes)]
+    if num_classes > TOP_K:
+        measurements.append(Measurement(f"accuracy@{TOP_K}", positions.hits(TOP_K), TOP_K / num_classes))
+    counts_K = np.bincount(target_N, minlength=num_classes)
+    value_N = hits_N * (num_images / num_classes / counts_K[target_N])
+    effective_n = float(num_classes**2 / (1 / counts_K).sum())
+    basis = "with Kish's effective sample size"
+    return [*measurements, Measurement("mean_per_class_accuracy", value_N, 1 / num_classes, effective_n, basis)]
 
 
 class Classification:
@@ -69,17 +111,9 @@ class Classification:
 
     def __call__(self, encoder: "DualEncoder", steps: int) -> list[Score]:
         """Evaluate an encoder; see `labelled` for errors."""
-        labelled = self.labelled
-        classes = sorted({sample.names for sample, _ in labelled})
-        target_N = np.array([classes.index(sample.names) for sample, _ in labelled])
+        classes, target_N = classes_of([sample.names for sample, _ in self.labelled])
         weights_KE = ZeroShotClassifier(encoder, classes, templates=self._templates, repeated_labels=True).weights
-        scores_NK = encoder.embed_images([image for _, image in labelled]) @ weights_KE.T
-        return [
-            score_hits(
-                accuracy_hits(scores_NK, target_N),
-                dataset=self.dataset,
-                metric="accuracy",
-                chance=1 / len(classes),
-                unreadable=self.images.unreadable,
-            )
-        ]
+        image_NE = encoder.embed_images([image for _, image in self.labelled])
+        measurements = measure_classification(image_NE, weights_KE, target_N)
+        scores = [measured.score(self.dataset, self.images.unreadable) for measured in measurements]
+        return [score for score in scores if score.metric in self.metrics]
