@@ -24,7 +24,7 @@ from PIL import Image
 
 import wordsight as ws
 from wordsight.data import InputOptions, PackOptions, open_source, pack
-from wordsight.evaluate import retrieval_scores
+from wordsight.evaluation import retrieval_scores
 from wordsight.metrics import accuracy_hits
 from wordsight.training import load_recipe, train
 

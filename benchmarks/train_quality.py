@@ -45,7 +45,7 @@ from benchmarks.table import parser as table_parser
 import wordsight as ws
 from wordsight.config import plain
 from wordsight.data import InputOptions, PackOptions, open_source, pack
-from wordsight.evaluate import retrieval_scores
+from wordsight.evaluation import retrieval_scores
 from wordsight.files import write_atomic
 from wordsight.metrics import Score, accuracy_hits, score_hits
 from wordsight.training import load_recipe, train

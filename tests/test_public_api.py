@@ -14,7 +14,8 @@ import wordsight
 from tests.conftest import ROOT
 from wordsight.cli import COMMANDS, build_app
 
-NAMES = ["DualEncoder", "Prediction", "Run", "ZeroShotClassifier", "__version__", "errors", "load", "tokenize", "train"]
+NAMES = ["DualEncoder", "Prediction", "Run", "Scores", "ZeroShotClassifier", "__version__", "errors", "evaluate"]
+NAMES += ["load", "tokenize", "train"]
 
 MODEL_OPTIONS = ["--as", "--averaged", "--batch-size", "--decoding", "--device", "--frames-per-s", "--json", "--mirror"]
 MODEL_OPTIONS += ["--model", "--policy", "--quiet", "--runtime", "images"]
@@ -37,6 +38,7 @@ OPTIONS = {
     "convert": ["--as", "--averaged", "--json", "--mirror", "--quiet", "--to", "model", "out"],
     "demo": ["--json", "--out", "--quiet", "--steps"],
     "embed": ["--image-column", "--image-root", "--keep-unreadable", "--label-column", "--names", "--out", "--ray"],
+    "evaluate": ["--dataset", "--max-unreadable-share", "--out", "--split", "--task", "--templates", "data", "models"],
     "info": ["--json"],
     "models": ["--fetch", "--json", "--mirror", "--quiet", "name"],
     "recipes": ["--json", "name"],
@@ -45,6 +47,7 @@ OPTIONS = {
 }
 OPTIONS["classify"] += ["--why", *MODEL_OPTIONS]
 OPTIONS["embed"] += ["--text-column", *MODEL_OPTIONS]
+OPTIONS["evaluate"] += sorted({*MODEL_OPTIONS, *TABLE_OPTIONS} - {"--frames-per-s", "--model", "images"})
 OPTIONS["shards"] += ["--only", "--quiet", "--seed", "--size-px", "--split", "out", "source"]
 OPTIONS["train"] += ["--as", "--averaged", "--device", "--mirror", "--workers", "recipe"]
 
@@ -107,8 +110,9 @@ def test_every_command_has_help_that_ends_with_an_example():
 
 
 def test_choices_in_options_match_the_types_of_the_library():
-    from wordsight.cli import classify_options, convert, options
+    from wordsight.cli import classify_options, convert, evaluate, options
     from wordsight.encoder.runtime import RuntimeName
+    from wordsight.evaluation import TASKS
     from wordsight.image import Decoding, Policy
     from wordsight.weights.convert import TARGETS
     from wordsight.zeroshot import classifier
@@ -117,13 +121,16 @@ def test_choices_in_options_match_the_types_of_the_library():
     assert get_args(Decoding) == options.DECODINGS
     assert set(get_args(Policy)) == set(options.POLICIES)
     assert set(TARGETS) == set(convert.TARGETS)
+    assert evaluate.TASKS == TASKS
     assert classifier.TEMPERATURES == classify_options.TEMPERATURES
 
 
-def test_train_is_a_plain_function():
+def test_train_and_evaluate_are_plain_functions():
+    from wordsight.evaluation.models import evaluate
     from wordsight.training.loop import train
 
     assert wordsight.train is train
+    assert wordsight.evaluate is evaluate
 
 
 def test_version_is_that_of_the_package():

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from wordsight import errors
     from wordsight.encoder import DualEncoder, load
+    from wordsight.evaluation import Scores, evaluate
     from wordsight.text import tokenize
     from wordsight.training import Run, train
     from wordsight.zeroshot import Prediction, ZeroShotClassifier
@@ -22,9 +23,11 @@ __all__ = [
     "DualEncoder",
     "Prediction",
     "Run",
+    "Scores",
     "ZeroShotClassifier",
     "__version__",
     "errors",
+    "evaluate",
     "load",
     "tokenize",
     "train",
@@ -34,7 +37,9 @@ _PACKAGES = {
     "DualEncoder": "encoder",
     "Prediction": "zeroshot",
     "Run": "training",
+    "Scores": "evaluation",
     "ZeroShotClassifier": "zeroshot",
+    "evaluate": "evaluation",
     "load": "encoder",
     "tokenize": "text",
     "train": "training",

@@ -10,14 +10,18 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.floating[Any]]
+IntArray = NDArray[np.integer[Any]]
 
 WILSON = "Wilson"
+
+_BLOCK_VALUES = 1 << 23
+"""Similarities that are held in memory at a time: 32 MiB in float32."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +88,7 @@ def score_hits(
     )
 
 
-def wilson_interval(hits: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(hits: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Return Wilson's score interval for a proportion, without continuity correction.
 
     Unlike value +- 1.96 standard errors, it stays within [0, 1] and is accurate for few items and for proportions
@@ -92,7 +96,7 @@ def wilson_interval(hits: float, n: int, confidence: float = 0.95) -> tuple[floa
 
     Args:
         hits: in [0, n]; may be a fraction, because ties are split.
-        n: number of items, at least 1.
+        n: number of items, at least 1; a fraction for the effective number of weighted items.
         confidence: in (0, 1).
 
     Returns:
@@ -145,6 +149,80 @@ def accuracy(
     return score_hits(accuracy_hits(scores, targets), dataset=dataset, metric=metric, chance=1 / scores.shape[1])
 
 
+class Positions(NamedTuple):
+    """Where the best relevant candidate of each of N queries is among all candidates, sorted by similarity.
+
+    Attributes:
+        above: (N,) number of candidates that are more similar to the query.
+        tied: (N,) number of candidates that are equally similar, itself included.
+        tied_relevant: (N,) number of relevant candidates among these.
+    """
+
+    above: IntArray
+    tied: IntArray
+    tied_relevant: IntArray
+
+    def hits(self, k: int) -> NDArray[np.float64]:
+        """Return for each query whether a relevant candidate is among the first k, as `recall_hits` does.
+
+        Raises:
+            ValueError: k < 1.
+        """
+        if k < 1:
+            raise ValueError(f"hits: k={k}; expected 1 or more")
+        drawn_N = np.clip(k - self.above, 0, self.tied)
+        hits_N = (drawn_N > 0).astype(np.float64)
+        for query in np.flatnonzero((drawn_N > 0) & (drawn_N < self.tied)):
+            counts = int(self.tied[query]), int(self.tied_relevant[query]), int(drawn_N[query])
+            hits_N[query] = 1 - _miss_probability(*counts)
+        return hits_N
+
+    def expected(self) -> NDArray[np.float64]:
+        """Return the expected position of each query's best relevant candidate, 1 for the most similar."""
+        return np.asarray(self.above + (self.tied + 1) / (self.tied_relevant + 1), np.float64)
+
+
+def positions_of(similarity: FloatArray, query_P: IntArray, candidate_P: IntArray) -> Positions:
+    """Find the best relevant candidate of each query.
+
+    Args:
+        similarity: (N, M), higher is better; NaN ranks last.
+        query_P: (P,) the queries of P pairs of a query and a relevant candidate. Every query occurs at least once, and
+            no pair twice.
+        candidate_P: (P,) the candidates of these pairs.
+    """
+    comparable = np.where(np.isnan(similarity), -np.inf, similarity) if np.isnan(similarity).any() else similarity
+    relevant_P = comparable[query_P, candidate_P]
+    best_N = np.full(len(similarity), -np.inf, comparable.dtype)
+    np.maximum.at(best_N, query_P, relevant_P)
+    return Positions(
+        np.count_nonzero(comparable > best_N[:, None], axis=1),
+        np.count_nonzero(comparable == best_N[:, None], axis=1),
+        np.bincount(query_P[relevant_P == best_N[query_P]], minlength=len(similarity)),
+    )
+
+
+def positions_by_embedding(
+    query_NE: NDArray[np.float32], candidate_ME: NDArray[np.float32], query_P: IntArray, candidate_P: IntArray
+) -> Positions:
+    """Return `positions_of` the products of embeddings, a block of queries at a time.
+
+    Memory holds 32 MiB of similarities, not all N x M.
+
+    Args:
+        query_NE: embeddings of the queries; at least one.
+        candidate_ME: embeddings of the candidates; at least one.
+        query_P, candidate_P: the relevant pairs, as in `positions_of`, sorted by query.
+    """
+    size = max(1, _BLOCK_VALUES // len(candidate_ME))
+    blocks = []
+    for start in range(0, len(query_NE), size):
+        pairs = slice(*np.searchsorted(query_P, (start, start + size)))
+        similarity = query_NE[start : start + size] @ candidate_ME.T
+        blocks.append(positions_of(similarity, query_P[pairs] - start, candidate_P[pairs]))
+    return Positions(*map(np.concatenate, zip(*blocks, strict=True)))
+
+
 def recall_hits(similarity: FloatArray, relevant: Sequence[Sequence[int]], k: int) -> NDArray[np.float64]:
     """Return for each query whether any of its relevant candidates is among the k most similar.
 
@@ -163,15 +241,7 @@ def recall_hits(similarity: FloatArray, relevant: Sequence[Sequence[int]], k: in
     Raises:
         ValueError: shapes do not match, k < 1, or a query without relevant candidates or with one outside [0, M).
     """
-    _check_retrieval(similarity, relevant)
-    if k < 1:
-        raise ValueError(f"recall_hits: k={k}; expected 1 or more")
-    hits = np.empty(len(similarity), dtype=np.float64)
-    for query, relevant_to_query in enumerate(relevant):
-        higher, tied, tied_relevant = _tie_counts(similarity[query], relevant_to_query)
-        drawn = max(0, min(k - higher, tied))
-        hits[query] = 1 - _miss_probability(tied, tied_relevant, drawn)
-    return hits
+    return _relevant_positions(similarity, relevant).hits(k)
 
 
 def recall_at_k(
@@ -208,12 +278,7 @@ def first_positions(similarity: FloatArray, relevant: Sequence[Sequence[int]]) -
     Returns:
         (N,) float64 in [1, M].
     """
-    _check_retrieval(similarity, relevant)
-    positions = np.empty(len(similarity), dtype=np.float64)
-    for query, relevant_to_query in enumerate(relevant):
-        higher, tied, tied_relevant = _tie_counts(similarity[query], relevant_to_query)
-        positions[query] = higher + (tied + 1) / (tied_relevant + 1)
-    return positions
+    return _relevant_positions(similarity, relevant).expected()
 
 
 def calibration_error(confidence: FloatArray, hits: FloatArray, bins: int = 15) -> float:
@@ -289,12 +354,12 @@ def _miss_probability(candidates: int, relevant: int, drawn: int) -> float:
     return math.comb(candidates - relevant, drawn) / math.comb(candidates, drawn)
 
 
-def _tie_counts(row: FloatArray, relevant: Sequence[int]) -> tuple[int, int, int]:
-    """Count the candidates above the best relevant one, those tied with it (included), and the relevant among these."""
-    comparable = np.where(np.isnan(row), -np.inf, row)
-    indices = np.unique(np.asarray(relevant, dtype=np.int64))
-    best = comparable[indices].max()
-    return int((comparable > best).sum()), int((comparable == best).sum()), int((comparable[indices] == best).sum())
+def _relevant_positions(similarity: FloatArray, relevant: Sequence[Sequence[int]]) -> Positions:
+    """Return the positions for relevant candidates that are listed by query; errors as for `recall_hits`."""
+    _check_retrieval(similarity, relevant)
+    distinct = [np.unique(np.asarray(candidates, dtype=np.int64)) for candidates in relevant]
+    query_P = np.repeat(np.arange(len(distinct)), [len(candidates) for candidates in distinct])
+    return positions_of(similarity, query_P, np.concatenate(distinct) if distinct else query_P)
 
 
 def _check_retrieval(similarity: FloatArray, relevant: Sequence[Sequence[int]]) -> None:

@@ -108,7 +108,7 @@ def test_the_recipes_of_the_package_are_valid_and_validate_nothing(name: str) ->
     assert recipe.validation.selection_metric is None  # the last model is the best
 
 
-@pytest.mark.parametrize("module", ["wordsight.training", "wordsight.training.recipe", "wordsight.evaluate"])
+@pytest.mark.parametrize("module", ["wordsight.training", "wordsight.training.recipe", "wordsight.evaluation"])
 def test_recipes_are_read_without_torch(module: str) -> None:
     code = f"import sys, {module}, wordsight.training as t; t.load_recipe('demo'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

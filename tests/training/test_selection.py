@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from wordsight.errors import ConfigError
-from wordsight.evaluate import retrieval_scores
+from wordsight.evaluation import retrieval_scores
 from wordsight.metrics import Score
 from wordsight.training.selection import selection_value
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "demo": "Train a small model in minutes, evaluate it and write a report.",
     "train": "Train a model on shards of images and texts.",
     "classify": "Classify images with labels of your choice, without training.",
+    "evaluate": "Measure models on images with captions or labels, and compare them.",
     "embed": "Write embeddings of images to a Parquet or NumPy file.",
     "shards": "Pack images with their texts or labels into WebDataset shards.",
     "models": "List published weights, print a card, or download weights.",

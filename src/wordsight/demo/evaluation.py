@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wordsight.data.openmoji import EmojiPair
 from wordsight.encoder import DualEncoder
-from wordsight.evaluate import Evaluator, retrieval_scores
+from wordsight.evaluation import Evaluator, retrieval_scores
 from wordsight.metrics import Score, accuracy_hits, first_positions, score_hits
 from wordsight.zeroshot import ZeroShotClassifier
 

@@ -97,7 +97,6 @@ def find_checkpoint(
     progress: Progress | None = None,
 ) -> "Checkpoint":
     """Read the weights and the card of a model without building it; arguments and errors are those of `load`."""
-    from wordsight.weights.mistaken import mistaken_for_weights
     from wordsight.weights.read import described, read, require_architecture, stated_architecture
 
     name = str(name_or_path)
@@ -115,9 +114,26 @@ def find_checkpoint(
             require_architecture(model, architecture, name)
         file = resolve(name, mirror, progress)
         return described(read(file, architecture or stated_architecture(card), averaged), card)
+    raise _no_such_model(name, path)
+
+
+def check_name(name_or_path: str | Path) -> None:
+    """Report the name of a model that does not exist, without reading or downloading a model.
+
+    Raises:
+        WeightsError: as for `load`.
+    """
+    name, path = str(name_or_path), _local_path(name_or_path)
+    if not (path.exists() or name.startswith(HUB_PREFIX) or is_published(name)):
+        raise _no_such_model(name, path)
+
+
+def _no_such_model(name: str, path: Path) -> WeightsError:
+    from wordsight.weights.mistaken import mistaken_for_weights
+
     if path.is_symlink():
-        raise WeightsError(f"{path}: {mistaken_for_weights(path)}")
-    raise WeightsError(
+        return WeightsError(f"{path}: {mistaken_for_weights(path)}")
+    return WeightsError(
         f"{name}: no such model; give a name listed by 'wordsight models', a weights file, or the directory of a model "
         f"or of a training run{_nearest_name(path)}"
     )

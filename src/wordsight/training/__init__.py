@@ -17,7 +17,7 @@ The names below are imported on first use if they need torch (PEP 562), so that 
 
 from typing import TYPE_CHECKING, Any
 
-from wordsight.evaluate import Evaluator
+from wordsight.evaluation import Evaluator
 from wordsight.training.recipe import Recipe, load_recipe, recipe_path, recipe_paths
 
 if TYPE_CHECKING:

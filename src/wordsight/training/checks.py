@@ -18,7 +18,7 @@ from wordsight.data.loader import text_number
 from wordsight.data.sample import Texts
 from wordsight.data.shard_reader import Shard
 from wordsight.errors import ConfigError, DataError, TextError
-from wordsight.evaluate import Classification, Retrieval
+from wordsight.evaluation import Classification, Retrieval
 from wordsight.model import CLIP
 from wordsight.text import TextTokenizer, TokenizerConfig
 from wordsight.training.recipe import Recipe

@@ -27,7 +27,7 @@ from wordsight.data import BatchPlan, Loader, Mixture
 from wordsight.encoder import DualEncoder, load
 from wordsight.encoder.devices import parse_device
 from wordsight.errors import OutputError
-from wordsight.evaluate import Classification, Evaluator, Retrieval
+from wordsight.evaluation import Classification, Evaluator, Retrieval
 from wordsight.files import lock, make_directory, recover_directory, remove_partial, write_atomic
 from wordsight.metrics import Score
 from wordsight.model import build, build_empty

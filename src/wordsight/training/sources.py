@@ -7,7 +7,7 @@ from pathlib import Path
 from wordsight.data import Mixture, MixtureSource, ShardSet, open_shards
 from wordsight.data.remote import is_remote
 from wordsight.errors import ConfigError, DataError
-from wordsight.evaluate import Classification, Retrieval, dataset_name
+from wordsight.evaluation import Classification, Retrieval, dataset_name
 from wordsight.training.recipe import Recipe
 
 

@@ -13,7 +13,7 @@ Read `classifier.py` first.
     explain.py              occlusion maps: which parts of an image support a label
 """
 
-from wordsight.zeroshot.classifier import NONE, Prediction, ZeroShotClassifier
+from wordsight.zeroshot.classifier import NONE, Prediction, ZeroShotClassifier, embed_ensembles
 from wordsight.zeroshot.explain import Explanation, explain
 from wordsight.zeroshot.labels import LabelHierarchy, read_labels
 from wordsight.zeroshot.templates import TEMPLATES, resolve_templates
@@ -25,6 +25,7 @@ __all__ = [
     "LabelHierarchy",
     "Prediction",
     "ZeroShotClassifier",
+    "embed_ensembles",
     "explain",
     "read_labels",
     "resolve_templates",

@@ -290,7 +290,8 @@ class ZeroShotClassifier:
     def _compute_weights(
         self, labels: Sequence[tuple[str, ...]], templates: tuple[str, ...], cache: bool
     ) -> NDArray[np.float32]:
-        compute = partial(_ensemble, self.clip, labels, templates)
+        size = batch_sizes(self.clip.runtime.device_type).tokenised_texts
+        compute = partial(embed_ensembles, self.clip.embed_texts, labels, templates, size)
         weights_KE = load_or_compute(self.clip, labels, templates, compute) if cache else compute()
         weights_KE.setflags(write=False)
         return weights_KE
@@ -339,17 +340,29 @@ class ZeroShotClassifier:
         return Prediction(image, NONE, float(sigmoid(np.array(threshold - log_lift))), ranking, reason=reason)
 
 
-def _ensemble(
-    clip: "DualEncoder", labels: Sequence[tuple[str, ...]], templates: tuple[str, ...]
+def embed_ensembles(
+    embed_texts: Callable[[list[str]], NDArray[np.float32]],
+    labels: Sequence[tuple[str, ...]],
+    templates: tuple[str, ...],
+    batch_size: int,
 ) -> NDArray[np.float32]:
-    """Return (K, E) float32: the mean embedding of each label over its names and templates, normalised."""
+    """Return (K, E) float32: the mean embedding of each label over its names and templates, normalised.
+
+    Args:
+        embed_texts: of any model; returns (M, E).
+        labels: the names of each label; at least one label.
+        templates: as returned by `resolve_templates`.
+        batch_size: texts that are embedded together.
+    """
     texts = (template.replace(SLOT, name) for names in labels for name in names for template in templates)
     indices = (index for index, names in enumerate(labels) for _ in range(len(names) * len(templates)))
-    sum_KE = np.zeros((len(labels), clip.card.model.embed_dim), np.float64)
-    size = batch_sizes(clip.runtime.device_type).tokenised_texts
+    sum_KE: NDArray[np.float64] | None = None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".* longer than the model's context")  # `check_prompts` has warned once
-        for batch in batches(zip(indices, texts, strict=True), size):
-            np.add.at(sum_KE, [index for index, _ in batch], clip.embed_texts([text for _, text in batch]))
+        for batch in batches(zip(indices, texts, strict=True), batch_size):
+            text_ME = embed_texts([text for _, text in batch])
+            sum_KE = np.zeros((len(labels), text_ME.shape[1])) if sum_KE is None else sum_KE
+            np.add.at(sum_KE, [index for index, _ in batch], text_ME)
+    assert sum_KE is not None, "no labels"
     lengths = np.linalg.norm(sum_KE, axis=1, keepdims=True)
     return np.asarray(sum_KE / np.where(lengths > 0, lengths, 1), np.float32)

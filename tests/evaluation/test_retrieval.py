@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from wordsight.evaluate import retrieval_scores
+from wordsight.evaluation import retrieval_scores
 from wordsight.metrics import wilson_interval
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from wordsight.data import open_shards
 from wordsight.errors import DataError
-from wordsight.evaluate import Classification, Retrieval, dataset_name
+from wordsight.evaluation import Classification, Retrieval, dataset_name
 from wordsight.image import Preprocessing
 
 
