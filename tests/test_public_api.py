@@ -21,7 +21,6 @@ MODEL_OPTIONS = ["--as", "--averaged", "--batch-size", "--decoding", "--device",
 MODEL_OPTIONS += ["--model", "--policy", "--quiet", "--runtime", "images"]
 
 TABLE_OPTIONS = ["--image-column", "--image-root", "--label-column", "--names", "--text-column"]
-TABLE_OPTIONS = ["--image-column", "--image-root", "--label-column", "--names", "--text-column"]
 OPTIONS = {
     "": ["--help", "--install-completion", "--show-completion", "--version"],
     "cache": ["--clear", "--json"],
