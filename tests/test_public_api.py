@@ -39,12 +39,12 @@ OPTIONS = {
     "models": ["--fetch", "--json", "--mirror", "--quiet", "name"],
     "recipes": ["--json", "name"],
     "shards": ["--exclude", "--image-column", "--json", "--label-column", "--max-mb", "--max-samples", "--names"],
-    "train": ["--data", "--from", "--json", "--out", "--quiet", "--resume", "--set", "--tensorboard", "--threads"],
+    "train": ["--data", "--from", "--init-recipe", "--json", "--out", "--quiet", "--resume", "--set", "--tensorboard"],
 }
 OPTIONS["classify"] += ["--why", *MODEL_OPTIONS]
 OPTIONS["embed"] += MODEL_OPTIONS
 OPTIONS["shards"] += ["--only", "--quiet", "--size-px", "--text-column", "out", "source"]
-OPTIONS["train"] += ["--as", "--averaged", "--device", "--mirror", "--workers", "recipe"]
+OPTIONS["train"] += ["--as", "--averaged", "--device", "--mirror", "--threads", "--workers", "recipe"]
 
 SHARED_OPTIONS = ["--as", "--averaged", "--batch-size", "--decoding", "--device", "--frames-per-s", "--mirror"]
 SHARED_OPTIONS += ["--model", "--policy", "--quiet", "--runtime"]
