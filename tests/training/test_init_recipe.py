@@ -58,7 +58,7 @@ def test_a_recipe_for_one_directory_of_captions_measures_nothing(world: Path, tm
     first = lines.index('# selection_metric = "auto"')
     lines[first:] = [line.removeprefix("# ") for line in lines[first:]]
     path.write_text("\n".join(lines))
-    assert load_recipe(path).validation.sets[0].shards == "validation"
+    assert load_recipe(path).validation.sets[0].shards == "val"
 
 
 def test_shards_without_texts_and_odd_names_are_handled(

@@ -12,7 +12,7 @@ from wordsight.data.remote import is_remote
 from wordsight.errors import DataError, counted, printable
 from wordsight.training.sources import Texts, texts_of
 
-VALIDATION_NAMES = ("validation", "val", "valid", "dev", "held-out")
+VALIDATION_NAMES = ("val", "validation", "valid", "dev", "held-out")
 """Directories of shards that are not trained on but measure the model."""
 
 _TEST_NAMES = ("test", "testing", "evaluation")
@@ -172,5 +172,5 @@ _NO_SETS = """\
 every_steps = {every_steps}
 # selection_metric = "auto"
 # [[validation.sets]]
-# shards = "validation"
+# shards = "val"
 """
