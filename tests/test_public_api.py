@@ -42,13 +42,13 @@ OPTIONS = {
     "models": ["--fetch", "--json", "--mirror", "--quiet", "name"],
     "recipes": ["--json", "name"],
     "shards": ["--exclude", "--json", "--max-mb", "--max-samples", *TABLE_OPTIONS],
-    "train": ["--data", "--from", "--json", "--out", "--quiet", "--resume", "--set", "--tensorboard", "--threads"],
+    "train": ["--data", "--from", "--init-recipe", "--json", "--out", "--quiet", "--resume", "--set", "--tensorboard"],
 }
 OPTIONS["classify"] += ["--why", *MODEL_OPTIONS]
 OPTIONS["embed"] += ["--text-column", *MODEL_OPTIONS]
 OPTIONS["evaluate"] += sorted({*MODEL_OPTIONS, *TABLE_OPTIONS} - {"--frames-per-s", "--model", "images"})
 OPTIONS["shards"] += ["--only", "--quiet", "--seed", "--size-px", "--split", "out", "source"]
-OPTIONS["train"] += ["--as", "--averaged", "--device", "--mirror", "--workers", "recipe"]
+OPTIONS["train"] += ["--as", "--averaged", "--device", "--mirror", "--threads", "--workers", "recipe"]
 
 SHARED_OPTIONS = ["--as", "--averaged", "--batch-size", "--decoding", "--device", "--frames-per-s", "--mirror"]
 SHARED_OPTIONS += ["--model", "--policy", "--quiet", "--runtime"]

@@ -1,14 +1,15 @@
-"""TOML files to frozen structs and back; unknown keys are errors that name the nearest match.
+"""TOML files to frozen structs and back; all unknown and missing keys are reported at once, with the nearest match.
 
 A configuration is a subclass of `Config` that is declared next to the component it configures, with `frozen=True`. Its
 fields are the keys of the file, and their documentation in `Attributes:` becomes the reference page.
 """
 
+import dataclasses
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, ClassVar, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 import tomli_w
@@ -22,11 +23,33 @@ MAX_TOML_BYTES = 1 << 20
 MAX_SHOWN = 100
 """Number of characters of a value or key that an error message shows."""
 
+MAX_LISTED_KEYS = 10
+"""Number of wrong keys that an error message lists."""
+
 T = TypeVar("T")
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base class of all configurations: immutable, keyword-only, and strict about unknown keys."""
+    """Base class of all configurations: immutable, keyword-only, and strict about unknown keys.
+
+    Attributes:
+        synonyms: words that users try instead of a key, each with the dotted key, or with a sentence that says what to
+            do; errors suggest them. Only those of the outermost struct are used.
+    """
+
+    synonyms: ClassVar[dict[str, str]] = {}
+
+
+class WrongKey(NamedTuple):
+    """A key that is unknown or missing.
+
+    Attributes:
+        problem: such as `unknown key 'size' in [spare]`.
+        advice: what to do, such as `did you mean 'size_px'?`; may be empty.
+    """
+
+    problem: str
+    advice: str = ""
 
 
 def decode(value: Any, struct_type: type[T], where: str) -> T:
@@ -38,15 +61,37 @@ def decode(value: Any, struct_type: type[T], where: str) -> T:
         where: the file or option that the data comes from; errors start with it.
 
     Raises:
-        ConfigError: a key is unknown (the message names the nearest known one) or missing, a value has the wrong type,
-            or values contradict each other.
+        ConfigError: keys are unknown or missing (the message lists all of them, with the nearest known ones), a value
+            has the wrong type, or values contradict each other.
     """
     try:
         return msgspec.convert(value, struct_type)
     except ConfigError as error:  # raised by the struct's own validation, which does not know the file
         raise ConfigError(f"{where}: {error}") from error
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {_explain(_shortened(str(error)), struct_type)}") from error
+        check_keys(value, struct_type, where)
+        message = _shortened(str(error)).replace(" - at `$.", " - at `").replace("`", "'")
+        raise ConfigError(f"{where}: {message}") from error
+
+
+def check_keys(value: Any, struct_type: Any, where: str) -> None:
+    """Refuse plain data with unknown or missing keys, also in dataclasses, whose unknown keys `decode` ignores.
+
+    Args:
+        value: as for `decode`.
+        struct_type: as for `decode`.
+        where: as for `decode`.
+
+    Raises:
+        ConfigError: the message lists all unknown and missing keys.
+    """
+    wrong = list(_wrong_keys(value, struct_type, (), struct_type))
+    if len(wrong) == 1:
+        raise ConfigError(f"{where}: {wrong[0].problem}{wrong[0].advice and f'; {wrong[0].advice}'}")
+    if wrong:
+        listed = [problem + (advice and f" ({advice})") for problem, advice in wrong[:MAX_LISTED_KEYS]]
+        more = f"; and {len(wrong) - MAX_LISTED_KEYS:,} more" if len(wrong) > MAX_LISTED_KEYS else ""
+        raise ConfigError(f"{where}: {len(wrong):,} keys are wrong: {'; '.join(listed)}{more}")
 
 
 def load_toml(path: Path, struct_type: type[T]) -> T:
@@ -102,14 +147,16 @@ def to_toml(value: Any) -> str:
 
 
 def set_key(tree: dict[str, Any], assignment: str) -> dict[str, Any]:
-    """Return a copy of nested dictionaries with one key changed.
+    """Return a copy of nested dictionaries and lists with one key changed.
 
     Args:
         tree: plain data, as returned by `read_toml`; it is not modified.
-        assignment: `dotted.key=value`. The value is parsed as TOML; if it is not valid TOML, it is used as a string.
+        assignment: `dotted.key=value`; a number addresses an entry of a list, counted from 0. The value is parsed as
+            TOML; if it is not valid TOML, it is used as a string.
 
     Raises:
-        ConfigError: the assignment has no `=` or no key, or part of the key is a value and not a table.
+        ConfigError: the assignment has no `=` or no key, part of the key is a value and not a table, or there is no
+            such entry.
     """
     key, separator, text = assignment.partition("=")
     names = [name.strip() for name in key.split(".")]
@@ -119,14 +166,26 @@ def set_key(tree: dict[str, Any], assignment: str) -> dict[str, Any]:
         parsed = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
         parsed = {}
-    changed = table = dict(tree)
-    for name in names[:-1]:
-        inner = table.get(name, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"--set {assignment}: {name!r} is a value, not a table")
-        table[name] = table = dict(inner)  # the copy is assigned to the outer table first
-    table[names[-1]] = parsed["value"] if parsed.keys() == {"value"} else text
+    value = parsed["value"] if parsed.keys() == {"value"} else text
+    changed: dict[str, Any] = _assigned(tree, names, value, f"--set {assignment}")
     return changed
+
+
+def _assigned(node: Any, names: list[str], value: Any, where: str, above: str = "") -> Any:
+    """Return a copy of a table or list in which the value at a path is replaced."""
+    if not names:
+        return value
+    name, *rest = names
+    if isinstance(node, list | tuple):
+        if not (name.isascii() and name.isdecimal() and int(name[:9]) < len(node)):
+            known = f"entries 0 to {len(node) - 1}" if node else "no entries"
+            raise ConfigError(f"{where}: {above!r} has {known}, not {name!r}")
+        entries = list(node)
+        entries[int(name)] = _assigned(node[int(name)], rest, value, where, name)
+        return entries
+    if not isinstance(node, dict):
+        raise ConfigError(f"{where}: {above!r} is a value, not a table")
+    return node | {name: _assigned(node.get(name, {}), rest, value, where, name)}
 
 
 def differing_keys(one: Any, other: Any, prefix: str = "") -> list[str]:
@@ -149,30 +208,111 @@ def _shortened(message: str) -> str:
     return re.sub(rf"(['`])([^'`]{{{MAX_SHOWN}}})[^'`]+", r"\1\2...", message)
 
 
-def _explain(message: str, struct_type: Any) -> str:
-    """Rephrase an error message of msgspec; for an unknown key, suggest the nearest known one."""
-    path = match[1] if (match := re.search(r" - at `\$\.?([^`]*)`", message)) else ""
-    unknown = re.search(r"unknown field `(.*?)`", message)
-    if not unknown:
-        return message.replace(" - at `$.", " - at `").replace("`", "'")
-    table = f" in [{path}]" if path else ""
-    return f"unknown key {unknown[1]!r}{table}{nearest(unknown[1], sorted(_fields_at(struct_type, path)))}"
+def _wrong_keys(value: Any, hint: Any, path: tuple[str | int, ...], root: Any) -> Iterator[WrongKey]:
+    """Yield each unknown and each missing key of nested plain data, in the order of the file and then of the struct."""
+    struct = _struct_of(value, hint)
+    if struct is not None:
+        yield from _wrong_keys_of_table(value, struct, path, root)
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            for item_hint in _item_hints(hint):
+                yield from _wrong_keys(item, item_hint, (*path, number), root)
+    elif isinstance(value, dict) and get_origin(hint) is dict:
+        for key, item in value.items():
+            yield from _wrong_keys(item, get_args(hint)[1], (*path, str(key)), root)
 
 
-def _fields_at(struct_type: Any, path: str) -> set[str]:
-    """Return the field names of the structs at a dotted path below `struct_type`."""
-    struct_types = {struct_type}
-    for name in filter(None, re.split(r"\.|\[.*?\]", path)):
-        nested: set[Any] = set()
-        for candidate in struct_types:
-            if name in getattr(candidate, "__struct_fields__", ()):
-                nested |= _struct_types(get_type_hints(candidate)[name])
-        struct_types = nested
-    return {field for candidate in struct_types for field in getattr(candidate, "__struct_fields__", ())}
+def _wrong_keys_of_table(value: Any, struct: Any, path: tuple[str | int, ...], root: Any) -> Iterator[WrongKey]:
+    known, table = _keys_of(struct), _table(path)
+    config = getattr(struct, "__struct_config__", None)
+    tag_field = config.tag_field if config else None
+    strange = [key for key in value if key not in known and key != tag_field]
+    unknown = [
+        WrongKey(f"unknown key {str(key)[:MAX_SHOWN]!r}{table}", _advice(str(key), path, known, root))
+        for key in (strange if config is None or config.forbid_unknown_fields else ())
+    ]
+    yield from unknown
+    hints = get_type_hints(struct)
+    for key, (name, is_required) in known.items():
+        if key in value:
+            yield from _wrong_keys(value[key], hints[name], (*path, key), root)
+        elif is_required and not any(wrong.advice == f"did you mean {key!r}?" for wrong in unknown):
+            inner = _wrong_keys({}, hints[name], (*path, key), root) if _is_struct(hints[name]) else ()
+            yield from list(inner) or [WrongKey(f"missing key {key!r}{table}")]
 
 
-def _struct_types(hint: Any) -> set[Any]:
-    """Return the structs in a type hint such as `A | None`, `tuple[A, ...]` or `dict[str, A]`."""
-    if hasattr(hint, "__struct_fields__"):
-        return {hint}
-    return {struct_type for argument in get_args(hint) for struct_type in _struct_types(argument)}
+def _struct_of(value: Any, hint: Any) -> Any:
+    """Return the struct or dataclass that a table becomes; None for other values and if its `kind` is not known."""
+    members = [member for member in get_args(hint) or (hint,) if _is_struct(member)]
+    if not isinstance(value, dict) or get_origin(hint) in (dict, list, tuple):
+        return None
+    if len(members) == 1:
+        return members[0]
+    tags = ((member, member.__struct_config__) for member in members if hasattr(member, "__struct_config__"))
+    return next((member for member, config in tags if value.get(config.tag_field) == config.tag), None)
+
+
+def _is_struct(hint: Any) -> bool:
+    return isinstance(hint, type) and (hasattr(hint, "__struct_fields__") or dataclasses.is_dataclass(hint))
+
+
+def _item_hints(hint: Any) -> list[Any]:
+    """Return the types of the items of a list: of `tuple[A, ...]` in `str | tuple[A, ...]` it is A."""
+    if get_origin(hint) in (list, tuple):
+        return [argument for argument in get_args(hint)[:1] if argument is not Ellipsis]
+    return [item for argument in get_args(hint) for item in _item_hints(argument)]
+
+
+def _keys_of(struct: Any) -> dict[str, tuple[str, bool]]:
+    """Return the keys of a struct or dataclass: key -> name of the attribute, and whether the key is required."""
+    if dataclasses.is_dataclass(struct):
+        missing = dataclasses.MISSING
+        return {
+            field.name: (field.name, field.default is missing and field.default_factory is missing)
+            for field in dataclasses.fields(struct)
+        }
+    return {field.encode_name: (field.name, field.required) for field in msgspec.structs.fields(struct)}
+
+
+def _table(path: tuple[str | int, ...]) -> str:
+    """Return where a key is, such as ` in [model.text]` or ` in [[sources]] number 2`; empty for the top level."""
+    if not path:
+        return ""
+    names = ".".join(name for name in path if isinstance(name, str))
+    number = path[-1]
+    return f" in [[{names}]] number {number + 1}" if isinstance(number, int) else f" in [{names}]"
+
+
+def _advice(key: str, path: tuple[str | int, ...], known: Iterable[str], root: Any) -> str:
+    """Return what to do about an unknown key: the key that was probably meant, or nothing."""
+    meant = str(getattr(root, "synonyms", {}).get(key.lower(), ""))
+    if " " in meant:
+        return meant
+    elsewhere = [dotted for dotted in _dotted_keys(root) if dotted.rpartition(".")[2] == key]
+    if path and key in elsewhere:
+        return "it belongs at the top of the file, before the first [table]"
+    if not meant and (close := nearest(key, sorted(known), cutoff=0.8)):
+        return close.removeprefix("; ")
+    if not meant and elsewhere:  # rather a key of the same outer table, and one that is not nested deeply
+        meant = min(elsewhere, key=lambda dotted: (dotted.partition(".")[0] != (*path, "")[0], dotted.count(".")))
+    if meant:
+        table, _, name = meant.rpartition(".")
+        is_own = table == ".".join(name for name in path if isinstance(name, str))
+        return f"did you mean {(name if is_own else meant)!r}?"
+    return nearest(key, sorted(known)).removeprefix("; ")
+
+
+def _dotted_keys(hint: Any, prefix: str = "") -> Iterator[str]:
+    """Yield every key below a struct, such as `batch_size`, `model.text.width` and `sources[].weight`."""
+    if not _is_struct(hint):
+        for argument in get_args(hint):
+            if argument is not Ellipsis:
+                yield from _dotted_keys(
+                    argument, prefix + ("[]" if prefix and get_origin(hint) in (list, tuple) else "")
+                )
+        return
+    hints = get_type_hints(hint)
+    for key, (name, _) in _keys_of(hint).items():
+        dotted = f"{prefix}.{key}" if prefix else key
+        yield dotted
+        yield from _dotted_keys(hints[name], dotted)

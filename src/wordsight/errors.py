@@ -109,13 +109,19 @@ def encodable(text: object) -> str:
     return str(text).encode("utf-8", "backslashreplace").decode()
 
 
-def nearest(word: str, candidates: Iterable[str]) -> str:
+def nearest(word: str, candidates: Iterable[str], cutoff: float = 0.5) -> str:
     """Return `; did you mean 'x'?` for the candidate most similar to a misspelt word, or an empty string.
 
-    It ends a message: nothing can follow its question mark. Words longer than any sensible name have no similar
-    candidate, because comparing them would take long.
+    It ends a message: nothing can follow its question mark. The word itself is never suggested. Words longer than any
+    sensible name have no similar candidate, because comparing them would take long.
+
+    Args:
+        word: what the user typed.
+        candidates: the known words.
+        cutoff: least similarity, from 0 to 1 (equal), of a suggestion.
     """
     if len(word) > _MAX_COMPARED_CHARACTERS:
         return ""
-    matches = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
+    others = [candidate for candidate in candidates if candidate != word]
+    matches = difflib.get_close_matches(word, others, n=1, cutoff=cutoff)
     return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -54,22 +54,30 @@ def test_options_reach_train(calls, tmp_path):
 def test_result_is_printed_with_a_command_to_try(calls, capsys):
     assert main(["train", "flickr8k", "--data", "shards", "--out", "runs/first"]) == 0
     captured = capsys.readouterr()
-    first, second = captured.out.splitlines()
-    assert first == "runs/first: 20 steps; best model after step 10"
-    assert second == "try: wordsight classify IMAGES --labels cat,dog --model runs/first"
+    first, score, advice = captured.out.splitlines()
+    assert first == "runs/first: 20 steps; best model after 10 steps"
+    assert score == "  validation, accuracy: 50.0 % [40.0, 60.0] of 100, chance 10.0 % (Wilson 95 %)"
+    assert advice == "try: wordsight classify IMAGES --labels cat,dog --model runs/first"
     assert captured.err == "step 10/20\n"
 
 
 def test_json_is_one_object(calls, capsys):
     assert main(["train", "flickr8k", "--data", "shards", "--out", "runs/first", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result == {"directory": "runs/first", "steps": 20, "best_step": 10, "scores": [msgspec.to_builtins(SCORE)]}
+    assert result == {
+        "directory": "runs/first",
+        "steps": 20,
+        "best_step": 10,
+        "scores": [msgspec.to_builtins(SCORE)],
+        "start_scores": [],
+    }
 
 
 def test_quiet_prints_only_the_result(calls, capsys):
     assert main(["train", "flickr8k", "--data", "shards", "--out", "runs/first", "--quiet"]) == 0
     captured = capsys.readouterr()
-    assert captured.out == "runs/first: 20 steps; best model after step 10\n"
+    assert captured.out.startswith("runs/first: 20 steps; best model after 10 steps\n  validation, accuracy: ")
+    assert captured.out.count("\n") == 2
     assert captured.err == ""
 
 

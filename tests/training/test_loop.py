@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 
 import wordsight as ws
 from tests.weights.models import sentencepiece_model
+from wordsight.cli import main
 from wordsight.encoder import DualEncoder
 from wordsight.errors import ConfigError, DataError, OutputError, TrainingError
 from wordsight.metrics import Score
@@ -189,9 +191,9 @@ def test_a_truncated_checkpoint_is_an_error_of_one_line(world: Path, finished: P
         train(world / "recipe.toml", world, tmp_path / "run", resume=True)
 
 
-def start(world: Path, out: Path, *more: str) -> "subprocess.Popen[bytes]":
+def start(world: Path, out: Path, *more: str, stderr: int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "wordsight", "train", str(world / "recipe.toml"), "--data", str(world)]
-    return subprocess.Popen([*command, "--out", str(out), "--resume", *more], stderr=subprocess.DEVNULL)
+    return subprocess.Popen([*command, "--out", str(out), "--resume", *more], stderr=stderr)
 
 
 def wait_for(condition: object, process: "subprocess.Popen[bytes]", limit_s: float = 60) -> None:
@@ -207,14 +209,17 @@ def test_a_run_interrupted_by_ctrl_c_and_resumed_ends_with_the_same_weights(
 ) -> None:
     changes = ("schedule.steps=200", "checkpoint_every_steps=1000", "validation.every_steps=40")
     long = [part for change in (*changes, f"optimizer.matrices={matrices}") for part in ("--set", change)]
-    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
+    whole, interrupted = tmp_path / "whole", tmp_path / "it is interrupted"
     assert start(world, whole, *long).wait() == 0
-    process = start(world, interrupted, *long)
+    process = start(world, interrupted, *long, "--workers", "2", stderr=subprocess.PIPE)
     wait_for((interrupted / "metrics.jsonl").exists, process)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 130
     assert (interrupted / "checkpoint.pt").exists()
-    assert start(world, interrupted, *long).wait() == 0
+    command = f"wordsight train --resume --out '{interrupted}' --workers 2"
+    assert printed.decode().splitlines()[-2:] == [f"continue with: {command}", "interrupted"]
+    assert main(shlex.split(command)[1:]) == 0
     assert_identical(whole, interrupted)
 
 

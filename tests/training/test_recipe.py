@@ -1,11 +1,16 @@
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import msgspec
 import pytest
 
+from wordsight.config import to_toml
 from wordsight.errors import ConfigError
+from wordsight.model import preset
 from wordsight.training import load_recipe
 from wordsight.training.recipe import Recipe, ScheduleConfig, recipe_paths
 from wordsight.training.step import learning_rate_factor
@@ -47,7 +52,22 @@ def test_set_changes_one_key(recipe_file: Path) -> None:
         ("nothing", "expected key=value"),
         ("schedule.steps=0", ">= 1"),
         ("accumulation=3", "accumulation: batch_size 32 is not a multiple of 3"),
-        ("schedule.warmup_steps=20", "warmup_steps 20 must be less than steps 20"),
+        (
+            "schedule.warmup_steps=20",
+            "warmup_steps 20 must be less than steps 20; set it too, or .* warmup_share = 0.05",
+        ),
+        ("schedule.warmup_share=0.1", "warmup_steps 2 and warmup_share 0.1 contradict each other"),
+        ("schedule.warmup_share=1.0", "< 1.0"),
+        ("lr=1e-3", "unknown key 'lr'; did you mean 'optimizer.learning_rate'?"),
+        ("optimizer.lr=1e-3", r"unknown key 'lr' in \[optimizer\]; did you mean 'learning_rate'\?$"),
+        ("bs=8", r"unknown key 'bs'; did you mean 'batch_size'\?$"),
+        ("optimizer.wd=0", r"unknown key 'wd' in \[optimizer\]; did you mean 'weight_decay'\?$"),
+        ("schedule.epochs=3", r"unknown key 'epochs' in \[schedule\]; recipes count steps: schedule.steps = epochs"),
+        ("schedule.batch_size=3", "it belongs at the top of the file"),
+        ("model.image.width=8", r"unknown key 'width' in \[model.image\]; did you mean 'widths'\?$"),
+        ("model.image.kind=vit", "4 keys are wrong: missing key 'patch_size_px' in .model.image.; .* 'heads'"),
+        ("sources=[{shards='a', label_templates=['x']}]", "template 'x': expected one {}"),
+        ("validation={sets=[{shards='a'}]}", r'add selection_metric = "auto" to \[validation\]'),
         ("model='ViT-B-33'", "did you mean 'ViT-B-32'"),
         ("batch_size=1", "batch_size 1: the contrastive loss compares the pairs of a batch; expected at least 2"),
         ("batch_size=1000000000", "<= 1048576"),
@@ -65,7 +85,7 @@ def test_set_changes_one_key(recipe_file: Path) -> None:
         ("about.scores=[{dataset='a', metric='b', value=2, low=0, high=1, n=1, chance=0, method='m'}]", "value 2.0"),
         (
             "about.scores=[{dataset='a', metric='b', value=0.5, low=0, high=1, n=1, chance=0, method='m', chanse=1}]",
-            "unknown key 'chanse' in .about.scores.; did you mean 'chance'",
+            r"unknown key 'chanse' in \[\[about.scores\]\] number 1; did you mean 'chance'",
         ),
         ("validation={labels=[{shards='pets'}]}", r'add selection_metric = "accuracy" to \[validation\]'),
         (
@@ -80,9 +100,58 @@ def test_an_invalid_change_is_an_error_of_one_line(recipe_file: Path, change: st
     assert "\n" not in str(caught.value)
 
 
+VIT = ("model.image.kind=vit", "model.image.patch_size_px=8", "model.image.width=16", "model.image.layers=2")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_another_kind_of_image_tower_drops_the_keys_of_the_former(recipe_file: Path, order: int) -> None:
+    image = load_recipe(recipe_file, (*VIT, "model.image.heads=2")[::order]).architecture.image
+    assert (image.image_size_px, image.width) == (16, 16)  # the size is a key of both kinds
+    layers = tuple(f"model.image.{key}" for key in ("kind=modified_resnet", "layers=[1, 1, 1, 1]", "image_size_px=32"))
+    recipe_file.write_text(to_toml(load_recipe(recipe_file, (*VIT, "model.image.heads=2"))))
+    assert load_recipe(recipe_file, layers).architecture.image.width == 16
+
+
+def test_a_key_of_a_preset_can_be_changed(tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(
+        "model = 'vit-small'\nabout = {title = ''}\nschedule = {steps = 1}\noptimizer = {learning_rate = 1}\n"
+    )
+    model = load_recipe(tmp_path / "small.toml", ("model.text.layers=1",)).architecture
+    assert (model.text.layers, model.image) == (1, preset("vit-small").image)
+
+
+def test_sources_and_validation_sets_can_be_set_by_name(recipe_file: Path) -> None:
+    changes = ("sources=['a', 'b']", "sources.1.weight=3", "validation.sets=c", "validation.labels=[]")
+    recipe = load_recipe(recipe_file, changes)
+    assert [(source.shards, source.weight) for source in recipe.sources] == [("a", 1.0), ("b", 3.0)]
+    assert [entry.shards for entry in recipe.validation.sets] == ["c"]
+    assert recipe.validation.labels == ()
+    nested = load_recipe(recipe_file, ("sources=[{shards=['a', 'b'], weight=2}]",))
+    assert nested.sources[0].shards == ("a", "b")
+
+
+@pytest.mark.parametrize("word", sorted(Recipe.synonyms))
+def test_synonyms_suggest_keys_that_exist(word: str) -> None:
+    target = Recipe.synonyms[word]
+    keys = {".".join(path) for path in key_paths(Recipe)}
+    mentioned = [target] if " " not in target else re.findall(r"schedule\.\w+|optimizer\.\w+", target)
+    assert word not in Recipe.__struct_fields__
+    assert set(mentioned) <= keys
+
+
+def key_paths(struct: type, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    hints = get_type_hints(struct)
+    for name in struct.__struct_fields__:
+        yield (*path, name)
+        for member in (hints[name], *get_args(hints[name])):
+            if hasattr(member, "__struct_fields__"):
+                yield from key_paths(member, (*path, name))
+
+
 def test_an_unknown_recipe_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(
-        ConfigError, match=r"flicker9k: no such recipe; known: demo, flickr8k; did you mean 'flickr8k'\?$"
+        ConfigError,
+        match=r"flicker9k: no such recipe; known: demo, finetune, flickr8k, vit; did you mean 'flickr8k'\?$",
     ):
         load_recipe("flicker9k")
 
@@ -101,11 +170,21 @@ def test_the_learning_rate_warms_up_linearly_and_falls_as_half_a_cosine() -> Non
     assert learning_rate_factor(10, ScheduleConfig(steps=10, final_share=0.1)) == pytest.approx(0.1)
 
 
+def test_the_warm_up_can_be_a_share_of_the_steps() -> None:
+    share, steps = ScheduleConfig(steps=10, warmup_share=0.2), ScheduleConfig(steps=10, warmup_steps=2)
+    assert [learning_rate_factor(step, share) for step in range(10)] == [
+        learning_rate_factor(step, steps) for step in range(10)
+    ]
+    assert ScheduleConfig(steps=1, warmup_share=0.99).num_warmup_steps == 1
+    assert learning_rate_factor(0, ScheduleConfig(steps=1, warmup_share=0.99)) == 1
+
+
 @pytest.mark.parametrize("name", sorted(recipe_paths()))
-def test_the_recipes_of_the_package_are_valid_and_validate_nothing(name: str) -> None:
+def test_the_recipes_of_the_package_are_valid(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.about.title == name
-    assert recipe.validation.selection_metric is None  # the last model is the best
+    sets = (*recipe.validation.sets, *recipe.validation.retrieval, *recipe.validation.labels)
+    assert bool(sets) == (recipe.validation.selection_metric is not None)  # without sets, the last model is the best
 
 
 @pytest.mark.parametrize("module", ["wordsight.training", "wordsight.training.recipe", "wordsight.evaluation"])

@@ -45,3 +45,10 @@ def test_a_selection_metric_that_nothing_reports_is_one_line_with_the_nearest(
 def test_a_selection_metric_without_scores_is_an_error() -> None:
     with pytest.raises(ConfigError, match="reported: nothing"):
         selection_value([], "accuracy")
+
+
+def test_auto_is_the_recall_of_captions_and_otherwise_the_accuracy() -> None:
+    assert selection_value(SCORES, "auto") == 1
+    assert selection_value(SCORES[-2:], "auto") == 0.375
+    with pytest.raises(ConfigError, match="no validation set reports 'auto'; reported: nothing"):
+        selection_value([], "auto")

@@ -35,7 +35,7 @@ COMMANDS = {
     "shards": "Pack images with their texts or labels into WebDataset shards.",
     "models": "List published weights, print a card, or download weights.",
     "convert": "Convert a model to another format and verify the result.",
-    "recipes": "List training recipes with their measured results, or print one.",
+    "recipes": "List training recipes with their measured results and export formats, or print one.",
     "info": "Print versions, devices and settings, for bug reports.",
     "cache": "List what is cached, or delete it.",
 }

@@ -17,7 +17,7 @@ def recipes(
     ] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """List training recipes with their measured results, or print one.
+    """List training recipes with their measured results and export formats, or print one.
 
     With --json, a recipe is printed with all its keys, including those that have their default values.
 
@@ -54,4 +54,6 @@ def _entry(name: str, about: "About") -> list[str]:
     if measured := ", ".join(filter(None, [duration, about.hardware])):
         lines.append(f"  measured: {measured}")
     lines += [f"  {score}" for score in about.scores]
+    if about.exports:
+        lines.append(f"  exports to: {', '.join(about.exports)}")
     return lines

@@ -39,6 +39,7 @@ class SourceConfig(Config, frozen=True):
         weight: the source's share of a batch is its weight divided by the sum of all weights.
         templates: templates for the texts, each with one `{}` for the caption or the name of the label; without any,
             texts are used unchanged.
+        label_templates: the same, but only if the source has labels and no captions.
         augmentation: augmentation of the source's images; by default that of the recipe.
         word_dropout: probability of leaving out each word of a text; at least one word is kept.
         texts: which texts of an image that has both are used: `captions`, or the `names` of its label. An image that
@@ -48,6 +49,7 @@ class SourceConfig(Config, frozen=True):
     shards: str | tuple[str, ...]
     weight: float = 1.0
     templates: tuple[str, ...] = ()
+    label_templates: tuple[str, ...] = ()
     augmentation: Augmentation | None = None
     word_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     texts: Literal["captions", "names"] = "captions"
@@ -55,7 +57,7 @@ class SourceConfig(Config, frozen=True):
     def __post_init__(self) -> None:
         if not 0 < self.weight <= MAX_WEIGHT:
             raise ConfigError(f"{self.shards}: weight {self.weight}: expected a number above 0, at most {MAX_WEIGHT:g}")
-        for template in self.templates:
+        for template in (*self.templates, *self.label_templates):
             if template.count(SLOT) != 1:
                 raise ConfigError(f"{self.shards}: template {template!r}: expected one {{}} where the name goes")
 

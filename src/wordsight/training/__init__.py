@@ -6,6 +6,9 @@ step.py             one optimiser step
 state.py            everything that a run needs to continue; checkpoint.py saves and loads it
 checks.py           what is refused or reported at the start
 start.py            changes to the model from which training starts
+changes.py          changes to a recipe, as `--set` makes them
+run_directory.py    what a run remembers, so that it can be resumed without naming recipe and data again
+init_recipe.py      a first recipe for one's own shards
 sources.py          opens the shards that a recipe names
 selection.py        which validation score selects the best model
 optimizer.py        AdamW and parameter groups; muon.py has Muon

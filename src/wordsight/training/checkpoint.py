@@ -17,6 +17,7 @@ CHANGEABLE = (
     "max_broken_share",
     "optimizer.gradient_clip",
     "optimizer.learning_rate",
+    "schedule.steps",
     "validation.every_steps",
     "validation.max_unreadable_share",
 )

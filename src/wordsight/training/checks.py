@@ -22,7 +22,7 @@ from wordsight.evaluation import Classification, Retrieval
 from wordsight.model import CLIP
 from wordsight.text import TextTokenizer, TokenizerConfig
 from wordsight.training.recipe import Recipe
-from wordsight.training.selection import check_reported
+from wordsight.training.selection import reported_metric
 from wordsight.weights import Card
 
 _MAX_LAYERS = 1024
@@ -90,7 +90,7 @@ def check_selection(recipe: Recipe, evaluators: Sequence[Retrieval | Classificat
     """
     if recipe.validation.selection_metric is not None:
         reported = [(evaluator.dataset, metric) for evaluator in evaluators for metric in evaluator.metrics]
-        check_reported(recipe.validation.selection_metric, reported)
+        reported_metric(recipe.validation.selection_metric, reported)
 
 
 def notes(recipe: Recipe, mixture: Mixture, model: CLIP, tokenizer: TextTokenizer) -> Iterator[str]:

@@ -5,26 +5,28 @@ steps, never in minutes. Settings that change only how a run is executed or obse
 TensorBoard) are not part of a recipe. This module does not load torch.
 """
 
-import dataclasses
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
-from wordsight.config import Config, decode, read_toml, set_key
+from wordsight.config import Config, check_keys, decode, read_toml
 from wordsight.data import SourceConfig
 from wordsight.errors import ConfigError, nearest
 from wordsight.image import Augmentation, Preprocessing
 from wordsight.metrics import Score
 from wordsight.model import ModelConfig, preset
+from wordsight.training.changes import apply_changes
 
-_SCORE_KEYS = {field.name for field in dataclasses.fields(Score)}
 _MAX_FLOAT = 1e30  # far beyond any useful setting, and far from overflow
 _MAX_BATCH = 1 << 20  # thirty times the batch of the paper
 _MAX_STEPS = 1 << 40  # more than a century of steps
 _MAX_SEED = (1 << 64) - 1  # the key of the generators
+
+START = "start"
+"""The value of `model` for recipes that only train an existing model."""
 
 PositiveInt = Annotated[int, Meta(ge=1, le=_MAX_STEPS)]
 PositiveFloat = Annotated[float, Meta(gt=0, le=_MAX_FLOAT)]
@@ -37,10 +39,16 @@ Decay = Annotated[float, Meta(ge=0, lt=1)]
 class About(Config, frozen=True):
     """The description of a recipe, which `wordsight recipes` prints; it has no influence on the run.
 
+    The `recipe.toml` of a run has its own description: what was measured for the recipe does not hold for a run of it.
+
     Attributes:
-        title: name of the recipe; also the name of the trained model.
+        title: name of the recipe; also the name of the trained model. A run that starts from a model, or whose recipe
+            was changed on the command line, is named after its directory.
+        recipe: in a run, the title of its recipe.
+        source_model: in a run, the model from which training started.
         description: what is trained, on which data.
-        command: the command that runs the recipe.
+        command: the command that runs the recipe; in a run, the one that started it.
+        exports: formats of `wordsight convert` in which the trained model can be written.
         hardware: the machine on which `minutes` was measured.
         minutes: measured duration of the run.
         scores: measured results, each with the keys `dataset`, `metric`, `value`, `low`, `high`, `n`, `chance` and
@@ -51,8 +59,11 @@ class About(Config, frozen=True):
     """
 
     title: str
+    recipe: str = ""
+    source_model: str = ""
     description: str = ""
     command: str = ""
+    exports: tuple[str, ...] = ()
     hardware: str = ""
     minutes: float | None = None
     scores: tuple[Score, ...] = ()
@@ -72,12 +83,35 @@ class ScheduleConfig(Config, frozen=True):
     Attributes:
         steps: number of optimiser steps.
         warmup_steps: number of steps during which the learning rate rises linearly; less than `steps`.
+        warmup_share: the same as a fraction of `steps`, rounded, so that the warm-up follows another number of steps;
+            instead of `warmup_steps`.
         final_share: learning rate after the last step, as a fraction of `optimizer.learning_rate`.
+
+    Raises:
+        ConfigError: the warm-up is given twice, or is not shorter than the run.
     """
 
     steps: PositiveInt
     warmup_steps: NonNegativeInt = 0
+    warmup_share: Annotated[float, Meta(ge=0, lt=1)] | None = None
     final_share: Proportion = 0.0
+
+    def __post_init__(self) -> None:
+        if self.warmup_share is not None and self.warmup_steps:
+            raise ConfigError(
+                f"schedule: warmup_steps {self.warmup_steps} and warmup_share {self.warmup_share} contradict each "
+                "other; keep one of them"
+            )
+        if self.warmup_steps >= self.steps:
+            raise ConfigError(
+                f"schedule: warmup_steps {self.warmup_steps} must be less than steps {self.steps}; set it too, or set "
+                "warmup_steps = 0 and warmup_share = 0.05"
+            )
+
+    @property
+    def num_warmup_steps(self) -> int:
+        """The number of steps of the warm-up, given as a number or as a share."""
+        return self.warmup_steps if self.warmup_share is None else round(self.warmup_share * self.steps)
 
 
 class OptimizerConfig(Config, frozen=True):
@@ -139,7 +173,7 @@ class LabelSet(Config, frozen=True):
     Attributes:
         shards: path, address or name of the shards, as for a source; the last component of the path is the name of
             the dataset in scores.
-        templates: prompt templates of the zero-shot classifier, each with one `{}`.
+        templates: prompt templates of the zero-shot classifier, each with one `{}`; images without labels need none.
     """
 
     shards: str
@@ -149,11 +183,16 @@ class LabelSet(Config, frozen=True):
 class ValidationConfig(Config, frozen=True):
     """What is measured during a run, and which score selects the best model.
 
+    A run that starts from a model is validated before its first step too.
+
     Attributes:
         every_steps: number of steps between two validations; the last step is always validated.
         selection_metric: name of the metric that selects the best model, such as `image_to_text_recall@10` or
-            `accuracy`, averaged over the datasets that report it; or `dataset/metric` for one of them. Without it, the
-            last model is the best. Required if there are validation sets.
+            `accuracy`, averaged over the datasets that report it; `dataset/metric` for one of them; or `auto`:
+            `image_to_text_recall@10` if a set has captions, otherwise `accuracy`. Without it, the last model is the
+            best. Required if there are validation sets.
+        sets: sets of images with captions or labels; the data decides what is measured: recall where images have
+            captions, zero-shot accuracy where they have labels, both if they have both.
         retrieval: sets of captioned images.
         labels: sets of labelled images.
         max_unreadable_share: the run does not start if a larger share of the images of a set is unreadable; those below
@@ -165,13 +204,14 @@ class ValidationConfig(Config, frozen=True):
 
     every_steps: PositiveInt = 500
     selection_metric: str | None = None
+    sets: tuple[LabelSet, ...] = ()
     retrieval: tuple[RetrievalSet, ...] = ()
     labels: tuple[LabelSet, ...] = ()
     max_unreadable_share: Proportion = 0.1
 
     def __post_init__(self) -> None:
-        if (self.retrieval or self.labels) and self.selection_metric is None:
-            example = "image_to_text_recall@10" if self.retrieval else "accuracy"
+        if (self.sets or self.retrieval or self.labels) and self.selection_metric is None:
+            example = "auto" if self.sets else "image_to_text_recall@10" if self.retrieval else "accuracy"
             raise ConfigError(
                 "validation: there are validation sets but no selection_metric, so no score selects the best model; "
                 f'add selection_metric = "{example}" to [validation]'
@@ -183,7 +223,8 @@ class Recipe(Config, frozen=True):
 
     Attributes:
         about: title, description and measured results.
-        model: the architecture, as a table or as the name of a preset such as `ViT-B-32`.
+        model: the architecture, as a table or as the name of a preset such as `ViT-B-32`; or `start`, for recipes that
+            only train the model of `--from`, whose architecture replaces the recipe's in any case.
         schedule: number of steps and learning rate schedule.
         optimizer: the optimiser and its constants.
         sources: the shards to train on; by default all shards given with `--data`, weighted by size.
@@ -207,6 +248,48 @@ class Recipe(Config, frozen=True):
     Raises:
         ConfigError: keys contradict each other, or `model` is not a preset.
     """
+
+    synonyms: ClassVar[dict[str, str]] = {
+        "architecture": "model",
+        "batch": "batch_size",
+        "bs": "batch_size",
+        "clip_grad": "optimizer.gradient_clip",
+        "grad_clip": "optimizer.gradient_clip",
+        "max_grad_norm": "optimizer.gradient_clip",
+        "betas": "it is two keys of [optimizer]: beta1 and beta2",
+        "data": "data is not part of a recipe: name shards in [[sources]], and pass --data DIR",
+        "eps": "optimizer.epsilon",
+        "epoch": "recipes count steps: schedule.steps = epochs * samples / batch_size",
+        "epochs": "recipes count steps: schedule.steps = epochs * samples / batch_size",
+        "num_epochs": "recipes count steps: schedule.steps = epochs * samples / batch_size",
+        "eval_every": "validation.every_steps",
+        "eval_steps": "validation.every_steps",
+        "val": "validation",
+        "grad_accum": "accumulation",
+        "accum_freq": "accumulation",
+        "gradient_accumulation_steps": "accumulation",
+        "image_size": "model.image.image_size_px",
+        "iterations": "schedule.steps",
+        "iters": "schedule.steps",
+        "max_steps": "schedule.steps",
+        "num_steps": "schedule.steps",
+        "train_steps": "schedule.steps",
+        "learning-rate": "optimizer.learning_rate",
+        "lr": "optimizer.learning_rate",
+        "max_lr": "optimizer.learning_rate",
+        "min_lr": "schedule.final_share, a fraction of optimizer.learning_rate, is its counterpart",
+        "metric": "validation.selection_metric",
+        "monitor": "validation.selection_metric",
+        "name": "about.title",
+        "optim": "optimizer",
+        "save_every": "checkpoint_every_steps",
+        "save_steps": "checkpoint_every_steps",
+        "warmup": "schedule.warmup_steps",
+        "warmup_ratio": "schedule.warmup_share",
+        "wd": "optimizer.weight_decay",
+        "workers": "it does not change the result, so it is an option: --workers N",
+        "device": "it is not part of a recipe but an option: --device DEVICE",
+    }
 
     about: About
     model: ModelConfig | str
@@ -232,11 +315,7 @@ class Recipe(Config, frozen=True):
             raise ConfigError(f"seed {self.seed}: expected 0 to 2**64 - 1")
         if self.batch_size % self.accumulation:
             raise ConfigError(f"accumulation: batch_size {self.batch_size} is not a multiple of {self.accumulation}")
-        if self.schedule.warmup_steps >= self.schedule.steps:
-            raise ConfigError(
-                f"schedule: warmup_steps {self.schedule.warmup_steps} must be less than steps {self.schedule.steps}"
-            )
-        if isinstance(self.model, str):
+        if isinstance(self.model, str) and self.model != START:
             preset(self.model)
 
     @property
@@ -258,7 +337,7 @@ class Recipe(Config, frozen=True):
     def masks_equal_texts(self) -> bool:
         """`loss.mask_equal_texts` with `auto` resolved."""
         if self.loss.mask_equal_texts == "auto":
-            return any(source.templates for source in self.sources)
+            return any(source.templates or source.label_templates for source in self.sources)
         return self.loss.mask_equal_texts
 
     def without_about(self) -> "Recipe":
@@ -298,14 +377,10 @@ def load_recipe(name: str | Path, changes: tuple[str, ...] = ()) -> Recipe:
         changes: `dotted.key=value`, as for the option `--set`.
 
     Raises:
-        ConfigError: no such recipe, an unknown key (the message suggests the nearest one), or an invalid value.
+        ConfigError: no such recipe, unknown or missing keys (the message lists all of them), or an invalid value.
     """
     path = recipe_path(name)
-    data: dict[str, Any] = read_toml(path)
-    for change in changes:
-        data = set_key(data, change)
+    data = apply_changes(read_toml(path), changes)
     recipe = decode(data, Recipe, str(path))
-    for row in data["about"].get("scores", ()):  # dataclasses ignore unknown keys
-        for key in row.keys() - _SCORE_KEYS:
-            raise ConfigError(f"{path}: unknown key {key!r} in [about.scores]{nearest(key, sorted(_SCORE_KEYS))}")
+    check_keys(data, Recipe, str(path))  # scores are dataclasses, whose unknown keys are not errors of `decode`
     return recipe

@@ -1,14 +1,41 @@
 """Open a recipe's data: the recipe contains names, the command line contains directories."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from wordsight.data import Mixture, MixtureSource, ShardSet, open_shards
+import numpy as np
+
+from wordsight.data import BrokenSampleError, Mixture, MixtureSource, ShardSet, SourceConfig, open_shards
 from wordsight.data.remote import is_remote
 from wordsight.errors import ConfigError, DataError
 from wordsight.evaluation import Classification, Retrieval, dataset_name
-from wordsight.training.recipe import Recipe
+from wordsight.training.recipe import LabelSet, Recipe, RetrievalSet
+
+_PEEKED_SAMPLES = 100
+"""Samples, evenly spaced, that are read to find out whether a set has captions, labels or both."""
+
+
+class Texts(NamedTuple):
+    """Which kinds of texts a set of shards has."""
+
+    captions: bool
+    labels: bool
+
+
+def texts_of(shards: ShardSet) -> Texts:
+    """Return whether any of a hundred evenly spaced samples has captions, and whether any has a label."""
+    total = len(shards) if shards.window is None else shards.counts[0]  # of remote shards only the first one
+    has_captions = has_labels = False
+    for index in np.unique(np.linspace(0, total - 1, min(total, _PEEKED_SAMPLES)).round().astype(int)):
+        try:
+            sample = shards.sample(int(index))
+        except BrokenSampleError:
+            continue
+        has_captions |= bool(sample.captions)
+        has_labels |= bool(sample.names)
+    return Texts(has_captions, has_labels)
 
 
 def find_shards(names: str | Sequence[str], data: Sequence[str | Path]) -> ShardSet:
@@ -26,7 +53,9 @@ def find_shards(names: str | Sequence[str], data: Sequence[str | Path]) -> Shard
         if is_remote(name):
             locations.append(name)
             continue
-        candidates = [Path(root) / name for root in data] + [Path(root) for root in data if Path(root).name == name]
+        candidates = [Path(root) / name for root in data] + [
+            Path(root) for root in data if Path(root).absolute().name == name
+        ]
         path = next((candidate for candidate in candidates if candidate.exists()), None)
         if path is None:
             if missing := [str(root) for root in data if not Path(root).exists()]:
@@ -34,7 +63,8 @@ def find_shards(names: str | Sequence[str], data: Sequence[str | Path]) -> Shard
             searched = ", ".join(str(root) for root in data)
             raise DataError(
                 f"{name}: the recipe names these shards, but they are not in {searched}; "
-                f"create them with 'wordsight shards SOURCE {Path(str(data[0])) / name}'"
+                f"create them with 'wordsight shards SOURCE {Path(str(data[0])) / name}', or name others with --set "
+                "sources=NAME"
             )
         locations.append(str(path))
     return open_shards(locations)
@@ -52,12 +82,15 @@ def open_sources(recipe: Recipe, data: Sequence[str | Path]) -> Mixture:
     if not recipe.sources:
         opened = [open_shards(str(directory)) for directory in data]
         return Mixture([MixtureSource(shards, float(len(shards))) for shards in opened])
-    return Mixture(
-        [
-            MixtureSource(find_shards(s.shards, data), s.weight, s.templates, s.augmentation, s.word_dropout, s.texts)
-            for s in recipe.sources
-        ],
-    )
+    return Mixture([_open_source(source, data) for source in recipe.sources])
+
+
+def _open_source(source: SourceConfig, data: Sequence[str | Path]) -> MixtureSource:
+    shards = find_shards(source.shards, data)
+    templates = source.templates
+    if source.label_templates and (source.texts == "names" or not texts_of(shards).captions):
+        templates = source.label_templates
+    return MixtureSource(shards, source.weight, templates, source.augmentation, source.word_dropout, source.texts)
 
 
 def open_evaluators(recipe: Recipe, data: Sequence[str | Path]) -> list[Retrieval | Classification]:
@@ -68,22 +101,34 @@ def open_evaluators(recipe: Recipe, data: Sequence[str | Path]) -> list[Retrieva
         DataError: shards are missing, empty or truncated; a set has no images of the right kind, or more unreadable
             ones than the recipe permits.
     """
-    for sets in (recipe.validation.retrieval, recipe.validation.labels):
+    validation = recipe.validation
+    for sets in ((*validation.sets, *validation.retrieval), (*validation.sets, *validation.labels)):
         for name, count in Counter(dataset_name(each.shards) for each in sets).items():
             if count > 1:
                 raise ConfigError(f"validation: {count} sets of one kind are named {name!r}; rename their directories")
-    preprocessing, share = recipe.image_preprocessing, recipe.validation.max_unreadable_share
-    retrieval = [
-        Retrieval(find_shards(entry.shards, data), dataset_name(entry.shards), preprocessing, share)
-        for entry in recipe.validation.retrieval
-    ]
-    classification = [
-        Classification(
-            find_shards(entry.shards, data), dataset_name(entry.shards), entry.templates, preprocessing, share
-        )
-        for entry in recipe.validation.labels
-    ]
-    evaluators: list[Retrieval | Classification] = [*retrieval, *classification]
+    evaluators: list[Retrieval | Classification] = []
+    for entry, kinds in _validation_sets(recipe, data):
+        shards, name = find_shards(entry.shards, data), dataset_name(entry.shards)
+        preprocessing, share = recipe.image_preprocessing, recipe.validation.max_unreadable_share
+        if kinds.captions:
+            evaluators.append(Retrieval(shards, name, preprocessing, share))
+        if kinds.labels:
+            templates = entry.templates if isinstance(entry, LabelSet) else ()
+            evaluators.append(Classification(shards, name, templates, preprocessing, share))
     for evaluator in evaluators:
         evaluator.prepare()
     return evaluators
+
+
+def _validation_sets(recipe: Recipe, data: Sequence[str | Path]) -> Iterator[tuple[LabelSet | RetrievalSet, Texts]]:
+    """Yield each validation set with the kinds of texts that are evaluated."""
+    validation = recipe.validation
+    for entry in validation.sets:
+        kinds = texts_of(find_shards(entry.shards, data))
+        if not any(kinds):
+            raise DataError(f"{dataset_name(entry.shards)}: no captions and no labels, as validation.sets requires")
+        yield entry, kinds
+    for captioned in validation.retrieval:
+        yield captioned, Texts(captions=True, labels=False)
+    for labelled in validation.labels:
+        yield labelled, Texts(captions=False, labels=True)

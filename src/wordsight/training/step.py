@@ -45,9 +45,10 @@ class StepMetrics:
 
 def learning_rate_factor(step: int, schedule: ScheduleConfig) -> float:
     """Return the factor of the peak learning rate at a step, counted from 0: linear warm-up, then half a cosine."""
-    if step < schedule.warmup_steps:
-        return (step + 1) / schedule.warmup_steps
-    progress = (step - schedule.warmup_steps) / (schedule.steps - schedule.warmup_steps)
+    warmup_steps = schedule.num_warmup_steps
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / (schedule.steps - warmup_steps)
     return schedule.final_share + (1 - schedule.final_share) * (1 + math.cos(math.pi * progress)) / 2
 
 

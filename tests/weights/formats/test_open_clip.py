@@ -106,7 +106,7 @@ def test_omitted_keys_have_the_defaults_of_open_clip() -> None:
             "a vocabulary of 700 needs its own tokenizer: add the model's tokenizer.json or spiece.model",
         ),
         (model_cfg(embed_dim="x"), "model_cfg: Expected 'int', got 'str'"),
-        ({"embed_dim": 8}, "missing required field"),
+        ({"embed_dim": 8}, "2 keys are wrong: missing key 'vision_cfg'; missing key 'text_cfg'"),
     ],
 )
 def test_an_unsupported_configuration_is_refused_in_one_line(config: dict[str, Any], message: str) -> None:

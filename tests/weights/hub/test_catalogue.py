@@ -172,7 +172,7 @@ def test_a_written_card_is_read_back(tmp_path):
         ({"sha256": "00EFA78F"}, "is not 8 to 64 digits of lower-case hexadecimal"),
         ({"sha256": "00efa7"}, "is not 8 to 64 digits of lower-case hexadecimal"),
         ({"scores": [{"metric": "x", "value": 101, "source": "y"}]}, "Expected `float` <= 100"),
-        ({"scores": [{"metric": "x", "value": 50}]}, "missing required field"),
+        ({"scores": [{"metric": "x", "value": 50}]}, "missing key"),
         ({"million_parameters": -1}, "Expected `float` > 0"),
         ({"format": "onnx"}, "Invalid enum value 'onnx'"),
         ({"licens": "MIT"}, "unknown key 'licens'; did you mean 'licence'?"),
