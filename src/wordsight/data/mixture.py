@@ -39,7 +39,7 @@ class SourceConfig(Config, frozen=True):
         weight: the source's share of a batch is its weight divided by the sum of all weights.
         templates: templates for the texts, each with one `{}` for the caption or the name of the label; without any,
             texts are used unchanged.
-        label_templates: the same, but only if the source has labels and no captions.
+        label_templates: the same, but only where names are used: with `texts = "names"`, or without captions.
         augmentation: augmentation of the source's images; by default that of the recipe.
         word_dropout: probability of leaving out each word of a text; at least one word is kept.
         texts: which texts of an image that has both are used: `captions`, or the `names` of its label. An image that
