@@ -196,6 +196,14 @@ def test_an_error_about_a_text_names_the_model() -> None:
         evaluate_models(models, images.copy, EvaluationOptions("colours"))
 
 
+def test_labels_that_a_model_cannot_tell_apart_are_an_error_that_names_the_model() -> None:
+    """The context of the model has 12 ids."""
+    long = "a very long name of a class that has more words than the context "
+    images = [ref(str(number), png(number), (), (f"{long} {number % 2}",)) for number in range(4)]
+    with pytest.raises(ConfigError, match=r"^tiny: labels '.*' are the same text after the model's context"):
+        ws.evaluate(tiny_clip(), data=images)
+
+
 @pytest.mark.parametrize(
     ("images", "options", "message"),
     [
