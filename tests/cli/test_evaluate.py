@@ -145,6 +145,8 @@ def test_a_table_with_texts_and_labels_is_evaluated_by_both_tasks(workspace, cap
         (["runs/first", "pets", "--out", "old.csv/scores.csv"], "old.csv"),
         (["runs/first", "pets", "--label-column", "kind"], "pets: not a table"),
         (["runs/first"], "Missing argument"),
+        (["runs/first", ""], "an argument is empty"),
+        (["", "pets"], "an argument is empty"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(workspace, capsys, arguments, message):

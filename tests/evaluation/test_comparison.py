@@ -75,7 +75,7 @@ def test_the_bootstrap_interval_agrees_with_scipy() -> None:
 def test_equally_good_models_are_seldom_called_different() -> None:
     """The negative control: at most 5 % of comparisons between random models have p < 0.05."""
     random = np.random.Generator(np.random.Philox(3))
-    pairs = [(random.integers(0, 6, (2, 60)) / 5) for _ in range(150)]
+    pairs = [(random.integers(0, 6, (2, 60)) / 5) for _ in range(80)]
     false_alarms = [permutation_p_value(first - second) < 0.05 for first, second in pairs]
     assert stats.binomtest(sum(false_alarms), len(pairs), 0.05, alternative="greater").pvalue > 0.01
     assert any(false_alarms)

@@ -1,6 +1,5 @@
 """`evaluate` on real files: the same numbers as in training, for any model, on the same images."""
 
-import gc
 import io
 import json
 import weakref
@@ -150,7 +149,6 @@ def test_memory_holds_one_model_at_a_time(captioned: Path) -> None:
     loaded: list[weakref.ref[DualEncoder]] = []
 
     def load(seed: int) -> DualEncoder:
-        gc.collect()
         assert all(reference() is None for reference in loaded)
         clip = tiny_clip(seed=seed)
         loaded.append(weakref.ref(clip))
@@ -194,6 +192,14 @@ def test_an_error_about_a_text_names_the_model() -> None:
     images = [ref(c, coloured(c), (c,)) for c in COLOURS]
     with pytest.raises(TextError, match="second: a text of another language"):
         evaluate_models(models, images.copy, EvaluationOptions("colours"))
+
+
+def test_labels_that_a_model_cannot_tell_apart_are_an_error_that_names_the_model() -> None:
+    """The context of the model has 12 ids."""
+    long = "a very long name of a class that has more words than the context "
+    images = [ref(str(number), png(number), (), (f"{long} {number % 2}",)) for number in range(4)]
+    with pytest.raises(ConfigError, match=r"^tiny: labels '.*' are the same text after the model's context"):
+        ws.evaluate(tiny_clip(), data=images)
 
 
 @pytest.mark.parametrize(

@@ -54,3 +54,9 @@ def test_captioned_images_are_not_a_set_of_labelled_images(shards: Path) -> None
 @pytest.mark.parametrize("path", ["data/flickr8k-val", "data/flickr8k-val/", "flickr8k-val.tar"])
 def test_a_dataset_is_named_after_the_last_component_of_its_path(path: str) -> None:
     assert dataset_name(path) == "flickr8k-val"
+
+
+def test_the_working_directory_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pets" / "cats").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "pets")
+    assert [dataset_name(path) for path in (".", "./", "cats/..", Path(), "..")] == [*["pets"] * 4, tmp_path.name]

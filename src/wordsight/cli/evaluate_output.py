@@ -44,10 +44,12 @@ def check_arguments(models: Sequence[str], data: str) -> None:
 
     Raises:
         WeightsError: no such model.
-        ConfigError: a model is data, or the data a model.
+        ConfigError: a model is data, the data a model, or either an empty string.
     """
     from wordsight.encoder.loading import check_name
 
+    if not all([*models, data]):
+        raise ConfigError(f"an argument is empty; expected {_USAGE}")
     if _is_model(data):
         raise ConfigError(f"{data}: a model, not data; the data comes last: {_USAGE}")
     for model in models:

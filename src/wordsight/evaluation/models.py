@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from wordsight.data.inputs import iter_labelled
 from wordsight.encoder import DualEncoder
-from wordsight.errors import DataError, TextError
+from wordsight.errors import ConfigError, DataError, TextError
 from wordsight.evaluation.classification import classes_of, measure_classification
 from wordsight.evaluation.comparison import compare
 from wordsight.evaluation.embeddings import EmbeddedImages, Encoder, embed_classes, embed_image_stream, embed_text_list
@@ -126,7 +126,8 @@ def evaluate_models(
 
     Raises:
         DataError: see `evaluate`; or the data was changed during the evaluation.
-        TextError: a model cannot read a text; the message names the model.
+        ConfigError, TextError: a model cannot read a text, or cannot tell two labels apart; the message names the
+            model.
     """
     data = read_texts(images(), options)
     results: list[_Measured | None] = [None] * len(models)
@@ -172,8 +173,8 @@ class _Evaluation:
             measurements = [
                 each for task in self.data.tasks for each in self._measure(task, encoder, embedded, excluded)
             ]
-        except TextError as error:
-            raise TextError(f"{self.model.name}: {error}") from error
+        except (ConfigError, TextError) as error:  # ConfigError: labels that are equal for the tokenizer
+            raise type(error)(f"{self.model.name}: {error}") from error
         digests = zip(embedded.indices.tolist(), embedded.digests, strict=True)
         fingerprint = encoder.fingerprint if isinstance(encoder, DualEncoder) else None
         return _Measured(

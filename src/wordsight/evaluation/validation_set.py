@@ -70,5 +70,6 @@ class ValidationSet:
 
 
 def dataset_name(path: str | Path) -> str:
-    """Return the name of a validation set in scores: the last component of its path, without suffix."""
-    return printable(Path(str(path).rstrip("/")).stem)
+    """Return the name of a dataset in scores: the last component of its path, without suffix."""
+    stem = Path(str(path).rstrip("/")).stem
+    return printable(stem if stem.strip(".") else Path(path).resolve().stem)
