@@ -183,6 +183,7 @@ def test_paths_that_lead_nowhere_are_listed_with_the_directories_that_were_tried
     )
     for read in (
         lambda: next(iter_images([shop / "t.csv"], options=options)),
+        lambda: count_images([shop / "t.csv"], options),
         lambda: iter_labelled(shop / "t.csv", options),
         lambda: pack(open_source(shop / "t.csv", options), shop / "out"),
     ):
@@ -204,6 +205,9 @@ def test_web_addresses_are_named_as_such(shop: Path) -> None:
     (shop / "t.csv").write_text("image,title\nhttps://a.org/1.jpg,x\n")
     with pytest.raises(DataError, match=r"are web addresses \('https://a.org/1.jpg'\); fetch them first"):
         next(iter_images([shop / "t.csv"]))
+    (shop / "t.csv").write_text("image,title\na.jpg,x\nhttps://a.org/1.jpg,x\n")
+    with pytest.raises(ImageError, match=r"^https://a.org/1.jpg: a web address; fetch the images first"):
+        list(iter_images([shop / "t.csv"]))[1].read()
 
 
 # --- columns that are named otherwise ---
