@@ -244,6 +244,18 @@ def test_columns_of_a_parquet_file_are_described_by_their_types(shop: Path, imag
         open_source(shop / "t.parquet")
 
 
+def test_columns_that_are_not_needed_may_be_repeated_or_nested(shop: Path) -> None:
+    (shop / "t.csv").write_text("photo,title,title,category,category\na.jpg,x,y,u,v\n")
+    (ref,) = iter_images([shop / "t.csv"])
+    assert (ref.captions, ref.names, ref.columns) == ((), (), {})
+    with pytest.raises(DataError, match="2 columns are called 'title'"):
+        open_source(shop / "t.csv")
+    columns = {"photo": ["a.jpg"], "title": ["x"], "labels": [[{"id": 1}]]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), shop / "t.parquet")
+    (record,) = open_source(shop / "t.parquet").records
+    assert (record.texts.captions, record.texts.names) == (("x",), ())
+
+
 def test_options_of_tables_are_refused_for_other_inputs(shop: Path) -> None:
     for options, reason in [
         (InputOptions(label_column="x"), "only tables have columns to choose"),
