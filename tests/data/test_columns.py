@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from wordsight.data import InputOptions, open_shards, open_source, pack, parquet
+from wordsight.data import InputOptions, entries, open_shards, open_source, pack, parquet
 from wordsight.data.carried import MAX_CARRIED_CHARACTERS, MAX_CARRIED_COLUMNS, carried_values
 from wordsight.data.columns import choose_columns
 from wordsight.data.inputs import count_images, iter_images, iter_labelled
@@ -304,6 +304,19 @@ def test_an_other_column_that_needs_too_much_memory_is_left_out(shop: Path, monk
     pyarrow.parquet.write_table(table, shop / "t.parquet", compression="zstd")
     assert [ref.columns["n"] for ref in iter_images([shop / "t.parquet"])] == [1, 2, 3]
     assert [ref.columns["junk"] for ref in iter_images([shop / "t.parquet"])] == [None] * 3
+
+
+def test_other_columns_that_need_too_much_memory_in_all_are_refused(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parquet can store a text once for a million rows."""
+    columns = {"photo": [f"{n}.jpg" for n in range(100)], "title": ["x"] * 100, "note": ["y" * 1000] * 100}
+    pyarrow.parquet.write_table(pyarrow.table(columns), shop / "t.parquet")
+    assert (shop / "t.parquet").stat().st_size < 10_000
+    open_source(shop / "t.parquet")
+    monkeypatch.setattr(entries, "MAX_HELD_BYTES", 50_000)
+    with pytest.raises(DataError, match=r"t.parquet row 50: the columns other than .* more than 50,000 bytes"):
+        open_source(shop / "t.parquet")
 
 
 def test_bytes_that_are_not_text_in_another_column_do_not_cost_the_row(shop: Path) -> None:
