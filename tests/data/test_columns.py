@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from wordsight.data import InputOptions, open_shards, open_source, pack, parquet
+from wordsight.data import InputOptions, entries, open_shards, open_source, pack, parquet
 from wordsight.data.carried import MAX_CARRIED_CHARACTERS, MAX_CARRIED_COLUMNS, carried_values
 from wordsight.data.columns import choose_columns
 from wordsight.data.inputs import count_images, iter_images, iter_labelled
@@ -183,6 +183,7 @@ def test_paths_that_lead_nowhere_are_listed_with_the_directories_that_were_tried
     )
     for read in (
         lambda: next(iter_images([shop / "t.csv"], options=options)),
+        lambda: count_images([shop / "t.csv"], options),
         lambda: iter_labelled(shop / "t.csv", options),
         lambda: pack(open_source(shop / "t.csv", options), shop / "out"),
     ):
@@ -204,6 +205,9 @@ def test_web_addresses_are_named_as_such(shop: Path) -> None:
     (shop / "t.csv").write_text("image,title\nhttps://a.org/1.jpg,x\n")
     with pytest.raises(DataError, match=r"are web addresses \('https://a.org/1.jpg'\); fetch them first"):
         next(iter_images([shop / "t.csv"]))
+    (shop / "t.csv").write_text("image,title\na.jpg,x\nhttps://a.org/1.jpg,x\n")
+    with pytest.raises(ImageError, match=r"^https://a.org/1.jpg: a web address; fetch the images first"):
+        list(iter_images([shop / "t.csv"]))[1].read()
 
 
 # --- columns that are named otherwise ---
@@ -238,6 +242,18 @@ def test_columns_of_a_parquet_file_are_described_by_their_types(shop: Path, imag
     )
     with pytest.raises(DataError, match=message):
         open_source(shop / "t.parquet")
+
+
+def test_columns_that_are_not_needed_may_be_repeated_or_nested(shop: Path) -> None:
+    (shop / "t.csv").write_text("photo,title,title,category,category\na.jpg,x,y,u,v\n")
+    (ref,) = iter_images([shop / "t.csv"])
+    assert (ref.captions, ref.names, ref.columns) == ((), (), {})
+    with pytest.raises(DataError, match="2 columns are called 'title'"):
+        open_source(shop / "t.csv")
+    columns = {"photo": ["a.jpg"], "title": ["x"], "labels": [[{"id": 1}]]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), shop / "t.parquet")
+    (record,) = open_source(shop / "t.parquet").records
+    assert (record.texts.captions, record.texts.names) == (("x",), ())
 
 
 def test_options_of_tables_are_refused_for_other_inputs(shop: Path) -> None:
@@ -288,6 +304,19 @@ def test_an_other_column_that_needs_too_much_memory_is_left_out(shop: Path, monk
     pyarrow.parquet.write_table(table, shop / "t.parquet", compression="zstd")
     assert [ref.columns["n"] for ref in iter_images([shop / "t.parquet"])] == [1, 2, 3]
     assert [ref.columns["junk"] for ref in iter_images([shop / "t.parquet"])] == [None] * 3
+
+
+def test_other_columns_that_need_too_much_memory_in_all_are_refused(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parquet can store a text once for a million rows."""
+    columns = {"photo": [f"{n}.jpg" for n in range(100)], "title": ["x"] * 100, "note": ["y" * 1000] * 100}
+    pyarrow.parquet.write_table(pyarrow.table(columns), shop / "t.parquet")
+    assert (shop / "t.parquet").stat().st_size < 10_000
+    open_source(shop / "t.parquet")
+    monkeypatch.setattr(entries, "MAX_HELD_BYTES", 50_000)
+    with pytest.raises(DataError, match=r"t.parquet row 50: the columns other than .* more than 50,000 bytes"):
+        open_source(shop / "t.parquet")
 
 
 def test_bytes_that_are_not_text_in_another_column_do_not_cost_the_row(shop: Path) -> None:

@@ -80,19 +80,17 @@ def choose_columns(table: Table, options: InputOptions | None = None, needs_text
     image = options.image_column or _guess_image_column(table)
     label, texts = options.label_column, options.text_columns
     free = [name for name in table.columns if name not in (image, label, *texts)]
-    if not texts:
-        usual: tuple[str, ...] = (
-            TEXT_NAMES if label is None else (*TEXT_NAMES, "name")
-        )  # a product has a name and a category
-        text = _guess_column(free, usual)
-        texts = (text,) if text else ()
+    plain = set(table.plain_columns)  # a column that is not needed is used only if it can be read
+    optional = [name for name in free if name in plain]
     is_label_guessed = label is None
+    if not texts:
+        texts = _guess_columns(free if needs_texts else optional, TEXT_NAMES)
     if label is None:
         usual = tuple(name for name in LABEL_NAMES if name != "name") if texts else LABEL_NAMES
-        label = _guess_column([name for name in free if name not in texts], usual)
-    if label is not None and not texts and simplified(label) != "name":
-        text = _guess_column([name for name in free if name != label], ("name",))
-        texts = (text,) if text else ()
+        candidates = free if needs_texts and not texts else optional
+        label = next(iter(_guess_columns([name for name in candidates if name not in texts], usual)), None)
+    if label is not None and not texts and simplified(label) != "name":  # a product has a name and a category
+        texts = _guess_columns([name for name in optional if name != label], ("name",))
     if needs_texts and not texts and label is None:
         advice = "no column looks like a text or a label; use --text-column or --label-column"
         similar = _nearest_usual(free, (*TEXT_NAMES, *LABEL_NAMES))
@@ -107,12 +105,14 @@ def other_columns(table: Table, used: Collection[str | None]) -> tuple[str, ...]
 
 
 def _guess_image_column(table: Table) -> str:
-    image = _guess_column(table.columns, IMAGE_NAMES)
-    if image is not None:
+    for image in _guess_columns(table.columns, IMAGE_NAMES):
         return image
     if any(map(is_image_file, table.columns)):
-        advice = "; its first line looks like a row: add a line with the names of the columns, such as image,caption"
-    elif _guess_column(table.columns, _ADDRESS_NAMES):
+        raise DataError(
+            f"{table.path}: no column looks like an image; its first line looks like a row: add a line with the names "
+            f"of the columns, such as image,caption; {_describe(table)}"
+        )
+    if _guess_columns(table.columns, _ADDRESS_NAMES):
         advice = "; its images are web addresses: fetch them first, for example with img2dataset"
     else:
         advice = "; name it with --image-column"
@@ -125,13 +125,13 @@ def _is_image(value: Any) -> bool:
     return isinstance(value, bytes) or (isinstance(value, str) and is_image_file(value) and "://" not in value)
 
 
-def _guess_column(columns: Sequence[str], usual_names: Sequence[str]) -> str | None:
-    """Return the column with the first of several usual names, which are ordered by preference; None if there is none.
+def _guess_columns(columns: Sequence[str], usual_names: Sequence[str]) -> tuple[str, ...]:
+    """Return the column with the first of several usual names, which are ordered by preference; empty if there is none.
 
     Case, surrounding white space and spaces instead of underscores make no difference.
     """
     by_name = {simplified(column): column for column in reversed(columns)}
-    return next((by_name[name] for name in usual_names if name in by_name), None)
+    return next(((by_name[name],) for name in usual_names if name in by_name), ())
 
 
 def _nearest_usual(columns: Sequence[str], usual_names: Sequence[str]) -> str:

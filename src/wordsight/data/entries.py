@@ -13,6 +13,9 @@ from wordsight.data.sample import MAX_TEXT_BYTES, Texts, clean_texts
 from wordsight.data.tables import Columns, Row
 from wordsight.errors import DataError
 
+MAX_HELD_BYTES = 1 << 31
+"""Of the other columns of all rows of a table of paths, which is read as a whole before its images are."""
+
 _UNUSUAL = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")  # empty, `.` and `..` parts of paths
 
 
@@ -61,14 +64,14 @@ class Entry:
         self.row = row
         self.captions: list[str] = []
         self.names: tuple[str, ...] = ()
-        self.columns: Mapping[str, Any] = {}
+        self._columns = b""  # as JSON, which takes a fifth of the memory
         self.problem = ""
         self.conflict = ""
         self._num_characters = 0
         self._is_ambiguous = False
 
     def add(self, texts: Texts, is_label_guessed: bool = False) -> None:
-        """Add the texts of one row, and its other values if it is the first.
+        """Add the texts of one row.
 
         Args:
             texts: of the row.
@@ -79,13 +82,19 @@ class Entry:
             self.conflict = f"{self.row}: more than {MAX_TEXT_BYTES:,} characters in all rows of this image"
             return
         self.captions += texts.captions
-        self.columns = self.columns or texts.columns
         if self.names and texts.names and texts.names != self.names:
             if is_label_guessed and self.captions:
                 self._is_ambiguous = True
             else:
                 self.conflict = f"{self.row}: labelled {self.names[0]!r} here and {texts.names[0]!r} in another row"
         self.names = () if self._is_ambiguous else self.names or texts.names
+
+    def hold(self, columns: Mapping[str, Any]) -> int:
+        """Keep the other values of a row, if it is the first, and return how many bytes they take."""
+        if self._columns or not columns:
+            return 0
+        self._columns = msgspec.json.encode(columns)
+        return len(self._columns)
 
     def record(self, file: str, name: str, read: Callable[[], bytes], missing: str = "") -> Record:
         """Return the record of this image.
@@ -99,7 +108,8 @@ class Entry:
         problem = self.conflict or ("" if self.captions or self.names else self.problem)
         if missing:
             problem = problem or f"{self.row}: {missing}"
-        texts = Texts(tuple(self.captions), self.names, self.columns)
+        columns = msgspec.json.decode(self._columns) if self._columns else {}
+        texts = Texts(tuple(self.captions), self.names, columns)
         return Record(file=file, name=name, read=read, texts=texts, problem=problem)
 
 
@@ -118,7 +128,11 @@ def group(
         labels: names of classes.
         entries: receives the texts by image.
         locate: returns the key in `entries`, given the path in the table.
+
+    Raises:
+        DataError: the other columns need too much memory.
     """
+    num_held = 0
     for row in rows:
         file = path_of(row.values.get(columns.image))
         entry = entries.setdefault(locate(file) if file else row.name, Entry(row.name))
@@ -127,8 +141,14 @@ def group(
                 raise DataError(f"{row.name}: {row.problem or 'no image'}")
             texts = texts_of_row(row, columns, labels, tuple(file.split("/")[:-1]))
             entry.add(texts, columns.is_label_guessed)
+            num_held += entry.hold(texts.columns)
         except DataError as error:
             entry.problem = entry.problem or str(error)
+        if num_held > MAX_HELD_BYTES:
+            raise DataError(
+                f"{row.name}: the columns other than image, text and label have more than {MAX_HELD_BYTES:,} bytes up "
+                "to this row; remove those that are not needed"
+            )
 
 
 def texts_of_row(row: Row, columns: Columns, labels: LabelNames, directories: tuple[str, ...]) -> Texts:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -82,16 +83,17 @@ def count_images(paths: Sequence[str | Path], options: InputOptions | None = Non
     """Count the images that `iter_images` yields; None if a large text table or a video would have to be read for that.
 
     Raises:
-        DataError: as for `iter_images`, except for what the rows of a table contain.
+        DataError: as for `iter_images`, before any image is read.
     """
     options = options or InputOptions()
+    labels = read_label_names(options.names) if options.names else None
     _check_options(paths, options)
     counts: list[int | None] = []
     for path in paths:
         kind = detect_input(path)
         if kind in ("table", "tables"):
             tables = find_tables(Path(path)) if kind == "tables" else [Path(path)]
-            counts += [_count_rows(Table(table, names=options.columns), options) for table in tables]
+            counts += [_count_rows(Table(table, names=options.columns), options, labels) for table in tables]
         elif kind == "video":
             counts.append(None)
         elif kind in ("shards", "tar"):
@@ -205,9 +207,34 @@ def _raise_image_error(reason: str) -> bytes:
 # --- tables ---
 
 
-def _count_rows(table: Table, options: InputOptions) -> int | None:
-    """Check the columns of a table, and return the number of its rows if counting them does not take long."""
+class _TableRows(NamedTuple):
+    """The rows of a table, and how they are read."""
+
+    rows: Iterator[Row]
+    columns: Columns
+    roots: ImageRoots
+    labels: LabelNames
+
+
+def _open_rows(table: Table, options: InputOptions, labels: LabelNames | None) -> _TableRows:
+    """Check a table's columns, its first label and that there are images; only the rows needed for that are read."""
     columns = choose_columns(table, options, needs_texts=False)
+    columns = msgspec.structs.replace(columns, others=other_columns(table, [columns.image]))
+    classes = table.class_names(columns.label) if columns.label else ()
+    labels = labels or LabelNames(origin=table.path.name, classes=classes)
+    roots = ImageRoots(table.path, options.image_root)
+    rows = table.rows(columns)
+    first: list[Row] = []
+    roots.check(_beginning(rows, columns.image, first), columns.image)
+    if not first:
+        raise DataError(f"{table.path}: no rows")
+    _check_label(first, columns, labels)
+    return _TableRows(chain(first, rows), columns, roots, labels)
+
+
+def _count_rows(table: Table, options: InputOptions, labels: LabelNames | None) -> int | None:
+    """Check a table, and return the number of its rows if counting them does not take long."""
+    columns = _open_rows(table, options, labels).columns
     if table.num_rows is not None:
         return table.num_rows
     is_small = size_of_regular(table.path) <= MAX_COUNTED_BYTES
@@ -215,19 +242,9 @@ def _count_rows(table: Table, options: InputOptions) -> int | None:
 
 
 def _table_images(path: Path, options: InputOptions, labels: LabelNames | None) -> Iterator[ImageRef]:
-    table = Table(path, names=options.columns)
-    columns = choose_columns(table, options, needs_texts=False)
-    columns = msgspec.structs.replace(columns, others=other_columns(table, [columns.image]))
-    labels = labels or LabelNames(origin=path.name, classes=table.class_names(columns.label) if columns.label else ())
-    roots = ImageRoots(path, options.image_root)
-    rows = table.rows(columns)
-    first: list[Row] = []
-    roots.check(_beginning(rows, columns.image, first), columns.image)
-    if not first:
-        raise DataError(f"{path}: no rows")
-    _check_label(first, columns, labels)
-    for row in chain(first, rows):
-        yield _row_image(row, columns, roots, labels)
+    rows, columns, roots, names = _open_rows(Table(path, names=options.columns), options, labels)
+    for row in rows:
+        yield _row_image(row, columns, roots, names)
 
 
 def _beginning(rows: Iterator[Row], column: str, seen: list[Row]) -> Iterator[str | bytes]:
@@ -271,5 +288,7 @@ def _row_image(row: Row, columns: Columns, roots: ImageRoots, labels: LabelNames
 
 
 def _read_row_image(roots: ImageRoots, file: str) -> bytes:
+    if "://" in file:
+        raise ImageError(f"{encodable(file)}: a web address; fetch the images first")
     path = roots.find(file)
     return read_image(path, encodable(path))
