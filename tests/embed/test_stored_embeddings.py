@@ -138,6 +138,7 @@ def test_a_file_of_another_model_is_refused_and_both_fingerprints_are_named(tmp_
         ("a.csv", b"x", r"a.csv: not a file of embeddings; expected a name that ends in .parquet or .npy"),
         ("a.parquet", b"hello", r"a.parquet: not a file of embeddings \(.*\); write one with 'wordsight embed"),
         ("a.npy", b"hello", r"a.npy: not a file of embeddings \(.*\); write one with"),
+        ("a.npy", b"\x93NUMPY\x01\x00\x10\x00{'descr': (       ", r"a.npy: not a file of embeddings \(.*\); write one"),
     ],
 )
 def test_another_file_is_refused_in_one_line(tmp_path, name, content, message):

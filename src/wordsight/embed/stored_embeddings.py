@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, NamedTuple
 
 import msgspec
@@ -34,7 +35,9 @@ from wordsight.temporary import hidden_path
 _FLOAT_BYTES = 4
 _ROWS_PER_BATCH = 4096
 _MAX_REASON_CHARACTERS = 200
-_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, ConfigError, pa.ArrowException)
+_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
+_ERRORS += (OverflowError, RecursionError, ConfigError, DataError, pa.ArrowException)
+_ERRORS += (SyntaxError, TokenError)  # of NumPy, in the header of a damaged file
 
 _CopyRows = Callable[[NDArray[np.float32], int], None]
 """Copies consecutive embeddings of a source to an array, from a row of the source on."""
