@@ -5,6 +5,7 @@ import json
 import resource
 import sys
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ from tests.tiny_clip import png, tiny_clip, write_images
 
 from wordsight.data import PackOptions, open_source, pack
 from wordsight.data.inputs import count_images, file_image, iter_images
-from wordsight.embed import job
+from wordsight.embed import job, open_embeddings
 from wordsight.errors import ConfigError, DataError, OutputError, WeightsError
 from wordsight.files import lock
 
@@ -567,3 +568,45 @@ def test_an_output_that_is_a_link_is_written_where_it_points(tmp_path, paths):
         assert embed_files(tiny_clip(), paths[:2], tmp_path / "out.npy").num_computed == num_computed
     assert (tmp_path / "out.npy").is_symlink()
     assert [path.name for path in (tmp_path / "large_disk").iterdir()] == ["out.npy"]
+
+
+def write_version_2(out, clip, paths):
+    """A Parquet file as version 2 had it: a row for each image, lists of variable length, an error for each null."""
+    good = readable(paths)
+    by_path = dict(zip(good, clip.embed_images(good), strict=True))
+    rows = [(str(path), by_path.get(path)) for path in paths]
+    sha256 = [hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None for path in paths]
+    images, numbers = hashlib.sha256(), hashlib.sha256()
+    for (path, embedding), digest in zip(rows, sha256, strict=True):
+        images.update(msgspec.msgpack.encode((path, digest)))
+        numbers.update(b"" if embedding is None else embedding.tobytes())
+    columns = {
+        "path": pa.array([path for path, _ in rows]),
+        "sha256": pa.array(sha256),
+        "embedding": pa.array([embedding for _, embedding in rows], pa.list_(pa.float32())),
+        "error": pa.array([None if embedding is not None else "broken" for _, embedding in rows]),
+    }
+    schema = pa.table(columns).schema.with_metadata(
+        {
+            "wordsight.fingerprint": msgspec.json.encode(clip.fingerprint),
+            "wordsight.format": "wordsight-embeddings-2",
+        }
+    )
+    with pq.ParquetWriter(out, schema) as writer:
+        writer.write_table(pa.table(columns, schema=schema))
+        digest = hashlib.sha256(images.digest() + numbers.digest()).hexdigest()
+        writer.add_key_value_metadata({"wordsight.rows_sha256": digest})
+
+
+def test_a_file_of_version_2_is_continued(tmp_path, paths, encoded):
+    clip, out = tiny_clip(), tmp_path / "out.parquet"
+    write_version_2(out, clip, paths)
+    stored = open_embeddings(out)
+    assert stored.num_embeddings == 70
+    assert [row.path for row in stored.rows([2, 3, 69])] == [str(paths[2]), str(paths[4]), str(paths[71])]
+    np.testing.assert_array_equal(np.concatenate([block.copy() for block in stored.blocks(9)]), embeddings_of(out))
+    encoded.clear()
+    summary, lines = embed_with_warnings(clip, paths, out)
+    assert (summary.num_embeddings, summary.num_computed, encoded, lines) == (70, 0, [], [])
+    assert pq.read_table(out).column_names == ["path", "sha256", "embedding"]
+    assert len(unreadable_of(out)) == 2

@@ -1,5 +1,6 @@
 """Reading files of embeddings in blocks and by row, in every version and encoding."""
 
+import hashlib
 import json
 import shutil
 
@@ -9,13 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.golden.make import DIRECTORY
-from tests.tiny_clip import tiny_clip, write_images
+from tests.tiny_clip import png, tiny_clip, write_images
 
 from wordsight.data.inputs import file_image
 from wordsight.embed import StoredRow, open_embeddings
 from wordsight.embed.job import embed_files
 from wordsight.embed.parquet_values import plain_segments, row_groups
 from wordsight.errors import DataError
+from wordsight.image import ImageRef
 
 N, E = 50, 8
 
@@ -136,6 +138,7 @@ def test_a_file_of_another_model_is_refused_and_both_fingerprints_are_named(tmp_
         ("a.csv", b"x", r"a.csv: not a file of embeddings; expected a name that ends in .parquet or .npy"),
         ("a.parquet", b"hello", r"a.parquet: not a file of embeddings \(.*\); write one with 'wordsight embed"),
         ("a.npy", b"hello", r"a.npy: not a file of embeddings \(.*\); write one with"),
+        ("a.npy", b"\x93NUMPY\x01\x00\x10\x00{'descr': (       ", r"a.npy: not a file of embeddings \(.*\); write one"),
     ],
 )
 def test_another_file_is_refused_in_one_line(tmp_path, name, content, message):
@@ -151,7 +154,9 @@ def test_a_table_and_an_array_without_a_fingerprint_are_refused(tmp_path):
     np.save(tmp_path / "a.npy", np.eye(8, dtype=np.float32))
     with pytest.raises(DataError, match=r"a.parquet: not a file of embeddings \(no fingerprint"):
         open_embeddings(tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=r"a.npy: not a file of embeddings \(.*a.npy.json: no such file"):
+    with pytest.raises(
+        DataError, match=r"a.npy: not a file of embeddings \(a.npy.json, which belongs to it, is missing\)"
+    ):
         open_embeddings(tmp_path / "a.npy")
 
 
@@ -184,3 +189,52 @@ def test_lists_of_another_length_are_refused(tmp_path, embeddings):
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "x.parquet")
     with pytest.raises(DataError, match=r"x.parquet: damaged \(expected embeddings of 8 float32 components\)"):
         all_blocks(open_embeddings(tmp_path / "x.parquet"), 10)
+
+
+def write_numpy(directory, num_rows=5):
+    path = directory / "out.npy"
+    columns = [{"price": number / 2, "title": f"line\n{number}"} for number in range(num_rows)]
+    images = [ImageRef(f"{n}.png", png(n).__bytes__, columns=values) for n, values in enumerate(columns)]
+    embed_files(tiny_clip(), images, path)
+    return path, [StoredRow(image.name, hashlib.sha256(image.read()).hexdigest(), image.columns) for image in images]
+
+
+@pytest.mark.parametrize("indent", [None, 0, 2, 4])
+def test_rows_of_a_sidecar_do_not_depend_on_its_layout(tmp_path, indent):
+    path, expected = write_numpy(tmp_path)
+    sidecar = tmp_path / "out.npy.json"
+    if indent != 2:
+        sidecar.write_text(json.dumps(json.loads(sidecar.read_text()), indent=indent))
+    stored = open_embeddings(path)
+    assert stored.fingerprint == tiny_clip().fingerprint
+    assert stored.rows([4, 0, 3]) == [expected[4], expected[0], expected[3]]
+
+
+@pytest.mark.parametrize("change", [{"paths": ["a"]}, {"sha256": ["b"] * 6}, {"columns": {"price": []}}])
+def test_a_sidecar_of_other_rows_is_refused(tmp_path, change):
+    path, _ = write_numpy(tmp_path)
+    sidecar = tmp_path / "out.npy.json"
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | change))
+    with pytest.raises(DataError, match=r"out.npy.json: damaged \(\d rows, expected 5\); write it again"):
+        open_embeddings(path).rows([0])
+
+
+def test_a_sidecar_that_was_not_renamed_yet_is_the_one_that_is_read(tmp_path):
+    path, expected = write_numpy(tmp_path)
+    sidecar = tmp_path / "out.npy.json"
+    complete = sidecar.read_text()
+    sidecar.write_text(complete.replace("0.png", "z.png"))
+    (tmp_path / ".out.npy.json.next").write_text(complete)
+    assert open_embeddings(path).rows([0]) == expected[:1]
+    assert sidecar.read_text() == complete
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "[1]", '{\n  "fingerprint": {', '{\n  "fingerprint": {"weights": 1}}', "\udcff"]
+)
+def test_a_sidecar_of_another_program_is_refused(tmp_path, content):
+    path, _ = write_numpy(tmp_path)
+    (tmp_path / "out.npy.json").write_text(content, errors="surrogateescape")
+    with pytest.raises(DataError, match=r"out.npy: not a file of embeddings \(") as error:
+        open_embeddings(path)
+    assert "\n" not in str(error.value)

@@ -1,9 +1,13 @@
 """Embedding many images into a file, and reading the file.
 
 job.py                 embed_files: streams images through the image pipeline into a file, and resumes interrupted runs
-embedding_files.py     the two file formats: writing, and reading what an earlier run has computed
+embedding_files.py     what the files contain, and where they are
+writers.py             writing them
+table_columns.py       captions, labels and the columns of tables, which are carried along
+previous.py            reading what earlier runs have computed
 stored_embeddings.py   open_embeddings: a file block by block, for exact search, and a few of its rows
 parquet_values.py      where the numbers of a Parquet column are in the file
+sidecar_rows.py        a few rows of the sidecar of a NumPy file
 ray_cluster.py         the same work on the machines of a Ray cluster
 """
 

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from wordsight.config import Config, decode
 from wordsight.encoder.fingerprint import Fingerprint
 from wordsight.errors import ConfigError, OutputError, WordsightError
-from wordsight.files import check_writable, open_regular, read_json
+from wordsight.files import check_writable, open_regular, read_json, read_limited
 from wordsight.temporary import hidden_path
 
 FINGERPRINT_KEY = b"wordsight.fingerprint"
@@ -148,6 +148,11 @@ def second_path(out: Path) -> Path:
 def read_sidecar(path: Path) -> Sidecar:
     """Read the sidecar of a NumPy file; raises ConfigError if it is not one."""
     return decode(read_json(path, _MAX_SIDECAR_BYTES, ConfigError), Sidecar, str(path))
+
+
+def sidecar_content(path: Path) -> bytes:
+    """Read the sidecar of a NumPy file as JSON; raises ConfigError if it cannot be read."""
+    return read_limited(path, _MAX_SIDECAR_BYTES, ConfigError)
 
 
 def check_output_path(out: Path, keep_unreadable: bool = False) -> None:

@@ -12,7 +12,9 @@ uses any of them again. A caller of `blocks` has to check that what it computes 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, NamedTuple
 
 import msgspec
@@ -24,14 +26,18 @@ from numpy.typing import NDArray
 from wordsight.config import decode
 from wordsight.embed.embedding_files import FINGERPRINT_KEY, FORMAT, FORMAT_KEY, read_sidecar, sidecar_path
 from wordsight.embed.parquet_values import Segment, decoded_rows, plain_segments, row_groups
+from wordsight.embed.sidecar_rows import SidecarRows, read_fingerprint
 from wordsight.encoder.fingerprint import Fingerprint
 from wordsight.errors import ConfigError, DataError
-from wordsight.files import open_regular
+from wordsight.files import matching_description, open_regular
+from wordsight.temporary import hidden_path
 
 _FLOAT_BYTES = 4
 _ROWS_PER_BATCH = 4096
 _MAX_REASON_CHARACTERS = 200
-_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, ConfigError, pa.ArrowException)
+_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
+_ERRORS += (OverflowError, RecursionError, ConfigError, DataError, pa.ArrowException)
+_ERRORS += (SyntaxError, TokenError)  # of NumPy, in the header of a damaged file
 
 _CopyRows = Callable[[NDArray[np.float32], int], None]
 """Copies consecutive embeddings of a source to an array, from a row of the source on."""
@@ -170,31 +176,33 @@ class _NumpyEmbeddings(StoredEmbeddings):
 
     def __init__(self, path: Path) -> None:
         with open_regular(path) as file:
-            version = np.lib.format.read_magic(file)
-            read_header = (
-                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            )
+            is_first = np.lib.format.read_magic(file) == (1, 0)
+            read_header = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
             shape, is_fortran, dtype = read_header(file)
             offset, size_bytes = file.tell(), file.seek(0, 2)
-        self._sidecar = read_sidecar(sidecar_path(path))
-        super().__init__(path, self._sidecar.fingerprint, len(self._sidecar.paths))
-        embed_dim = self.fingerprint.model.embed_dim
-        if (shape, is_fortran, dtype) != ((self.num_embeddings, embed_dim), False, np.dtype("<f4")):
-            raise ValueError(f"a {dtype} array of shape {shape}, expected float32 of {self.num_embeddings, embed_dim}")
-        if size_bytes != offset + self.num_embeddings * embed_dim * _FLOAT_BYTES:
+        sidecar = sidecar_path(path)
+        if hidden_path(sidecar, "next").exists():  # a writer was killed, or is at work
+            matching_description(path, sidecar, read_sidecar, lambda sidecar: sidecar.embeddings_sha256)
+        if not sidecar.exists():
+            raise ValueError(f"{sidecar.name}, which belongs to it, is missing")
+        fingerprint = read_fingerprint(sidecar)
+        embed_dim = fingerprint.model.embed_dim
+        if (shape[1:], is_fortran, dtype) != ((embed_dim,), False, np.dtype("<f4")):
+            raise ValueError(f"a {dtype} array of shape {shape}, expected float32 of (N, {embed_dim})")
+        if size_bytes != offset + shape[0] * embed_dim * _FLOAT_BYTES:
             raise ValueError(f"{size_bytes:,} bytes do not fit to its shape {shape}")
-        self._segment = Segment(offset, self.num_embeddings)
+        super().__init__(path, fingerprint, shape[0])
+        self._segment = Segment(offset, shape[0])
+
+    @cached_property
+    def _sidecar_rows(self) -> SidecarRows:
+        return SidecarRows(sidecar_path(self.path), self.num_embeddings)
 
     def rows(self, numbers: Sequence[int]) -> list[StoredRow]:
-        sidecar = self._sidecar
-        return [
-            StoredRow(
-                sidecar.paths[number],
-                sidecar.sha256[number],
-                {name: values[number] for name, values in sidecar.columns.items()},
-            )
-            for number in numbers
-        ]
+        try:
+            return [StoredRow(*self._sidecar_rows[int(number)]) for number in numbers]
+        except _ERRORS as error:
+            raise _damaged(sidecar_path(self.path), error) from error
 
     def _sources(self) -> Iterator[tuple[int, _CopyRows]]:
         return _read_segments(self.path, [self._segment], self.fingerprint.model.embed_dim)
