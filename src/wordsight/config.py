@@ -23,7 +23,7 @@ MAX_TOML_BYTES = 1 << 20
 MAX_SHOWN = 100
 """Number of characters of a value or key that an error message shows."""
 
-MAX_LISTED_KEYS = 10
+_MAX_LISTED_KEYS = 10
 """Number of wrong keys that an error message lists."""
 
 T = TypeVar("T")
@@ -89,8 +89,8 @@ def check_keys(value: Any, struct_type: Any, where: str) -> None:
     if len(wrong) == 1:
         raise ConfigError(f"{where}: {wrong[0].problem}{wrong[0].advice and f'; {wrong[0].advice}'}")
     if wrong:
-        listed = [problem + (advice and f" ({advice})") for problem, advice in wrong[:MAX_LISTED_KEYS]]
-        more = f"; and {len(wrong) - MAX_LISTED_KEYS:,} more" if len(wrong) > MAX_LISTED_KEYS else ""
+        listed = [problem + (advice and f" ({advice})") for problem, advice in wrong[:_MAX_LISTED_KEYS]]
+        more = f"; and {len(wrong) - _MAX_LISTED_KEYS:,} more" if len(wrong) > _MAX_LISTED_KEYS else ""
         raise ConfigError(f"{where}: {len(wrong):,} keys are wrong: {'; '.join(listed)}{more}")
 
 

@@ -102,8 +102,9 @@ def open_evaluators(recipe: Recipe, data: Sequence[str | Path]) -> list[Retrieva
             ones than the recipe permits.
     """
     validation = recipe.validation
-    for sets in ((*validation.sets, *validation.retrieval), (*validation.sets, *validation.labels)):
-        for name, count in Counter(dataset_name(each.shards) for each in sets).items():
+    for others in (validation.retrieval, validation.labels):
+        names = [dataset_name(entry.shards) for entry in (*validation.sets, *others)]
+        for name, count in Counter(names).items():
             if count > 1:
                 raise ConfigError(f"validation: {count} sets of one kind are named {name!r}; rename their directories")
     evaluators: list[Retrieval | Classification] = []
