@@ -76,6 +76,16 @@ def test_all_unknown_and_missing_keys_are_reported_at_once() -> None:
     assert error_of(many).endswith("'x9'; and 992 more")
 
 
+def test_an_unknown_or_missing_kind_is_reported_with_the_known_ones() -> None:
+    limits = {"limits": {"speed_kmh": 1}}
+    expected = "train: kind 'steem' in [engine]: expected one of steam, diesel; did you mean 'steam'?"
+    assert error_of({"engine": {"kind": "steem"}} | limits) == expected
+    assert error_of({"engine": {}} | limits) == "train: missing key 'kind' in [engine], one of steam, diesel"
+    assert error_of({"engine": {"kind": 3}, "x": 1} | limits) == (
+        "train: 2 keys are wrong: unknown key 'x'; kind '3' in [engine]: expected one of steam, diesel"
+    )
+
+
 @pytest.mark.parametrize(
     ("tree", "advice"),
     [

@@ -23,7 +23,7 @@ MAX_TOML_BYTES = 1 << 20
 MAX_SHOWN = 100
 """Number of characters of a value or key that an error message shows."""
 
-MAX_LISTED_KEYS = 10
+_MAX_LISTED_KEYS = 10
 """Number of wrong keys that an error message lists."""
 
 T = TypeVar("T")
@@ -89,8 +89,8 @@ def check_keys(value: Any, struct_type: Any, where: str) -> None:
     if len(wrong) == 1:
         raise ConfigError(f"{where}: {wrong[0].problem}{wrong[0].advice and f'; {wrong[0].advice}'}")
     if wrong:
-        listed = [problem + (advice and f" ({advice})") for problem, advice in wrong[:MAX_LISTED_KEYS]]
-        more = f"; and {len(wrong) - MAX_LISTED_KEYS:,} more" if len(wrong) > MAX_LISTED_KEYS else ""
+        listed = [problem + (advice and f" ({advice})") for problem, advice in wrong[:_MAX_LISTED_KEYS]]
+        more = f"; and {len(wrong) - _MAX_LISTED_KEYS:,} more" if len(wrong) > _MAX_LISTED_KEYS else ""
         raise ConfigError(f"{where}: {len(wrong):,} keys are wrong: {'; '.join(listed)}{more}")
 
 
@@ -211,8 +211,11 @@ def _shortened(message: str) -> str:
 def _wrong_keys(value: Any, hint: Any, path: tuple[str | int, ...], root: Any) -> Iterator[WrongKey]:
     """Yield each unknown and each missing key of nested plain data, in the order of the file and then of the struct."""
     struct = _struct_of(value, hint)
+    tags = {member.__struct_config__.tag: member.__struct_config__.tag_field for member in _tagged(hint)}
     if struct is not None:
         yield from _wrong_keys_of_table(value, struct, path, root)
+    elif isinstance(value, dict) and tags:
+        yield _wrong_tag(value, {str(tag): str(field) for tag, field in tags.items()}, path)
     elif isinstance(value, list | tuple):
         for number, item in enumerate(value):
             for item_hint in _item_hints(hint):
@@ -248,8 +251,30 @@ def _struct_of(value: Any, hint: Any) -> Any:
         return None
     if len(members) == 1:
         return members[0]
-    tags = ((member, member.__struct_config__) for member in members if hasattr(member, "__struct_config__"))
-    return next((member for member, config in tags if value.get(config.tag_field) == config.tag), None)
+    configs = ((member, member.__struct_config__) for member in _tagged(hint))
+    return next((member for member, config in configs if value.get(config.tag_field) == config.tag), None)
+
+
+def _tagged(hint: Any) -> list[Any]:
+    """Return the structs of a tagged union."""
+    structs = [member for member in get_args(hint) if hasattr(member, "__struct_config__")]
+    return [struct for struct in structs if struct.__struct_config__.tag is not None]
+
+
+def _wrong_tag(value: dict[str, Any], tags: dict[str, str], path: tuple[str | int, ...]) -> WrongKey:
+    """Return what is wrong with the key that selects a member of a tagged union.
+
+    Args:
+        value: the table.
+        tags: the known values -> name of the key.
+        path: of the table.
+    """
+    field = next(iter(tags.values()))
+    if field not in value:
+        return WrongKey(f"missing key {field!r}{_table(path)}, one of {', '.join(tags)}")
+    kind = str(value[field])[:MAX_SHOWN]
+    problem = f"{field} {kind!r}{_table(path)}: expected one of {', '.join(tags)}"
+    return WrongKey(problem, nearest(kind, tags).removeprefix("; "))
 
 
 def _is_struct(hint: Any) -> bool:

@@ -1,5 +1,6 @@
 """How the options of `wordsight train` reach `wordsight.train`, and what it prints; tests/training runs it for real."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from tests.tiny_clip import tiny_clip
 
 from wordsight.cli import main
+from wordsight.cli.train_options import describe_run
 from wordsight.errors import TrainingError
 from wordsight.metrics import Score
 from wordsight.training import Run
@@ -59,6 +61,19 @@ def test_result_is_printed_with_a_command_to_try(calls, capsys):
     assert score == "  validation, accuracy: 50.0 % [40.0, 60.0] of 100, chance 10.0 % (Wilson 95 %)"
     assert advice == "try: wordsight classify IMAGES --labels cat,dog --model runs/first"
     assert captured.err == "step 10/20\n"
+
+
+def test_scores_are_compared_with_those_before_training():
+    start = dataclasses.replace(SCORE, value=0.25, low=0.125, high=0.4)
+    lines = describe_run(Run(Path("run"), 20, 10, (SCORE,), (start,)), quiet=True)
+    assert lines == [
+        "run: 20 steps; best model after 10 steps",
+        "  validation, accuracy: 50.0 % [40.0, 60.0] of 100, chance 10.0 % (Wilson 95 %); before training 25.0 % "
+        "[12.5, 40.0]",
+    ]
+    lines = describe_run(Run(Path("run"), 20, 0, (start,), (start,)), quiet=True)
+    assert lines[0] == "run: 20 steps; no validation was better than that of the start model"
+    assert "before training" not in lines[1]
 
 
 def test_json_is_one_object(calls, capsys):

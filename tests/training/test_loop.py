@@ -154,6 +154,9 @@ def test_a_loss_that_is_not_finite_is_an_error_that_names_step_and_batch(world: 
 def test_missing_shards_are_listed_with_the_searched_directories(world: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="squares: the recipe names these shards, but they are not in "):
         train(world / "recipe.toml", tmp_path, tmp_path / "run")
+    (tmp_path / "sqares").mkdir()
+    with pytest.raises(DataError, match=r"did you mean 'sqares'\?$"):
+        train(world / "recipe.toml", tmp_path, tmp_path / "run")
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(

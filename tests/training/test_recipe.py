@@ -56,7 +56,8 @@ def test_set_changes_one_key(recipe_file: Path) -> None:
             "schedule.warmup_steps=20",
             "warmup_steps 20 must be less than steps 20; set it too, or .* warmup_share = 0.05",
         ),
-        ("schedule.warmup_share=0.1", "warmup_steps 2 and warmup_share 0.1 contradict each other"),
+        ("schedule={steps=9, warmup_steps=2, warmup_share=0.1}", "warmup_steps 2 and warmup_share 0.1 contradict"),
+        ("model.image.kind=vot", r"kind 'vot' in \[model.image\]: expected one of vit, .*; did you mean 'vit'\?$"),
         ("schedule.warmup_share=1.0", "< 1.0"),
         ("lr=1e-3", "unknown key 'lr'; did you mean 'optimizer.learning_rate'?"),
         ("optimizer.lr=1e-3", r"unknown key 'lr' in \[optimizer\]; did you mean 'learning_rate'\?$"),
@@ -110,6 +111,13 @@ def test_another_kind_of_image_tower_drops_the_keys_of_the_former(recipe_file: P
     layers = tuple(f"model.image.{key}" for key in ("kind=modified_resnet", "layers=[1, 1, 1, 1]", "image_size_px=32"))
     recipe_file.write_text(to_toml(load_recipe(recipe_file, (*VIT, "model.image.heads=2"))))
     assert load_recipe(recipe_file, layers).architecture.image.width == 16
+
+
+def test_a_warm_up_in_steps_replaces_a_share_and_the_other_way_round(recipe_file: Path) -> None:
+    assert load_recipe(recipe_file, ("schedule.warmup_share=0.25",)).schedule.num_warmup_steps == 5
+    assert load_recipe("finetune", ("schedule.warmup_steps=7",)).schedule.num_warmup_steps == 7
+    with pytest.raises(ConfigError, match="contradict"):
+        load_recipe("finetune", ("schedule.warmup_steps=7", "schedule.warmup_share=0.25"))
 
 
 def test_a_key_of_a_preset_can_be_changed(tmp_path: Path) -> None:

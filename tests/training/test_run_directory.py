@@ -173,13 +173,14 @@ def test_a_run_from_a_model_is_validated_before_the_first_step(
     expected = [score for evaluator in open_evaluators(tuned, [world]) for score in evaluator(before, 0)]
     assert scores == {f"{score.dataset}/{score.metric}": score.value for score in expected}
     assert main(["train", "--resume", "--out", str(tmp_path / "run")]) == 0
-    assert "; before training " in capsys.readouterr().out
+    assert "6 steps; no validation was better than that of the start model" in capsys.readouterr().out
 
 
-def test_a_start_model_that_no_step_improves_is_the_best(world: Path, tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [0.2, 0.1])
+def test_a_start_model_that_no_step_improves_is_the_best(world: Path, tiny: Path, tmp_path: Path, value: float) -> None:
     def evaluate(encoder: ws.DualEncoder, steps: int) -> list[Score]:
         return [
-            Score(dataset="d", metric="m", value=1 / (1 + steps), low=0, high=1, n=9, chance=0, method="none"),
+            Score(dataset="d", metric="m", value=value if steps else 0.2, low=0, high=1, n=9, chance=0, method="none"),
         ]
 
     recipe = load_recipe(world / "recipe.toml", (*FEW, "validation={every_steps=2, selection_metric='m'}"))

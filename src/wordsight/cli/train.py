@@ -1,6 +1,6 @@
 """`wordsight train`: train a model as a recipe describes."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wordsight.cli.options import (
     AsOption,
@@ -80,7 +80,7 @@ def train(
     )
     resolved, loaded = command.resolve(quiet)
     paths = data or (remembered_data(out) if resume else [])
-    options = {"resume": resume, "workers": workers, "tensorboard": tensorboard, "device": device}
+    options: dict[str, Any] = {"resume": resume, "workers": workers, "tensorboard": tensorboard, "device": device}
     try:
         with silence_notes(quiet):
             run = run_training(resolved, [*paths], out, start=loaded, **options)

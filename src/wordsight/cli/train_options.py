@@ -121,7 +121,7 @@ class Command:
     def __str__(self) -> str:
         model = self.model
         averaged = model.averaged if model else None
-        options = {"from": model and model.name, "as": model and model.architecture}
+        options: dict[str, Any] = {"from": model and model.name, "as": model and model.architecture}
         options |= {"averaged": averaged is True, "plain": averaged is False, "set": self.changes}
         arguments = [] if self.recipe is None else [self.recipe]
         return command_line(arguments, {"data": self.data, "out": self.out} | options | self.execution)
@@ -180,7 +180,7 @@ def describe_run(run: "Run", quiet: bool) -> list[str]:
     lines = [f"{run.directory}: {counted(run.steps, 'step')}; best model after {counted(run.best_step, 'step')}"]
     if run.start_scores and not run.best_step:
         lines = [
-            f"{run.directory}: {counted(run.steps, 'step')}; no validation was better than the one before the first"
+            f"{run.directory}: {counted(run.steps, 'step')}; no validation was better than that of the start model"
         ]
     before = {(score.dataset, score.metric): score for score in run.start_scores}
     for score in run.best_scores:

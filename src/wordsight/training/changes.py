@@ -13,12 +13,20 @@ _SETS = (("sources",), ("validation", "sets"), ("validation", "retrieval"), ("va
 """Lists of tables whose only required key is `shards`."""
 
 
+_ALTERNATIVES = {
+    "schedule.warmup_steps": "schedule.warmup_share",
+    "schedule.warmup_share": "schedule.warmup_steps",
+}
+"""Pairs of keys of which a recipe can have only one: a change of one drops the other."""
+
+
 def apply_changes(data: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
     """Return the plain data of a recipe with changes applied.
 
     A name of shards, or a list of names, may stand for the tables of `sources` and of validation sets. If the kind of
-    the image tower changes, the keys of the former kind are dropped, whatever the order of the changes. If keys of a
-    model change that is named by a preset, the preset is written out first.
+    the image tower changes, the keys of the former kind are dropped, whatever the order of the changes. A warm-up in
+    steps replaces one that is a share, and the other way round. If keys of a model change that is named by a preset,
+    the preset is written out first.
 
     Args:
         data: as returned by `read_toml`; it is not modified.
@@ -32,6 +40,8 @@ def apply_changes(data: dict[str, Any], changes: Sequence[str]) -> dict[str, Any
         if _key(change).startswith("model.") and isinstance(preset_name, str) and preset_name in PRESETS:
             data = data | {"model": plain(PRESETS[preset_name])}
         changed = set_key(data, change)
+        if _key(change) in _ALTERNATIVES and _ALTERNATIVES[_key(change)] not in map(_key, changes):
+            changed["schedule"] = _without(changed["schedule"], _ALTERNATIVES[_key(change)].rpartition(".")[2])
         if _key(change) == _KIND:
             changed["model"]["image"] = _without_former_keys(_image(data), changed["model"]["image"])
         data = changed
@@ -57,6 +67,10 @@ def _without_former_keys(before: dict[str, Any], after: dict[str, Any]) -> dict[
     if not new or kinds[0] == kinds[1]:
         return after
     return {key: value for key, value in after.items() if key not in former or former[key] == new.get(key)}
+
+
+def _without(table: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in table.items() if name != key}
 
 
 def _with_tables(data: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -32,7 +32,8 @@ class ShardDirectory(NamedTuple):
     def described(self) -> str:
         """What is in the shards, such as `900 images with captions`."""
         kinds = {(True, True): "captions and labels", (True, False): "captions", (False, True): "labels"}
-        return f"{counted(len(self.shards), 'image')} with {kinds.get(tuple(self.texts), 'no texts')}"
+        texts = kinds.get((self.texts.captions, self.texts.labels), "no texts")
+        return f"{counted(len(self.shards), 'image')} with {texts}"
 
 
 def initial_recipe(data: str, title: str) -> str:

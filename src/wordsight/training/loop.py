@@ -229,7 +229,9 @@ def _validate(state: State, recipe: Recipe, evaluators: Sequence[Evaluator], dir
     metric = recipe.validation.selection_metric
     value = None if metric is None else selection_value(scores, metric)
     names = [LAST]
-    if value is None or state.best_value is None or value >= state.best_value:
+    is_start = state.identity.start != "" and state.best_step == 0  # the best so far; a tie is no improvement on it
+    previous = state.best_value
+    if value is None or previous is None or value > previous or (value == previous and not is_start):
         state.best_value, state.best_step, state.best_scores = value, state.steps, scores
         names.append(_BEST)
     for name in names:

@@ -9,7 +9,7 @@ import numpy as np
 
 from wordsight.data import BrokenSampleError, Mixture, MixtureSource, ShardSet, SourceConfig, open_shards
 from wordsight.data.remote import is_remote
-from wordsight.errors import ConfigError, DataError
+from wordsight.errors import ConfigError, DataError, nearest
 from wordsight.evaluation import Classification, Retrieval, dataset_name
 from wordsight.training.recipe import LabelSet, Recipe, RetrievalSet
 
@@ -61,10 +61,11 @@ def find_shards(names: str | Sequence[str], data: Sequence[str | Path]) -> Shard
             if missing := [str(root) for root in data if not Path(root).exists()]:
                 raise DataError(f"{missing[0]}: no such directory; --data names directories of shards")
             searched = ", ".join(str(root) for root in data)
+            siblings = [path.name for root in data for path in Path(root).iterdir() if path.is_dir()]
             raise DataError(
                 f"{name}: the recipe names these shards, but they are not in {searched}; "
                 f"create them with 'wordsight shards SOURCE {Path(str(data[0])) / name}', or name others with --set "
-                "sources=NAME"
+                f"sources=NAME{nearest(name, siblings)}"
             )
         locations.append(str(path))
     return open_shards(locations)
@@ -102,8 +103,9 @@ def open_evaluators(recipe: Recipe, data: Sequence[str | Path]) -> list[Retrieva
             ones than the recipe permits.
     """
     validation = recipe.validation
-    for sets in ((*validation.sets, *validation.retrieval), (*validation.sets, *validation.labels)):
-        for name, count in Counter(dataset_name(each.shards) for each in sets).items():
+    for others in (validation.retrieval, validation.labels):
+        names = [dataset_name(entry.shards) for entry in (*validation.sets, *others)]
+        for name, count in Counter(names).items():
             if count > 1:
                 raise ConfigError(f"validation: {count} sets of one kind are named {name!r}; rename their directories")
     evaluators: list[Retrieval | Classification] = []
