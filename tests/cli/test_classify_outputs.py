@@ -321,7 +321,7 @@ def test_images_of_a_table_are_moved_only_with_yes(workspace, capsys):
     options = ("--move-to", "sorted", "--image-root", str(workspace))
     assert run(*options, images="lists/products.csv") == 0
     out, err = capsys.readouterr()
-    assert out.count(" -> ") == 4
+    assert out.count("\tsorted/") == 4
     assert "nothing was moved" in err
     assert len(list(Path("photos").iterdir())) == 5
     assert run(*options, "--yes", images="lists/products.csv") == 0
