@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from wordsight.cli.shards import shards
 from wordsight.data import layouts, open_shards
-from wordsight.errors import DataError, OutputError
+from wordsight.errors import DataError, OutputError, WordsightError
 
 
 @pytest.fixture
@@ -67,6 +67,44 @@ def test_columns_of_a_table_are_chosen_by_options(directory: Path, tmp_path: Pat
     columns = ["--image-column", "p", "--label-column", "l", "--names", tmp_path / "names.json"]
     assert run(directory / "t.csv", tmp_path / "labels", *columns)[0] == 0
     assert open_shards(tmp_path / "labels").sample(0).names == ("cat", "kitty")
+
+
+def test_captions_and_labels_are_both_packed_and_the_summary_says_which_one_training_uses(
+    directory: Path, tmp_path: Path
+) -> None:
+    (directory / "t.csv").write_text("p,title,kind\n0.png,one,cat\n1.png,two,dog\n2.png,,dog\n")
+    code, output, _ = run(directory / "t.csv", tmp_path / "out", "--image-column", "p", "--label-column", "kind")
+    assert code == 0
+    assert output.splitlines()[0].startswith("csv table, columns p + title, kind: 3 samples in 1 shard, ")
+    assert output.splitlines()[1].startswith("2 samples with captions and a label: training uses the captions, or ")
+    sample = open_shards(tmp_path / "out").sample(0)
+    assert (sample.captions, sample.names) == (("one",), ("cat",))
+
+
+def test_image_root_is_the_directory_of_the_images(directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("image,text\n0.png,one\n")
+    code, _, error = run(tmp_path / "t.csv", tmp_path / "out")
+    assert (code, (tmp_path / "out").exists()) == (1, False)
+    assert "no path in column 'image' is a file: '0.png' (1 tried, in" in str(error)
+    assert run(tmp_path / "t.csv", tmp_path / "out", "--image-root", directory)[0] == 0
+
+
+def test_a_split_is_written_and_summarised(directory: Path, tmp_path: Path) -> None:
+    code, output, _ = run(directory, tmp_path / "out", "--split", "0.5/0.5", "--seed", 1)
+    assert code == 0
+    train, val = output.splitlines()[1:3]
+    assert train.startswith("train: ")
+    assert val.startswith("val: ")
+    assert f"1 skipped; reasons in {tmp_path / 'out' / 'train' / 'skipped.jsonl'}:" in output
+    code, output, _ = run(directory, tmp_path / "out", "--split", "0.5/0.5", "--seed", 1, "--json")
+    parts = json.loads(output)["parts"]
+    assert [len(open_shards(tmp_path / "out" / part["name"])) for part in parts] == [p["samples"] for p in parts]
+
+
+def test_options_of_a_split_that_make_no_sense_are_refused(directory: Path, tmp_path: Path) -> None:
+    for options in (["--seed", 1], ["--split", "0.9/0.2"], ["--split", ""], ["--split", "0.001/0.999"]):
+        code, _, error = run(directory, tmp_path / "out", *options)
+        assert (code, isinstance(error, WordsightError), (tmp_path / "out").exists()) == (1, True, False)
 
 
 def test_untrusted_names_reach_the_terminal_as_escapes(directory: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.tiny_clip import write_images
 
+from wordsight.data import inputs
 from wordsight.data import walk as module
 from wordsight.data.inputs import count_image_files, count_images, detect_input, find_image_files, iter_images
 from wordsight.data.records import open_source
@@ -115,7 +116,9 @@ def test_a_sample_without_an_image_is_an_image_error(tmp_path: Path, image: Imag
     assert refs[1].read() == image()
 
 
-def test_inputs_of_all_kinds_form_one_stream(tmp_path: Path, image: Images, make_shards: Callable[..., Path]) -> None:
+def test_inputs_of_all_kinds_form_one_stream(
+    tmp_path: Path, image: Images, make_shards: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     touch(tmp_path, "images/b.jpg", "images/a.jpg")
     (tmp_path / "table.jsonl").write_text(json.dumps({"file": "images/a.jpg"}) + "\n")
     shards = make_shards("set", [1, 1])
@@ -124,6 +127,8 @@ def test_inputs_of_all_kinds_form_one_stream(tmp_path: Path, image: Images, make
     expected += [f"{shards / '000000.tar'} 0", f"{shards / '000001.tar'} 0", "missing.jpg"]
     assert [ref.name for ref in iter_images(paths)] == expected
     assert count_images([paths[0], *paths[2:]]) == 5
+    assert count_images(paths) == 6
+    monkeypatch.setattr(inputs, "MAX_COUNTED_BYTES", 5)
     assert count_images(paths) is None
 
 

@@ -1,6 +1,7 @@
 """Batches: identical for any number of workers and ranks and after a resume, with broken samples counted."""
 
 import dataclasses
+import hashlib
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -16,7 +17,6 @@ from wordsight.data import loader as module
 from wordsight.data.loader import Batch, BatchPlan, Loader, draw_text, drop_words
 from wordsight.data.mixture import Mixture, MixtureSource, SourceOrder
 from wordsight.data.order import Purpose, draws, stream_of
-from wordsight.data.sample import Sample
 from wordsight.data.shard_reader import open_shards
 from wordsight.errors import ConfigError, DataError
 from wordsight.image import Augmentation, augment, decode
@@ -59,7 +59,7 @@ def test_every_slot_follows_from_the_documented_draws(mixture: Mixture) -> None:
             epoch, index = divmod(position, len(shards))
             sample = shards.sample(SourceOrder(shards, 3, source).sample_at(position))
             drawn = draws(3, stream_of(Purpose.TEXT, source), epoch, index)
-            _, text = draw_text(sample, mixture.sources[source].templates, drawn)
+            _, text = draw_text(mixture.sources[source].texts_of(sample), mixture.sources[source].templates, drawn)
             crop = draws(3, stream_of(Purpose.CROP, source), epoch, index)
             assert (batch.keys[row], batch.texts[row]) == (sample.key, text)
             assert (batch.pixels[row].numpy() == augment(decode(sample.image), 8, PLAN.augmentation, crop)).all()
@@ -171,14 +171,37 @@ def test_a_source_can_have_its_own_augmentation(mixture: Mixture) -> None:
     assert changed.fingerprint != mixture.fingerprint
 
 
+@pytest.mark.parametrize("texts", ["captions", "names"])
+def test_a_source_uses_the_captions_or_the_names_of_images_that_have_both(make_shards: Shards, texts: Any) -> None:
+    def both(number: int) -> dict[str, Any]:
+        values = {"captions": [f"caption {number}"], "label": "cat", "names": ["cat", "kitten"]}
+        keys = {0: ["captions"], 1: ["label", "names"]}.get(number, list(values))
+        return {key: values[key] for key in keys}
+
+    source = MixtureSource(open_shards(make_shards("both", [6], both)), texts=texts)
+    (batch,) = take(Mixture([source]), 1)
+    for key, text, own, is_label in zip(batch.keys, batch.texts, batch.own_ids, batch.is_label, strict=True):
+        uses_names = key.endswith("1") or (texts == "names" and not key.endswith("0"))
+        assert bool(is_label) == uses_names
+        assert text in (("cat", "kitten") if uses_names else (f"caption {key[-1]}",))
+        assert sum(bool(ids.any()) for ids in own) == (2 if uses_names else 1)
+
+
+def test_the_choice_of_texts_is_part_of_the_fingerprint_only_if_it_is_made(mixture: Mixture) -> None:
+    """So that runs of versions without this key can be resumed."""
+    first, second = mixture.sources
+    changed = Mixture([first, msgspec.structs.replace(second, texts="names")])
+    parts = [(s.shards.fingerprint, s.weight, s.templates, s.augmentation, s.word_dropout) for s in mixture.sources]
+    assert mixture.fingerprint == hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+    assert changed.fingerprint != mixture.fingerprint
+
+
 def test_braces_in_a_name_are_not_formatted() -> None:
-    sample = Sample(key="a", image=b"", names=("{0.__class__}",))
-    assert draw_text(sample, ("a {}",), draws(0, 0, 0, 0)) == ("{0.__class__}", "a {0.__class__}")
+    assert draw_text(["{0.__class__}"], ("a {}",), draws(0, 0, 0, 0)) == ("{0.__class__}", "a {0.__class__}")
 
 
 def test_templates_apply_to_captions_too() -> None:
-    sample = Sample(key="a", image=b"", captions=("two dogs",), names=())
-    drawn = {draw_text(sample, ("{}", "a picture of {}"), draws(0, 0, 0, position)) for position in range(20)}
+    drawn = {draw_text(["two dogs"], ("{}", "a picture of {}"), draws(0, 0, 0, position)) for position in range(20)}
     assert drawn == {("two dogs", "two dogs"), ("two dogs", "a picture of two dogs")}
 
 

@@ -180,6 +180,7 @@ def test_a_directory_of_shards_is_a_source(make_shards: Callable[..., Path]) -> 
         ({"things": "x"}, "thing", "no such file or directory; did you mean 'things'"),
         ({"a.tar": b"\x1f\x8b" + b"x" * 2000}, "a.tar", "compressed; unpack it"),
         ({"a.tar": "hello" * 500}, "a.tar", "not a tar file"),
+        ({"a.xlsx": "x"}, "a.xlsx", "save the spreadsheet as CSV first"),
         ({"labels.jsonl": "{}", "classes.json": "3", "a.jpg": "x"}, "", "expected a list of class names"),
     ],
 )

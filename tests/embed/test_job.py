@@ -256,7 +256,7 @@ def test_images_of_tables_and_shards_are_embedded(tmp_path, paths):
             assert reason in image.reason
         np.testing.assert_allclose(np.load(out)[:1], clip.embed_images(first), atol=1e-5)
     assert count_images([tmp_path / "shards"]) == 3
-    assert count_images([tmp_path / "shards", table]) is None
+    assert count_images([tmp_path / "shards", table]) == 7
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match=r"no column looks like an image; .*; the columns are: a \(number"):
         list(iter_images([tmp_path / "x.csv"]))

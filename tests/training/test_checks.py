@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from wordsight.errors import ConfigError, DataError
@@ -159,6 +160,27 @@ def test_equal_captions_are_reported(world: Path, tmp_path: Path, capsys: pytest
     captioned(world, tmp_path / "data", ["a photo"] * 4)
     lines = run_lines(capsys, load_recipe(world / "recipe.toml", FEW), tmp_path / "data", tmp_path / "run")
     assert "all 4 texts that were checked are equal, so the model cannot learn to tell images apart" in lines
+
+
+@pytest.mark.parametrize(
+    ("texts", "used", "other"), [("captions", "captions", "names"), ("names", "labels", "captions")]
+)
+def test_a_source_of_captions_and_labels_says_which_are_used(
+    texts: str, used: str, other: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    members = members_of(world)
+    for number in range(5):
+        members[f"{number:03}.json"] = b'{"captions": ["one two"], "label": "three", "names": ["three"]}'
+    write_tar(tmp_path / "data" / "squares" / "000000.tar", members)
+    recipe = load_recipe(world / "recipe.toml", FEW)
+    (source,) = recipe.sources
+    recipe = msgspec.structs.replace(recipe, sources=(msgspec.structs.replace(source, texts=texts),))
+    lines = run_lines(capsys, recipe, tmp_path / "data", tmp_path / "run")
+    num_samples = len(members) // 2
+    assert lines[0].endswith(
+        f"000000.tar: 5 of {num_samples} samples that were checked have captions and a label: the {used} are used; "
+        f"texts = '{other}' in the source uses the others"
+    )
 
 
 def test_ordinary_data_is_not_commented_on(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

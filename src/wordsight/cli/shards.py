@@ -16,7 +16,7 @@ from wordsight.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from wordsight.data import PackSummary
+    from wordsight.data.pack import PackSummary, PartSummary
 
 
 SourceArgument = Annotated[
@@ -40,6 +40,17 @@ OnlyOption = Annotated[
 ]
 MaxSamplesOption = Annotated[int, typer.Option(metavar="N", help="Maximum number of samples per shard.")]
 MaxMegabytesOption = Annotated[int, typer.Option(metavar="N", help="Maximum size of a shard in megabytes.")]
+SplitOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARES",
+        help="Write OUT/train and OUT/val, or with three shares OUT/test too, such as 0.9/0.1. Equal images are in the "
+        "same part, and the first image of each label is in train.",
+    ),
+]
+SeedOption = Annotated[
+    int | None, typer.Option(metavar="N", min=0, max=2**64 - 1, help="Seed of --split.", show_default="0")
+]
 
 
 def shards(
@@ -55,6 +66,8 @@ def shards(
     only: OnlyOption = None,
     max_samples: MaxSamplesOption = 10_000,
     max_mb: MaxMegabytesOption = 256,
+    split: SplitOption = None,
+    seed: SeedOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -62,21 +75,26 @@ def shards(
 
     The layout of SOURCE is detected: captions.jsonl, Hugging Face imagefolder, COCO, Flickr8k; a .txt, .json or .cls
     file next to each image; one directory per class; a table; or shards of other programs. Images that cannot be packed
-    are listed in OUT/skipped.jsonl.
+    are listed in OUT/skipped.jsonl. With texts and labels, both are packed.
 
     \b
     Example:
       wordsight shards photos/ shards/ --size-px 256
+      wordsight shards products.csv shards/ --label-column category --split 0.9/0.1
     """
     from wordsight.cli.terminal import print_json, print_lines, show_progress
-    from wordsight.data import InputOptions, PackOptions, open_source, pack, read_keys
+    from wordsight.data import InputOptions, PackOptions, open_source, pack, parse_split, read_keys
+    from wordsight.errors import ConfigError
 
+    if seed is not None and split is None:
+        raise ConfigError("--seed: there is nothing to draw without --split; add --split 0.9/0.1")
     options = PackOptions(
         size_px=size_px,
         max_samples=max_samples,
         max_bytes=max_mb * 1_000_000,
         exclude=read_keys(exclude) if exclude else frozenset(),
         only=read_keys(only) if only else None,
+        split=parse_split(split, seed or 0) if split is not None else None,
     )
     records = open_source(
         source,
@@ -96,14 +114,23 @@ def shards(
 def _describe(summary: "PackSummary", out: Path) -> list[str]:
     from wordsight.errors import counted
 
-    contents = f"{counted(summary.samples, 'sample')} in {counted(summary.shards, 'shard')}"
-    size = f"{contents}, {summary.bytes / 1e6:,.1f} MB"
-    lines = [f"{summary.layout}: {size}, in {out}"]
+    def size_of(part: "PackSummary | PartSummary") -> str:
+        return f"{counted(part.samples, 'sample')} in {counted(part.shards, 'shard')}, {part.bytes / 1e6:,.1f} MB"
+
+    lines = [f"{summary.layout}: {size_of(summary)}, in {out}"]
+    lines += [f"{part.name}: {size_of(part)}, in {out / part.name}" for part in summary.parts]
+    lines += summary.notes
+    if summary.both:
+        lines.append(
+            f"{counted(summary.both, 'sample')} with captions and a label: training uses the captions, or the labels "
+            'of a source with texts = "names" in the recipe'
+        )
     if summary.left_out:
         lines.append(f"{summary.left_out:,} left out by --exclude or --only")
     if summary.not_found:
         lines.append(f"{summary.not_found:,} of the listed keys are not in the source")
     if summary.skipped:
-        lines.append(f"{summary.skipped:,} skipped; reasons in {out / 'skipped.jsonl'}:")
+        skipped = out / (summary.parts[0].name if summary.parts else "") / "skipped.jsonl"
+        lines.append(f"{summary.skipped:,} skipped; reasons in {skipped}:")
         lines += [f"  {sample.key} ({sample.shard}): {sample.reason}" for sample in summary.first_skipped]
     return lines

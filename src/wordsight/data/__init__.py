@@ -7,6 +7,7 @@
     tables.py         rows of tables
     columns.py        the choice of the columns of a table
     delimited.py      CSV, TSV and Flickr's caption files
+    carried.py        the other columns of a table
     parquet.py        Parquet files with a bound on memory
     thrift.py         the footers and page headers of Parquet files
     file_listing.py   the files of a directory or a tar file
@@ -16,6 +17,7 @@
     locate.py         the images that a table names
     layouts.py        where the texts of a directory's images are
     records.py        open_source: what `wordsight shards` reads, with the texts of each image
+    split.py          parts of a set of shards, such as train and val
     pack.py           records to shards
     sample.py         a sample, and the error for one that is broken
     tar.py            the members of a tar file
@@ -43,6 +45,7 @@ from wordsight.data.records import open_source
 from wordsight.data.sample import BrokenSample, BrokenSampleError, Sample
 from wordsight.data.shard_reader import ShardSet, open_shards
 from wordsight.data.shard_writer import ShardWriter, writing_shards
+from wordsight.data.split import Split, parse_split
 
 if TYPE_CHECKING:
     from wordsight.data.loader import Batch, BatchPlan, Loader
@@ -62,10 +65,12 @@ __all__ = [
     "ShardSet",
     "ShardWriter",
     "SourceConfig",
+    "Split",
     "draws",
     "open_shards",
     "open_source",
     "pack",
+    "parse_split",
     "read_keys",
     "writing_shards",
 ]

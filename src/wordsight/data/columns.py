@@ -4,7 +4,7 @@ A table can have captions and a label: both are read. All other columns are carr
 within bounds.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from difflib import SequenceMatcher
 from itertools import islice
 from pathlib import Path
@@ -12,15 +12,10 @@ from typing import Any
 
 import msgspec
 
+from wordsight.data.carried import MAX_CARRIED_COLUMNS
 from wordsight.data.tables import IMAGE_NAMES, LABEL_NAMES, TEXT_NAMES, Columns, Table, simplified
-from wordsight.errors import DataError, encodable, nearest
+from wordsight.errors import DataError, nearest
 from wordsight.image import is_image_file
-
-MAX_CARRIED_COLUMNS = 100
-"""Tables of products that shop systems export have about 60 columns."""
-
-MAX_CARRIED_CHARACTERS = 1 << 16
-"""Of all other columns of one row; a longer text is cut and ends with `...`."""
 
 _SUFFIXES = ".csv, .tsv, .parquet, .jsonl"
 _ADDRESS_NAMES = ("url", "image_url", "img_url", "urls")
@@ -30,7 +25,6 @@ _NUM_DESCRIBED_ROWS = 20
 _MIN_SIMILARITY = 0.6  # of a column's name and a usual name
 _MAX_NAME_CHARACTERS = 40  # of a name that is compared
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
-_MAX_INTEGER = 1 << 63  # what a column of a Parquet file can hold
 
 
 class InputOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,35 +104,6 @@ def choose_columns(table: Table, options: InputOptions | None = None, needs_text
 def other_columns(table: Table, used: Collection[str | None]) -> tuple[str, ...]:
     """Return the columns that are carried along: all that hold plain values, except for those that are used."""
     return tuple(name for name in table.plain_columns if name not in used)[:MAX_CARRIED_COLUMNS]
-
-
-def carried_values(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Return the values of columns that are carried along: texts, numbers, truth values and None.
-
-    Lists and objects become JSON. Texts beyond `MAX_CARRIED_CHARACTERS` in all are cut, and end with `...`.
-    """
-    carried = {}
-    left = MAX_CARRIED_CHARACTERS
-    for name in names:
-        value = _plain(values.get(name))
-        if isinstance(value, str):
-            value = value if len(value) <= left else f"{value[:left]}..."
-            left = max(0, left - len(value))
-        carried[encodable(name)] = value
-    return carried
-
-
-def _plain(value: Any) -> str | int | float | None:
-    if value is None or isinstance(value, bool | float):
-        return value
-    if isinstance(value, int):
-        return value if -_MAX_INTEGER <= value < _MAX_INTEGER else str(value)
-    if isinstance(value, list | dict):
-        try:
-            return msgspec.json.encode(value).decode()
-        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError):
-            return None
-    return encodable(value)  # also dates and decimal numbers
 
 
 def _guess_image_column(table: Table) -> str:

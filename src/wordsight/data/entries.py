@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
+from wordsight.data.carried import carried_values
 from wordsight.data.class_names import LabelNames
-from wordsight.data.columns import carried_values
 from wordsight.data.sample import MAX_TEXT_BYTES, Texts, clean_texts
 from wordsight.data.tables import Columns, Row
 from wordsight.errors import DataError

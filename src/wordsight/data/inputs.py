@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
+from wordsight.data.carried import carried_values
 from wordsight.data.class_names import LabelNames, read_label_names
-from wordsight.data.columns import InputOptions, carried_values, choose_columns, other_columns, refuse_table_options
+from wordsight.data.columns import InputOptions, choose_columns, other_columns, refuse_table_options
 from wordsight.data.detect import InputKind, detect_input, find_tables
 from wordsight.data.entries import Record, bytes_of, path_of, texts_of_row
 from wordsight.data.locate import ImageRoots
@@ -22,7 +24,7 @@ from wordsight.data.sample import BrokenSampleError, Texts
 from wordsight.data.shard_reader import ShardSet, open_shards
 from wordsight.data.tables import Columns, Row, Table
 from wordsight.data.video import FRAME_MARK, read_frames
-from wordsight.data.walk import count_image_files, find_image_files
+from wordsight.data.walk import count_image_files, find_image_files, size_of_regular
 from wordsight.errors import DataError, ImageError, encodable
 from wordsight.files import sha256_file
 from wordsight.image import ImageRef, read_image
@@ -38,6 +40,9 @@ __all__ = [
     "iter_images",
     "iter_labelled",
 ]
+
+MAX_COUNTED_BYTES = 1 << 24
+"""Rows of a larger CSV, TSV or JSON Lines table are not counted in advance, which takes about a second per 5 MB."""
 
 
 def iter_images(
@@ -76,19 +81,20 @@ def iter_images(
 
 
 def count_images(paths: Sequence[str | Path], options: InputOptions | None = None) -> int | None:
-    """Count the images that `iter_images` yields; None if a table or a video would have to be read for that.
+    """Count the images that `iter_images` yields; None if a large text table or a video would have to be read for that.
 
     Raises:
-        DataError: as for `iter_images`, except for what the rows of a table contain.
+        DataError: as for `iter_images`, before any image is read.
     """
     options = options or InputOptions()
+    labels = read_label_names(options.names) if options.names else None
     _check_options(paths, options)
     counts: list[int | None] = []
     for path in paths:
         kind = detect_input(path)
         if kind in ("table", "tables"):
             tables = find_tables(Path(path)) if kind == "tables" else [Path(path)]
-            counts += [_count_rows(Table(table, names=options.columns), options) for table in tables]
+            counts += [_count_rows(Table(table, names=options.columns), options, labels) for table in tables]
         elif kind == "video":
             counts.append(None)
         elif kind in ("shards", "tar"):
@@ -213,26 +219,44 @@ def _raise_image_error(reason: str) -> bytes:
 # --- tables ---
 
 
-def _count_rows(table: Table, options: InputOptions) -> int | None:
-    """Check the columns of a table, and return the number of its rows if that is known."""
-    choose_columns(table, options, needs_texts=False)
-    return table.num_rows
+class _TableRows(NamedTuple):
+    """The rows of a table, and how they are read."""
+
+    rows: Iterator[Row]
+    columns: Columns
+    roots: ImageRoots
+    labels: LabelNames
 
 
-def _table_images(path: Path, options: InputOptions, labels: LabelNames | None) -> Iterator[ImageRef]:
-    table = Table(path, names=options.columns)
+def _open_rows(table: Table, options: InputOptions, labels: LabelNames | None) -> _TableRows:
+    """Check a table's columns, its first label and that there are images; only the rows needed for that are read."""
     columns = choose_columns(table, options, needs_texts=False)
     columns = msgspec.structs.replace(columns, others=other_columns(table, [columns.image]))
-    labels = labels or LabelNames(origin=path.name, classes=table.class_names(columns.label) if columns.label else ())
-    roots = ImageRoots(path, options.image_root)
+    classes = table.class_names(columns.label) if columns.label else ()
+    labels = labels or LabelNames(origin=table.path.name, classes=classes)
+    roots = ImageRoots(table.path, options.image_root)
     rows = table.rows(columns)
     first: list[Row] = []
     roots.check(_beginning(rows, columns.image, first), columns.image)
     if not first:
-        raise DataError(f"{path}: no rows")
+        raise DataError(f"{table.path}: no rows")
     _check_label(first, columns, labels)
-    for row in chain(first, rows):
-        yield _row_image(row, columns, roots, labels)
+    return _TableRows(chain(first, rows), columns, roots, labels)
+
+
+def _count_rows(table: Table, options: InputOptions, labels: LabelNames | None) -> int | None:
+    """Check a table, and return the number of its rows if counting them does not take long."""
+    columns = _open_rows(table, options, labels).columns
+    if table.num_rows is not None:
+        return table.num_rows
+    is_small = size_of_regular(table.path) <= MAX_COUNTED_BYTES
+    return sum(1 for _ in table.rows(Columns(image=columns.image))) if is_small else None
+
+
+def _table_images(path: Path, options: InputOptions, labels: LabelNames | None) -> Iterator[ImageRef]:
+    rows, columns, roots, names = _open_rows(Table(path, names=options.columns), options, labels)
+    for row in rows:
+        yield _row_image(row, columns, roots, names)
 
 
 def _beginning(rows: Iterator[Row], column: str, seen: list[Row]) -> Iterator[str | bytes]:
@@ -276,5 +300,7 @@ def _row_image(row: Row, columns: Columns, roots: ImageRoots, labels: LabelNames
 
 
 def _read_row_image(roots: ImageRoots, file: str) -> bytes:
+    if "://" in file:
+        raise ImageError(f"{encodable(file)}: a web address; fetch the images first")
     path = roots.find(file)
     return read_image(path, encodable(path))

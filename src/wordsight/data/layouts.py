@@ -18,10 +18,12 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+import msgspec
+
 from wordsight.data.class_files import MAX_CLASS_FILE_BYTES
 from wordsight.data.class_names import LabelNames, parse_label_names
 from wordsight.data.coco import MAX_ANNOTATION_BYTES, AnnotatedImage, is_annotation_name, parse_annotations
-from wordsight.data.columns import InputOptions, choose_columns, refuse_table_options
+from wordsight.data.columns import InputOptions, choose_columns, other_columns, refuse_table_options
 from wordsight.data.entries import Entry, Record, Source, group
 from wordsight.data.file_listing import FileListing
 from wordsight.data.locate import ImageLocator
@@ -166,7 +168,8 @@ def _listing_source(
 def _columns_of(table: Table, base: str, options: InputOptions) -> Columns:
     usual = _LISTINGS.get(base)
     if usual is not None and not options.columns and (usual.image in table.columns or not table.columns):
-        return usual
+        others = other_columns(table, [usual.image, *usual.texts, usual.label])
+        return msgspec.structs.replace(usual, others=others)
     return choose_columns(table, options)
 
 

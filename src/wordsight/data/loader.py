@@ -201,10 +201,11 @@ class _BatchMaker:
 
     def _slot_of(self, source: int, sample: Sample, epoch: int, index: int) -> _Slot:
         generator = draws(self._plan.seed, stream_of(Purpose.TEXT, source), epoch, index)
-        bare, text = draw_text(sample, self._sources[source].templates, generator)
-        text = drop_words(text, self._sources[source].word_dropout, generator)
-        own_texts = sample.captions or sample.names
-        return _Slot(sample.key, text, text_number(bare), own_texts, is_label=not sample.captions)
+        origin = self._sources[source]
+        own_texts = origin.texts_of(sample)
+        bare, text = draw_text(own_texts, origin.templates, generator)
+        text = drop_words(text, origin.word_dropout, generator)
+        return _Slot(sample.key, text, text_number(bare), own_texts, origin.uses_names(sample))
 
     def _own_texts(self, texts: Sequence[tuple[str, ...]]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Return the numbers (N, T) and ids (N, T, L) of all texts of N images, padded with zeros."""
@@ -362,13 +363,12 @@ class _Tally:
         )
 
 
-def draw_text(sample: Sample, templates: Sequence[str], generator: np.random.Generator) -> tuple[str, str]:
-    """Draw one of a sample's captions, or of the names of its label.
+def draw_text(texts: Sequence[str], templates: Sequence[str], generator: np.random.Generator) -> tuple[str, str]:
+    """Draw one of a sample's texts, which are captions or the names of its label.
 
     Returns:
         The text alone, and the text in one of the templates, if there are any.
     """
-    texts = sample.captions or sample.names
     text = texts[int(generator.integers(len(texts)))]
     if not templates:
         return text, text

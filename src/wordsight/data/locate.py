@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from wordsight.data.walk import is_file
+from wordsight.data.walk import is_directory, is_file
 from wordsight.errors import DataError
 
 _NUM_SHOWN_PATHS = 3
@@ -53,17 +53,19 @@ class ImageRoots(msgspec.Struct, frozen=True):
                 break
         if not tried:
             return
-        which = f"the first {MAX_CHECKED_PATHS:,}" if len(tried) == MAX_CHECKED_PATHS else f"{len(tried):,}"
         shown = ", ".join(repr(file[:100]) for file in tried[:_NUM_SHOWN_PATHS])
         if all("://" in file for file in tried):
             raise DataError(
                 f"{self.table}: the images in column {column!r} are web addresses ({shown}); fetch them first, for "
                 "example with img2dataset"
             )
-        where = " and ".join(str(path.absolute()) for path in dict.fromkeys(self._directories))
+        where = " and ".join(
+            f"{path.absolute()}{'' if is_directory(path) else ' (no such directory)'}"
+            for path in dict.fromkeys(self._directories)
+        )
         raise DataError(
-            f"{self.table}: none of {which} paths in column {column!r} is a file: {shown}; tried in {where}; name the "
-            "directory of the images with --image-root"
+            f"{self.table}: no path in column {column!r} is a file: {shown} ({len(tried):,} tried, in {where}); name "
+            "the directory of the images with --image-root"
         )
 
     @property

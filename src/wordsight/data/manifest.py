@@ -43,6 +43,20 @@ class ManifestShard(msgspec.Struct, frozen=True):
     sample_sha256: str = ""
 
 
+class ManifestSplit(msgspec.Struct, frozen=True):
+    """How a set of images was split into parts.
+
+    Attributes:
+        part: the part that these shards are.
+        shares: the expected share of each part, by name.
+        seed: of the draws.
+    """
+
+    part: str
+    shares: dict[str, float]
+    seed: int
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """A directory of shards; equal samples make equal manifests.
 
@@ -52,6 +66,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         skipped: number of images that could not be packed.
         shards: in order.
         skipped_sha256: of the list of skipped images; empty if an older version wrote the manifest.
+        split: the part of a larger set that these shards are; unset if they are a whole set.
         manifest_sha256: of all other values of this object, which reveals that it was edited.
     """
 
@@ -60,6 +75,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     skipped: int
     shards: tuple[ManifestShard, ...]
     skipped_sha256: str = ""
+    split: ManifestSplit | msgspec.UnsetType = msgspec.UNSET
     manifest_sha256: str = ""
 
     def sealed(self) -> Self:

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from wordsight.config import Config
 from wordsight.data.order import Purpose, permutation, stream_of, windowed_permutation
+from wordsight.data.sample import Sample, Texts
 from wordsight.data.shard_reader import ShardSet
 from wordsight.errors import ConfigError
 from wordsight.image import Augmentation
@@ -40,6 +41,8 @@ class SourceConfig(Config, frozen=True):
             texts are used unchanged.
         augmentation: augmentation of the source's images; by default that of the recipe.
         word_dropout: probability of leaving out each word of a text; at least one word is kept.
+        texts: which texts of an image that has both are used: `captions`, or the `names` of its label. An image that
+            has only one of the two is used with that.
     """
 
     shards: str | tuple[str, ...]
@@ -47,6 +50,7 @@ class SourceConfig(Config, frozen=True):
     templates: tuple[str, ...] = ()
     augmentation: Augmentation | None = None
     word_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    texts: Literal["captions", "names"] = "captions"
 
     def __post_init__(self) -> None:
         if not 0 < self.weight <= MAX_WEIGHT:
@@ -64,6 +68,15 @@ class MixtureSource(msgspec.Struct, frozen=True):
     templates: tuple[str, ...] = ()
     augmentation: Augmentation | None = None
     word_dropout: float = 0.0
+    texts: Literal["captions", "names"] = "captions"
+
+    def uses_names(self, sample: Sample | Texts) -> bool:
+        """Return whether the names of a sample's label are used, and not its captions."""
+        return bool(sample.names) and (self.texts == "names" or not sample.captions)
+
+    def texts_of(self, sample: Sample | Texts) -> tuple[str, ...]:
+        """Return the texts of a sample that are used."""
+        return sample.names if self.uses_names(sample) else sample.captions
 
 
 class Mixture:
@@ -81,7 +94,11 @@ class Mixture:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the data and the settings of all sources."""
-        parts = [(s.shards.fingerprint, s.weight, s.templates, s.augmentation, s.word_dropout) for s in self.sources]
+        parts = [
+            (s.shards.fingerprint, s.weight, s.templates, s.augmentation, s.word_dropout)
+            + ((s.texts,) if s.texts != "captions" else ())  # older runs have no such key
+            for s in self.sources
+        ]
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
     def slots(self, batch_size: int) -> tuple[int, ...]:

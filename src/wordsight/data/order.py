@@ -22,6 +22,7 @@ class Purpose(enum.IntEnum):
     TEXT = 1
     CROP = 2
     SUBSTITUTE = 3
+    SPLIT = 4
 
 
 def stream_of(purpose: Purpose, source: int = 0) -> int:

@@ -12,7 +12,8 @@ from wordsight.data.file_listing import read_file
 from wordsight.data.manifest import Manifest
 from wordsight.data.records import Record, Source
 from wordsight.data.sample import MAX_IMAGE_BYTES, BrokenSample, Sample, parse_json
-from wordsight.data.shard_writer import MAX_BYTES, MAX_SAMPLES, writing_shards
+from wordsight.data.shard_writer import MAX_BYTES, MAX_SAMPLES, ShardWriter, writing_parts, writing_shards
+from wordsight.data.split import Split, Splitter, check_parts
 from wordsight.errors import DataError, ImageError, encodable
 from wordsight.image import decode, is_image_file
 from wordsight.parallel import ordered_map
@@ -30,6 +31,7 @@ class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
         max_samples, max_bytes: limits of a shard.
         exclude: keys or file names to leave out.
         only: keys or file names to pack, and no others; None packs all.
+        split: the parts into which the images are divided, each in a directory of its own; None writes one set.
     """
 
     size_px: int | None = None
@@ -37,6 +39,16 @@ class PackOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_bytes: int = MAX_BYTES
     exclude: frozenset[str] = frozenset()
     only: frozenset[str] | None = None
+    split: Split | None = None
+
+
+class PartSummary(msgspec.Struct, frozen=True):
+    """One part of a set of shards that was split: its name, and totals as in `PackSummary`."""
+
+    name: str
+    samples: int
+    shards: int
+    bytes: int
 
 
 class PackSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,10 +57,13 @@ class PackSummary(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         layout: the detected layout of the source.
         samples, shards, bytes: totals of the written directory.
+        both: number of samples with captions and a label.
         skipped: number of images that could not be packed; all are listed in `skipped.jsonl`.
         first_skipped: the first five of these.
         left_out: number of records left out because of `exclude` and `only`.
         not_found: number of names in `exclude` and `only` that are not in the source.
+        parts: the parts of a split, in order.
+        notes: labels of which a split has a single image, or none in the first part.
     """
 
     layout: str
@@ -59,6 +74,9 @@ class PackSummary(msgspec.Struct, frozen=True, kw_only=True):
     first_skipped: tuple[BrokenSample, ...]
     left_out: int
     not_found: int
+    both: int = 0
+    parts: tuple[PartSummary, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def read_keys(path: Path) -> frozenset[str]:
@@ -91,44 +109,80 @@ def pack(
     Args:
         source: from `open_source`; its records are consumed.
         out: a directory that does not exist, is empty, or contains shards written by this function, which are replaced.
-        options: limits and selection; by default all records and default limits.
+        options: limits, selection and split; by default all records, default limits and one set.
         progress: called with the number of records processed so far.
 
     Raises:
-        DataError: nothing could be packed, or the source is damaged.
+        DataError: nothing could be packed, a part would be empty, or the source is damaged.
         OutputError: `out` contains anything else, or cannot be written.
     """
     options = options or PackOptions()
     if options.size_px is not None and options.size_px < 1:
         raise DataError(f"size {options.size_px} px: expected at least 1")
     source.check()
-    selection = _Selection(options)
-    skipped: list[BrokenSample] = []
-    with writing_shards(out, options.max_samples, options.max_bytes) as writer:
-        prepared = ordered_map(lambda task: _prepare(*task, options.size_px), selection.keyed(source.records))
+    packing = _Packing(options)
+    limits = options.max_samples, options.max_bytes
+    if options.split is None:
+        with writing_shards(out, *limits) as writer:
+            packing.write(source, {"": writer}, progress)
+            manifests = {"": writer.finish()}
+    else:
+        with writing_parts(out, options.split.parts, *limits) as writers:
+            packing.write(source, writers, progress)
+            check_parts({name: writer.num_samples for name, writer in writers.items()}, options.split)
+            manifests = {name: writer.finish() for name, writer in writers.items()}
+    return packing.summary(source.layout, manifests)
+
+
+class _Packing:
+    """What happens to the records of a source.
+
+    Args:
+        options: selection and split.
+    """
+
+    def __init__(self, options: PackOptions) -> None:
+        self._size_px = options.size_px
+        self._selection = _Selection(options)
+        self._splitter = Splitter(options.split) if options.split else None
+        self._skipped: list[BrokenSample] = []
+        self._num_both = 0
+
+    def write(
+        self, source: Source, writers: dict[str, ShardWriter], progress: Callable[[int], None] | None = None
+    ) -> None:
+        """Write each sample to its part, and list images that cannot be packed in the first one."""
+        first = next(iter(writers.values()))
+        prepared = ordered_map(lambda task: _prepare(*task, self._size_px), self._selection.keyed(source.records))
         for number, result in enumerate(prepared, start=1):
             if isinstance(result, Sample):
-                writer.add(result)
+                writers[self._splitter.part_of(result) if self._splitter else ""].add(result)
+                self._num_both += bool(result.captions and result.names)
             else:
-                writer.skip(result)
-                skipped = [*skipped, result][:_NUM_SHOWN_SKIPPED]
+                first.skip(result)
+                self._skipped = [*self._skipped, result][:_NUM_SHOWN_SKIPPED]
             if progress is not None:
-                progress(number + selection.left_out)
-        manifest = writer.finish()
-    return _summary(source.layout, manifest, skipped, selection)
+                progress(number + self._selection.left_out)
 
-
-def _summary(layout: str, manifest: Manifest, skipped: list[BrokenSample], selection: "_Selection") -> PackSummary:
-    return PackSummary(
-        layout=layout,
-        samples=manifest.samples,
-        shards=len(manifest.shards),
-        bytes=sum(shard.bytes for shard in manifest.shards),
-        skipped=manifest.skipped,
-        first_skipped=tuple(skipped),
-        left_out=selection.left_out,
-        not_found=len(selection.unseen),
-    )
+    def summary(self, layout: str, manifests: dict[str, Manifest]) -> PackSummary:
+        """Return the result."""
+        parts = [
+            PartSummary(name, manifest.samples, len(manifest.shards), sum(shard.bytes for shard in manifest.shards))
+            for name, manifest in manifests.items()
+        ]
+        return PackSummary(
+            layout=layout,
+            samples=sum(part.samples for part in parts),
+            shards=sum(part.shards for part in parts),
+            bytes=sum(part.bytes for part in parts),
+            skipped=sum(manifest.skipped for manifest in manifests.values()),
+            first_skipped=tuple(self._skipped),
+            left_out=self._selection.left_out,
+            not_found=len(self._selection.unseen),
+            both=self._num_both,
+            parts=tuple(parts) if self._splitter else (),
+            notes=tuple(self._splitter.notes()) if self._splitter else (),
+        )
 
 
 class _Selection:

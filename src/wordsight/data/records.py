@@ -52,6 +52,8 @@ def _hint(path: Path) -> str:
     name = path.name.lower()
     if name.endswith((".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst", ".zip", ".gz")):
         return "; it is compressed: unpack it first"
+    if name.endswith((".xlsx", ".xls", ".ods", ".numbers")):
+        return "; save the spreadsheet as CSV first"
     return "; name the directory that contains it and the images" if name.endswith((".json", ".txt")) else ""
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from wordsight.data.carried import carried_values
 from wordsight.errors import DataError, encodable
 
 MAX_IMAGE_BYTES = 1 << 28
@@ -134,9 +135,10 @@ def texts_of_json(
             raise
         names = ()
     columns = value.get("columns")
+    columns = columns if isinstance(columns, dict) else {}
     if not captions and not names:
         return None
-    return Texts(captions=captions, names=names, columns=columns if isinstance(columns, dict) else {})
+    return Texts(captions=captions, names=names, columns=carried_values(columns, columns))
 
 
 def _names_of_json(

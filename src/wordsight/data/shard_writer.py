@@ -9,14 +9,22 @@ contain no time, owner or machine, so that equal samples in the same order produ
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import msgspec
 
-from wordsight.data.manifest import MANIFEST_NAME, SKIPPED_NAME, Manifest, ManifestShard, read_manifest, sample_sha256
+from wordsight.data.manifest import (
+    MANIFEST_NAME,
+    SKIPPED_NAME,
+    Manifest,
+    ManifestShard,
+    ManifestSplit,
+    read_manifest,
+    sample_sha256,
+)
 from wordsight.data.sample import BrokenSample, Sample
 from wordsight.data.tar import END_OF_ARCHIVE, header_of, padding_of
 from wordsight.errors import DataError, OutputError, encodable
@@ -68,9 +76,16 @@ class ShardWriter:
         directory: an existing directory.
         max_samples: limit for the samples of a shard.
         max_bytes: limit for the bytes of a shard, which only a single larger sample can exceed.
+        split: the part of a larger set that is written, for the manifest.
     """
 
-    def __init__(self, directory: Path, max_samples: int = MAX_SAMPLES, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        max_samples: int = MAX_SAMPLES,
+        max_bytes: int = MAX_BYTES,
+        split: ManifestSplit | None = None,
+    ) -> None:
         if max_samples < 1 or max_bytes < 1:
             raise DataError(
                 f"limits of a shard, {max_samples} samples and {max_bytes} bytes: expected at least 1 of each"
@@ -78,6 +93,7 @@ class ShardWriter:
         self._directory = directory
         self._max_samples = max_samples
         self._max_bytes = max_bytes
+        self._split = split
         self._open: _OpenShard | None = None
         self._done: list[ManifestShard] = []
         self._keys: set[str] = set()
@@ -107,6 +123,11 @@ class ShardWriter:
         """Record an image that could not be packed, for `skipped.jsonl`; its texts may have come from file names."""
         self._skipped.append(BrokenSample(encodable(broken.key), encodable(broken.shard), encodable(broken.reason)))
 
+    @property
+    def num_samples(self) -> int:
+        """The number of samples added so far."""
+        return len(self._keys)
+
     def finish(self) -> Manifest:
         """Close the last shard, and write the list of skipped images and the manifest.
 
@@ -128,6 +149,7 @@ class ShardWriter:
             skipped=len(self._skipped),
             shards=tuple(self._done),
             skipped_sha256=hashlib.sha256(skipped).hexdigest(),
+            split=self._split or msgspec.UNSET,
         ).sealed()
         write_atomic(self._directory / MANIFEST_NAME, manifest.to_bytes())
         return manifest
@@ -170,6 +192,25 @@ def writing_shards(out: Path, max_samples: int = MAX_SAMPLES, max_bytes: int = M
         yield writer
 
 
+@contextlib.contextmanager
+def writing_parts(
+    out: Path, splits: Sequence[ManifestSplit], max_samples: int = MAX_SAMPLES, max_bytes: int = MAX_BYTES
+) -> Iterator[dict[str, ShardWriter]]:
+    """Yield a writer by part, each of a directory in `out`, which appears as `writing_shards` describes.
+
+    Raises:
+        OutputError: `out` contains anything other than our shards, or cannot be written.
+    """
+    refuse_foreign(out)
+    with atomic_directory(out) as directory, contextlib.ExitStack() as stack:
+        writers = {}
+        for split in splits:
+            (directory / split.part).mkdir()
+            writer = ShardWriter(directory / split.part, max_samples, max_bytes, split)
+            writers[split.part] = stack.enter_context(writer)
+        yield writers
+
+
 def refuse_foreign(out: Path) -> None:
     """Check that an output directory does not exist, is empty, or contains only shards that this module wrote.
 
@@ -181,18 +222,34 @@ def refuse_foreign(out: Path) -> None:
             if out.exists():
                 raise OutputError(f"{out}: a file, not a directory; choose another output path")
             return
-        names = {path.name for path in out.iterdir()}
+        foreign = _foreign_names(out)
+        if foreign and all(map(_is_part, map(out.joinpath, foreign))):
+            foreign = [f"{name}/{inner}" for name in foreign for inner in _foreign_names(out / name)]
     except OSError as error:
         raise OutputError(f"{out}: cannot be read: {error.strerror or error}") from error
-    manifest = read_manifest(out / MANIFEST_NAME)
+    if foreign:
+        raise OutputError(f"{out}: contains {foreign[0]!r}, which is not one of our shards; choose an empty directory")
+
+
+def _foreign_names(directory: Path) -> list[str]:
+    """Return the sorted names in a directory that are not those of its manifest."""
+    names = {path.name for path in directory.iterdir()}
+    manifest = read_manifest(directory / MANIFEST_NAME)
+    if manifest is None:
+        return sorted(names)
     ours = {MANIFEST_NAME, SKIPPED_NAME}
-    for shard in manifest.shards if manifest else ():
+    for shard in manifest.shards:
         ours |= {shard.name, f"{shard.name}.index"}
     of_index = re.compile(r"\.(.+\.index)\.[a-z0-9_]{8}\.partial")  # left by a reader that was killed
     names -= {name for name in names if (match := of_index.fullmatch(name)) and match[1] in ours}
-    foreign = sorted(names - ours) if manifest else sorted(names)
-    if foreign:
-        raise OutputError(f"{out}: contains {foreign[0]!r}, which is not one of our shards; choose an empty directory")
+    return sorted(names - ours)
+
+
+def _is_part(directory: Path) -> bool:
+    """Return whether a directory has a manifest that says that it is this part of a larger set."""
+    manifest = read_manifest(directory / MANIFEST_NAME) if directory.is_dir() else None
+    split = manifest.split if manifest else msgspec.UNSET
+    return split is not msgspec.UNSET and split.part == directory.name
 
 
 def check_key(key: str) -> None:

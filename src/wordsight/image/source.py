@@ -33,7 +33,8 @@ class ImageRef(NamedTuple):
         sha256: hash of the video file for a frame; otherwise empty, and the hash of the bytes identifies the image.
         captions: texts that describe this image; empty if its source has none.
         names: names of its label, the label itself first; empty if its source has none.
-        columns: value by name of the other columns of a table; not to be modified.
+        columns: value by name of the other columns of a table; not to be modified. An image that a table names has
+            all of them but its own, also those of captions and labels; one in shards has those that are neither.
     """
 
     name: str

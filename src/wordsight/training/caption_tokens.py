@@ -52,7 +52,7 @@ class CaptionTokens:
                     sample = source.shards.sample(int(index))
                 except BrokenSampleError:
                     continue
-                for token in {token for text in sample.captions + sample.names for token in tokenizer.encode(text)}:
+                for token in {token for text in source.texts_of(sample) for token in tokenizer.encode(text)}:
                     samples[token] += 1
                     share[token] += source.weight / total / len(indices)
         frequent = [token for token in samples if token and samples[token] >= _MIN_SAMPLES]

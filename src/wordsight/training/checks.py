@@ -15,6 +15,7 @@ from torch import nn
 from wordsight.config import integers_of
 from wordsight.data import BrokenSampleError, Mixture, MixtureSource
 from wordsight.data.loader import text_number
+from wordsight.data.sample import Texts
 from wordsight.data.shard_reader import Shard
 from wordsight.errors import ConfigError, DataError, TextError
 from wordsight.evaluate import Classification, Retrieval
@@ -108,7 +109,17 @@ def notes(recipe: Recipe, mixture: Mixture, model: CLIP, tokenizer: TextTokenize
         if slots > len(source.shards):
             name = source.shards.shards[0].name
             yield f"{name}: {slots} pairs per step but only {len(source.shards)} samples, so every batch repeats some"
-    yield from _text_notes([text for source in mixture.sources for text in _texts(source)], tokenizer)
+    texts: list[str] = []
+    for source in mixture.sources:
+        samples = list(_texts(source))
+        if both := sum(bool(sample.captions and sample.names) for sample in samples):
+            used, other = ("labels", "captions") if source.texts == "names" else ("captions", "names")
+            yield (
+                f"{source.shards.shards[0].name}: {both:,} of {len(samples):,} samples that were checked have captions "
+                f"and a label: the {used} are used; texts = {other!r} in the source uses the others"
+            )
+        texts += [text for sample in samples for text in source.texts_of(sample)]
+    yield from _text_notes(texts, tokenizer)
 
 
 def overlap_notes(mixture: Mixture, evaluators: Sequence[Retrieval | Classification]) -> Iterator[str]:
@@ -122,16 +133,16 @@ def overlap_notes(mixture: Mixture, evaluators: Sequence[Retrieval | Classificat
             )
 
 
-def _texts(source: MixtureSource) -> Iterator[str]:
+def _texts(source: MixtureSource) -> Iterator[Texts]:
     """The texts of evenly spaced samples of a source; of remote shards only those of the first one."""
     shards = source.shards
     total = len(shards) if shards.window is None else shards.counts[0]
     for index in np.unique(np.linspace(0, total - 1, min(total, _CHECKED_SAMPLES)).round().astype(int)):
         try:
-            sample = shards.sample(int(index))
+            shard, row = shards.locate(int(index))
+            yield shard.read_texts(row)
         except BrokenSampleError:
             continue
-        yield from sample.captions or sample.names
 
 
 def _text_notes(texts: Sequence[str], tokenizer: TextTokenizer) -> Iterator[str]:

@@ -54,7 +54,7 @@ def open_sources(recipe: Recipe, data: Sequence[str | Path]) -> Mixture:
         return Mixture([MixtureSource(shards, float(len(shards))) for shards in opened])
     return Mixture(
         [
-            MixtureSource(find_shards(s.shards, data), s.weight, s.templates, s.augmentation, s.word_dropout)
+            MixtureSource(find_shards(s.shards, data), s.weight, s.templates, s.augmentation, s.word_dropout, s.texts)
             for s in recipe.sources
         ],
     )
