@@ -148,7 +148,7 @@ class Summary:
         if self.score is None:
             return lines
         classes, confusions = self.counts.classes(), self.counts.confusions()
-        width = max(len(printable(each.label)) for each in classes[:MAX_CLASSES_SHOWN])
+        width = max(len("label"), *(len(printable(each.label)) for each in classes[:MAX_CLASSES_SHOWN]))
         lines += [str(self.score), f"{'label':{width}}      n  recall                 precision"]
         for each in classes[:MAX_CLASSES_SHOWN]:
             low, high = each.recall_interval

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 class Targets:
     """Finds the true labels of images: of a column of a table, of shards, or the directories of classes.
 
-    The directories below an input are classes if all of them have the name of a label and no image is outside of them.
+    The directories below an input are classes if there are several, all of them have the name of a label, and no image
+    is outside of them.
 
     Args:
         classifier: its labels are the only ones that count.
@@ -61,7 +62,7 @@ class Targets:
             if len(parts) < 2 or (parts[0] not in names and self._label(parts[0]) is None):
                 return False
             names.add(parts[0])
-        return bool(names)
+        return len(names) > 1
 
     def _directory_names(self, name: str) -> tuple[str, ...]:
         path = Path(name)
