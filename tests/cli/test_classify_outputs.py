@@ -259,6 +259,15 @@ def test_directories_and_shards_with_labels_have_the_same_accuracy(workspace, ca
     assert "true_label" not in capsys.readouterr().out
 
 
+def test_categories_that_are_no_labels_are_stated_only_if_their_column_is_named(workspace, capsys):
+    Path("shop.csv").write_text("file,category\nphotos/000.png,Shoes\nphotos/002.png,Bags\n")
+    assert run("--out", "out.csv", images="shop.csv") == 0
+    assert capsys.readouterr().out == "out.csv: 2 images, 0 unreadable\n"
+    assert [row["category"] for row in rows_of("out.csv")] == ["Shoes", "Bags"]
+    assert run("--out", "out.csv", "--label-column", "category", images="shop.csv") == 0
+    assert "not counted: 2 images with a label that is none of --labels, such as 'Shoes'" in capsys.readouterr().out
+
+
 def test_images_without_labels_have_no_accuracy(workspace, capsys):
     with writing_shards(workspace / "shards") as writer:
         image = (workspace / "photos" / "000.png").read_bytes()
@@ -324,6 +333,9 @@ def test_images_of_a_table_are_moved_only_with_yes(workspace, capsys):
     assert out.count("\tsorted/") == 4
     assert "nothing was moved" in err
     assert len(list(Path("photos").iterdir())) == 5
+    assert run(*options, "--json", images="lists/products.csv") == 0
+    *_, last = map(json.loads, capsys.readouterr().out.splitlines())
+    assert last["target"].startswith("sorted/")
     assert run(*options, "--yes", images="lists/products.csv") == 0
     assert [path.name for path in Path("photos").iterdir()] == ["001.png"]
     assert "1 image without a label stays in place" in capsys.readouterr().err

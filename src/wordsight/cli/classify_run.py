@@ -106,7 +106,7 @@ def run_classify(
     _check_options(images, labels, label_options, outputs)
     total = count_images(images, inputs)
     classifier = _build_classifier(labels, label_options, model, options.quiet)
-    targets = Targets(classifier, images)
+    targets = Targets(classifier, images, is_requested=inputs.label_column is not None)
     num_unreadable = num_done = 0
     with ExitStack() as stack:
         receivers = _receivers(classifier, targets, outputs, options, stack)
@@ -241,5 +241,5 @@ def _receivers(
     if outputs.transfers.directory is not None:
         from wordsight.cli.classify_sorting import Sorting
 
-        receivers.append(Sorting(outputs.transfers, options.quiet))
+        receivers.append(Sorting(outputs.transfers, options.quiet, options.as_json))
     return receivers

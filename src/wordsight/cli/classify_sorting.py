@@ -43,9 +43,10 @@ class Sorting:
     a label and images that cannot be read stay where they are.
     """
 
-    def __init__(self, options: TransferOptions, quiet: bool) -> None:
+    def __init__(self, options: TransferOptions, quiet: bool, as_json: bool) -> None:
         self._options = options
         self._quiet = quiet
+        self._as_json = as_json
         self._files: list[tuple[Path, Sequence[str]]] = []
         self._num_kept = 0
 
@@ -65,7 +66,7 @@ class Sorting:
         """Copy or move the files; see `run_transfers`."""
         from wordsight.cli.terminal import print_note
 
-        run_transfers(plan_transfers(self._files, self._options), self._options, self._quiet)
+        run_transfers(plan_transfers(self._files, self._options), self._options, self._quiet, self._as_json)
         if self._num_kept:
             stay = f"{counted(self._num_kept, 'image')} without a label {'stays' if self._num_kept == 1 else 'stay'}"
             print_note(f"{stay} in place", self._quiet)

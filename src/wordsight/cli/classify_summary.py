@@ -134,9 +134,13 @@ class Summary:
 
     @property
     def unknown_note(self) -> str:
-        """How many images have a label that is none of the classifier's; empty if there are none."""
+        """How many images have a label that is none of the classifier's; empty if there are none.
+
+        It is empty as well if no image has a label of the classifier and the user has not named the column of labels:
+        the categories of a shop have nothing to do with the tags that it wants.
+        """
         unknown = self._targets.unknown
-        if not unknown:
+        if not unknown or not (self.counts.n or self._targets.is_requested):
             return ""
         return (
             f"not counted: {counted(unknown.total(), 'image')} with a label that is none of --labels, such as "

@@ -19,13 +19,16 @@ class Targets:
     Args:
         classifier: its labels are the only ones that count.
         inputs: the inputs.
+        is_requested: whether the user has named the column of labels.
 
     Attributes:
         dataset: names of the inputs.
+        is_requested: as above.
         unknown: labels of the source that are none of the classifier's, with the number of images.
     """
 
-    def __init__(self, classifier: "ZeroShotClassifier", inputs: Sequence[Path]) -> None:
+    def __init__(self, classifier: "ZeroShotClassifier", inputs: Sequence[Path], is_requested: bool) -> None:
+        self.is_requested = is_requested
         self.dataset = ", ".join(map(str, inputs))
         self._classifier = classifier
         self._known: dict[str, str | None] = {}

@@ -142,10 +142,13 @@ def plan_transfers(files: Iterable[tuple[Path, Sequence[str]]], options: Transfe
     return transfers
 
 
-def run_transfers(transfers: Sequence[Transfer], options: TransferOptions, quiet: bool = False) -> None:
+def run_transfers(
+    transfers: Sequence[Transfer], options: TransferOptions, quiet: bool = False, as_json: bool = False
+) -> None:
     """Copy or move the files, or list what would happen; a line on standard error says how many there are.
 
-    Moves are listed on standard output as well, so that they can be undone: the file, a tab, and where it is now.
+    Moves are listed on standard output as well, so that they can be undone: the file, a tab, and where it is now; or
+    an object with `file` and `target`.
 
     Raises:
         OutputError: a target is not writable, or another file has appeared there.
@@ -159,7 +162,7 @@ def run_transfers(transfers: Sequence[Transfer], options: TransferOptions, quiet
     where = f"{encodable(options.directory)} ({counted(num_directories, 'directory', 'directories')})"
     if options.dry_run or (options.is_move and not options.yes):
         for transfer in todo:
-            _print_transfer(transfer)
+            _print_transfer(transfer, as_json)
         verb = "moved" if options.is_move else "copied"
         print_note(f"nothing was {verb}: {counted(len(todo), 'file')} would go to {where}{done}", quiet)
         if options.is_move:
@@ -169,13 +172,18 @@ def run_transfers(transfers: Sequence[Transfer], options: TransferOptions, quiet
         for number, transfer in enumerate(todo, start=1):
             _execute(transfer, options.is_move)
             if options.is_move:
-                _print_transfer(transfer)
+                _print_transfer(transfer, as_json)
             progress(number)
     print_note(f"{'moved' if options.is_move else 'copied'} {counted(len(todo), 'file')} to {where}{done}", quiet)
 
 
-def _print_transfer(transfer: Transfer) -> None:
-    print(f"{printable(transfer.source)}\t{printable(transfer.target)}")
+def _print_transfer(transfer: Transfer, as_json: bool) -> None:
+    from wordsight.cli.terminal import print_json
+
+    if as_json:
+        print_json({"file": str(transfer.source), "target": str(transfer.target)})
+    else:
+        print(f"{printable(transfer.source)}\t{printable(transfer.target)}")
 
 
 def _check_directory(directory: Path, inputs: Sequence[Path], option: str) -> None:
