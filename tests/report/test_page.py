@@ -1,8 +1,11 @@
-"""A page is one self-contained file without active content, and deterministic, whatever its texts contain."""
+"""A page is one self-contained, deterministic file, whatever its texts contain; its only script is that of a grid."""
 
+import base64
 import builtins
+import hashlib
 import html.parser
 import io
+import json
 import re
 import subprocess
 import sys
@@ -19,7 +22,9 @@ from wordsight.report import (
     Commands,
     Curve,
     Gallery,
+    GridImage,
     ImageCard,
+    ImageGrid,
     Matrix,
     Page,
     Plot,
@@ -82,7 +87,7 @@ def _page(text: str) -> Page:
 class _Elements(html.parser.HTMLParser):
     """Collects all elements, attributes and text of a page, and checks that tags are balanced."""
 
-    void_tags = frozenset({"meta", "img", "br", "use", "path", "rect", "link"})
+    void_tags = frozenset({"meta", "img", "br", "use", "path", "rect", "link", "input", "wbr"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -231,3 +236,61 @@ def test_control_characters_are_escaped_everywhere(tmp_path: Path) -> None:
     html = _page(hostile).render()
     assert r"a\x1b[31m\u202eb\x00\x9b&lt;script&gt;" in html
     assert not [character for character in html if not character.isprintable() and character != "\n"]
+
+
+def _grid_page(text: str, total: int = 0) -> Page:
+    """A page with a grid that has every kind of value, and the text in every text field."""
+    images = [
+        GridImage(text, _image(), [text, 0.5, (text, "tag")], True, text),
+        GridImage(text, None, [text, float("nan"), ()], False),
+        GridImage(text, _image("JPEG"), [None, 3, None]),
+    ]
+    return Page(text, text, [Section(text, text, [ImageGrid([text, text, text], images, total, text, text)])])
+
+
+def test_the_script_of_a_grid_is_admitted_by_its_hash_and_is_the_only_one() -> None:
+    html = _grid_page("words").render()
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in html
+    assert "fetch(" not in script
+    assert "innerHTML" not in script
+    assert "script-src" not in _page("words").render()
+
+
+def test_hostile_text_is_escaped_in_a_grid() -> None:
+    hostile, benign = _parse(_grid_page(HOSTILE[:80])), _parse(_grid_page("a/word"))  # a title may break after a slash
+    assert [tag for tag, _ in hostile.elements] == [tag for tag, _ in benign.elements]
+    assert [sorted(attributes) for _, attributes in hostile.elements] == [
+        sorted(attributes) for _, attributes in benign.elements
+    ]
+    assert hostile.text.count("alert('x')") > 10
+
+
+def test_the_values_of_a_grid_match_its_menus_whatever_they_contain() -> None:
+    """The script compares the values of an image with the values of the options, so both are escaped alike."""
+    for text in ("words", HOSTILE[:80], "a\x1b[31m\u202eb\nc\x7f"):
+        elements = _parse(_grid_page(text)).elements
+        values = [
+            json.loads(attributes["data-values"] or "") for _, attributes in elements if "data-values" in attributes
+        ]
+        choices = [attributes.get("value") for tag, attributes in elements if tag == "option"]
+        assert f"={values[0][0][0]}" in choices
+        assert f"={values[0][2][0]}" in choices
+        assert values[0][1] == 0.5
+        assert values[1][1:] == [None, []]
+        assert values[2] == [None, 3, None]
+
+
+def test_a_grid_states_that_images_are_cut_off() -> None:
+    assert "Only the first 3 of 1,200 images are shown. words" in _grid_page("words", 1200).render()
+    assert "Only the first" not in _grid_page("words", 3).render()
+    with pytest.raises(ValueError, match="1 values of 'a', 0 fields"):
+        ImageGrid([], [GridImage("a", None, [1])])
+
+
+def test_only_fields_whose_texts_repeat_have_a_menu() -> None:
+    images = [GridImage(str(number), None, [str(number), "ab"[number % 2], number, "x" * 90]) for number in range(4)]
+    grid = ImageGrid(["name", "label", "share", "long"], images)
+    assert grid.menus == [(1, [("a", 2), ("b", 2)], 0)]
+    assert grid.numeric_fields == [2]

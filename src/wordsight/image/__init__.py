@@ -18,6 +18,7 @@ from wordsight.image.preprocess import (
     resize_and_crop,
 )
 from wordsight.image.source import IMAGE_SUFFIXES, ImageRef, ImageSource, is_image_file
+from wordsight.image.thumbnail import THUMBNAIL_PX, thumbnail
 
 __all__ = [
     "BUDGET",
@@ -25,6 +26,7 @@ __all__ = [
     "CLIP_STD",
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
+    "THUMBNAIL_PX",
     "Augmentation",
     "Decoding",
     "ImageRef",
@@ -39,4 +41,5 @@ __all__ = [
     "preprocess",
     "read_image",
     "resize_and_crop",
+    "thumbnail",
 ]

@@ -1,11 +1,13 @@
 """One self-contained HTML page of numbers, tables, plots and images; it knows nothing about CLIP.
 
-Styles, plots and images are embedded in the page. It loads nothing, runs no scripts and escapes every text. It follows
-the light or dark setting of the reader's system and adapts to narrow screens.
+Styles, plots and images are embedded in the page. It loads nothing and escapes every text; the only script is the one
+that sorts, filters and searches an `ImageGrid`. A page follows the light or dark setting of the reader's system and
+adapts to narrow screens.
 
-    blocks.py    the content of a page: tiles, tables, plots, matrices, galleries, commands
-    page.py      sections and the page, rendered with page.html and page.css
-    plots.py     curves as inline SVG
+    blocks.py        the content of a page: tiles, tables, plots, matrices, galleries, commands
+    image_grid.py    images that can be sorted, filtered and searched, with image_grid.js
+    page.py          sections and the page, rendered with page.html and page.css
+    plots.py         curves as inline SVG
 """
 
 from wordsight.report.blocks import (
@@ -23,14 +25,18 @@ from wordsight.report.blocks import (
     Tiles,
     tile,
 )
+from wordsight.report.image_grid import FieldValue, GridImage, ImageGrid
 from wordsight.report.page import Page, Section
 
 __all__ = [
     "Block",
     "Commands",
     "Curve",
+    "FieldValue",
     "Gallery",
+    "GridImage",
     "ImageCard",
+    "ImageGrid",
     "Matrix",
     "Page",
     "Plot",

@@ -5,6 +5,8 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
+from wordsight.report.image_grid import ImageGrid
+
 
 class ScoreLike(Protocol):
     """A share with its confidence interval; `wordsight.metrics.Score` implements this."""
@@ -271,4 +273,4 @@ class Commands:
     caption: str = ""
 
 
-Block = Tiles | Table | Plot | Matrix | Gallery | Commands
+Block = Tiles | Table | Plot | Matrix | Gallery | ImageGrid | Commands

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import hashlib
 import importlib.resources
 import math
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from wordsight.errors import ImageError, MissingExtraError, printable
 from wordsight.files import write_atomic
 from wordsight.report import plots
 from wordsight.report.blocks import Block, Plot
+from wordsight.report.image_grid import ImageGrid
 
 _SIGNATURES = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF8", "gif"), (b"RIFF", "webp"))
 
@@ -74,7 +76,15 @@ class Page:
         environment.filters |= {"number": _number, "image": _data_uri, "paragraphs": _paragraphs}
         environment.tests["finite"] = math.isfinite
         template = environment.from_string((directory / "page.html").read_text("utf-8"))
-        html: str = template.render(page=self, style=(directory / "page.css").read_text("utf-8"), draw=_plotter())
+        has_grid = any(isinstance(block, ImageGrid) for section in self.sections for block in section.blocks)
+        script = (directory / "image_grid.js").read_text("utf-8") if has_grid else ""
+        html: str = template.render(
+            page=self,
+            style=(directory / "page.css").read_text("utf-8"),
+            script=script,
+            script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii')}",
+            draw=_plotter(),
+        )
         return html
 
     def write(self, path: Path) -> None:
