@@ -163,7 +163,7 @@ def check_output_path(out: Path) -> None:
         check_writable(sidecar_path(out))
         if sidecar_path(out).exists() and not out.exists():
             try:
-                _read_sidecar(sidecar_path(out))
+                read_sidecar(sidecar_path(out))
             except ConfigError as error:
                 raise OutputError(f"{error}; it would be replaced: choose another output path") from error
 
@@ -243,14 +243,15 @@ class _RowsHash:
         return hashlib.sha256(self._images.digest() + self._embeddings.digest()).hexdigest().encode()
 
 
-def _read_sidecar(path: Path) -> Sidecar:
+def read_sidecar(path: Path) -> Sidecar:
+    """Read the sidecar of a NumPy file; raises ConfigError if it is not one."""
     return decode(read_json(path, _MAX_SIDECAR_BYTES, ConfigError), Sidecar, str(path))
 
 
 def _read_numpy(path: Path, fingerprint: Fingerprint) -> PreviousEmbeddings:
-    sidecar = matching_description(path, sidecar_path(path), _read_sidecar, lambda sidecar: sidecar.embeddings_sha256)
+    sidecar = matching_description(path, sidecar_path(path), read_sidecar, lambda sidecar: sidecar.embeddings_sha256)
     if sidecar is None:
-        _require_fingerprint(path, _read_sidecar(sidecar_path(path)).fingerprint, fingerprint)
+        _require_fingerprint(path, read_sidecar(sidecar_path(path)).fingerprint, fingerprint)
         raise DamagedEmbeddingsError(f"{path}: not the file that {sidecar_path(path).name} describes")
     _require_fingerprint(path, sidecar.fingerprint, fingerprint)
     rows_sha256 = _rows_sha256(sidecar.paths, sidecar.sha256)
