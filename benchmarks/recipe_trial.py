@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 import wordsight as ws
-from wordsight.data import PackOptions, SourceOptions, open_source, pack
+from wordsight.data import InputOptions, PackOptions, open_source, pack
 from wordsight.evaluate import retrieval_scores
 from wordsight.metrics import accuracy_hits
 from wordsight.training import load_recipe, train
@@ -76,7 +76,7 @@ def prepare(data: Path, work: Path) -> None:
         write(work / name, files, held_rows, "labels.jsonl")
     shards = work / "shards"
     for directory in [work / "flickr8k-train", work / "tiny-imagenet-train", *sorted(data.glob("illus-*.tar"))]:
-        options = SourceOptions(names=NAMES) if directory.stem.startswith("tiny") else SourceOptions()
+        options = InputOptions(names=NAMES) if directory.stem.startswith("tiny") else InputOptions()
         pack(open_source(directory, options), shards / directory.stem, PackOptions())
 
 

@@ -44,7 +44,7 @@ from benchmarks.table import parser as table_parser
 
 import wordsight as ws
 from wordsight.config import plain
-from wordsight.data import PackOptions, SourceOptions, open_source, pack
+from wordsight.data import InputOptions, PackOptions, open_source, pack
 from wordsight.evaluate import retrieval_scores
 from wordsight.files import write_atomic
 from wordsight.metrics import Score, accuracy_hits, score_hits
@@ -150,10 +150,10 @@ def recipe_settings(changes: tuple[str, ...] = ()) -> dict[str, Any]:
 def pack_shards(data: Path, work: Path) -> Path:
     """The directory of the recipe's shards, which are packed on first use."""
     shards = work / "shards"
-    names = SourceOptions(names=NAMES)
+    names = InputOptions(names=NAMES)
     for archive in [data / "flickr8k-train.tar", data / "tiny-imagenet-train.tar", *sorted(data.glob("illus-*.tar"))]:
         if not (shards / archive.stem / "manifest.json").exists():
-            options = names if archive.stem.startswith("tiny") else SourceOptions()
+            options = names if archive.stem.startswith("tiny") else InputOptions()
             pack(open_source(archive, options), shards / archive.stem, PackOptions())
     return shards
 
@@ -235,7 +235,7 @@ def quick_rows(data: Path) -> list[Row]:
     recipe = msgspec.structs.replace(full, sources=full.sources[:1])
     with tempfile.TemporaryDirectory() as directory:
         shards = Path(directory) / "shards" / "flickr8k-train"
-        pack(open_source(data / "flickr8k-train.tar", SourceOptions()), shards, PackOptions())
+        pack(open_source(data / "flickr8k-train.tar", InputOptions()), shards, PackOptions())
         begin = time.perf_counter()
         run = train(recipe, [shards.parent], Path(directory) / "run")
         seconds = time.perf_counter() - begin

@@ -19,6 +19,8 @@ NAMES = ["DualEncoder", "Prediction", "Run", "ZeroShotClassifier", "__version__"
 MODEL_OPTIONS = ["--as", "--averaged", "--batch-size", "--decoding", "--device", "--frames-per-s", "--json", "--mirror"]
 MODEL_OPTIONS += ["--model", "--policy", "--quiet", "--runtime", "images"]
 
+TABLE_OPTIONS = ["--image-column", "--image-root", "--label-column", "--names", "--text-column"]
+TABLE_OPTIONS = ["--image-column", "--image-root", "--label-column", "--names", "--text-column"]
 OPTIONS = {
     "": ["--help", "--install-completion", "--show-completion", "--version"],
     "cache": ["--clear", "--json"],
@@ -38,12 +40,12 @@ OPTIONS = {
     "info": ["--json"],
     "models": ["--fetch", "--json", "--mirror", "--quiet", "name"],
     "recipes": ["--json", "name"],
-    "shards": ["--exclude", "--image-column", "--json", "--label-column", "--max-mb", "--max-samples", "--names"],
+    "shards": ["--exclude", "--json", "--max-mb", "--max-samples", *TABLE_OPTIONS],
     "train": ["--data", "--from", "--json", "--out", "--quiet", "--resume", "--set", "--tensorboard", "--threads"],
 }
 OPTIONS["classify"] += ["--why", *MODEL_OPTIONS]
 OPTIONS["embed"] += MODEL_OPTIONS
-OPTIONS["shards"] += ["--only", "--quiet", "--size-px", "--text-column", "out", "source"]
+OPTIONS["shards"] += ["--only", "--quiet", "--size-px", "out", "source"]
 OPTIONS["train"] += ["--as", "--averaged", "--device", "--mirror", "--workers", "recipe"]
 
 SHARED_OPTIONS = ["--as", "--averaged", "--batch-size", "--decoding", "--device", "--frames-per-s", "--mirror"]

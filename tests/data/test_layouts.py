@@ -12,7 +12,7 @@ import pytest
 
 from wordsight.data.inputs import count_images, detect_input, iter_images
 from wordsight.data.pack import pack
-from wordsight.data.records import Record, SourceOptions, open_source
+from wordsight.data.records import InputOptions, Record, open_source
 from wordsight.data.shard_reader import open_shards
 from wordsight.errors import DataError, ImageError
 
@@ -36,7 +36,7 @@ def parquet_bytes(columns: dict[str, list[object]], metadata: dict[str, str] | N
 
 
 def texts_of(source: Path, **options: object) -> dict[str, object]:
-    records: list[Record] = list(open_source(source, SourceOptions(**options)).records)  # type: ignore[arg-type]
+    records: list[Record] = list(open_source(source, InputOptions(**options)).records)  # type: ignore[arg-type]
     return {record.file: record.problem or record.texts.captions or record.texts.names for record in records}
 
 
@@ -298,7 +298,7 @@ def test_a_directory_of_parquet_files_of_images_is_one_source(tmp_path: Path, im
     }
     assert [record.read() for record in open_source(source).records][::2] == [image(0), image(1)]
     refs = list(iter_images([source]))
-    assert (refs[0].read(), refs[2].read(), count_images([source])) == (image(0), image(1), None)
+    assert (refs[0].read(), refs[2].read(), count_images([source])) == (image(0), image(1), 3)
 
 
 def test_a_table_of_addresses_is_refused_helpfully(tmp_path: Path) -> None:

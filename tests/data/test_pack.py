@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from wordsight.data.pack import PackOptions, key_of, pack, read_keys
-from wordsight.data.records import SourceOptions, open_source
+from wordsight.data.records import InputOptions, open_source
 from wordsight.data.shard_reader import open_shards
 from wordsight.errors import DataError, OutputError
 
@@ -180,7 +180,7 @@ def test_progress_counts_every_record(tmp_path: Path, image: Images) -> None:
 def test_the_real_archives_can_be_packed_completely(
     archive: str, names: str | None, samples: int, texts: int, shared_data: Path, tmp_path: Path
 ) -> None:
-    options = SourceOptions(names=shared_data / names if names else None)
+    options = InputOptions(names=shared_data / names if names else None)
     source = open_source(shared_data / f"{archive}.tar", options)
     records = list(source.records)
     assert (len(records), {record.problem for record in records}) == (samples, {""})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wordsight.data.records import Record, SourceOptions, open_source
+from wordsight.data.records import InputOptions, Record, open_source
 from wordsight.errors import DataError
 
 Images = Callable[..., bytes]
@@ -105,7 +105,7 @@ def test_labels_are_numbers_or_names_and_a_names_file_replaces_them(
     names = tmp_path / "names.json"
     for content in ({"n02": ["dog", "hound"]}, {"1": ["dog", "hound"]}):
         names.write_text(json.dumps(content))
-        assert texts_by_file(list(open_source(source, SourceOptions(names=names)).records))["a.jpg"] == ("dog", "hound")
+        assert texts_by_file(list(open_source(source, InputOptions(names=names)).records))["a.jpg"] == ("dog", "hound")
 
 
 def test_labels_that_are_numbers_without_names_have_a_helpful_reason(as_source: MakeSource, image: Images) -> None:
@@ -136,12 +136,12 @@ def test_the_directory_of_an_image_names_its_class(as_source: MakeSource, image:
     }
     names = tmp_path / "names.json"
     names.write_text('{"n01": ["tench", "Tinca tinca"], "red_fox": "fox"}')
-    texts = texts_by_file(list(open_source(source, SourceOptions(names=names)).records))
+    texts = texts_by_file(list(open_source(source, InputOptions(names=names)).records))
     assert (texts["n01/2.jpg"], texts["red_fox/1.jpg"]) == (("tench", "Tinca tinca"), ("fox",))
     names.write_text('{"n1": ["tench"]}')
     assert (
         "no names for 'n01'; did you mean 'n1'"
-        in texts_by_file(list(open_source(source, SourceOptions(names=names)).records))["n01/2.jpg"]
+        in texts_by_file(list(open_source(source, InputOptions(names=names)).records))["n01/2.jpg"]
     )  # type: ignore[operator]
 
 
@@ -194,4 +194,4 @@ def test_unrecognised_sources_are_one_line_errors(
 
 def test_column_options_need_a_table(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="only tables have columns"):
-        open_source(write_files(tmp_path / "in", {"a.jpg": "x"}), SourceOptions(text_columns=("a",)))
+        open_source(write_files(tmp_path / "in", {"a.jpg": "x"}), InputOptions(text_columns=("a",)))

@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pytest
 
 from wordsight.data.inputs import iter_images
-from wordsight.data.records import Record, SourceOptions, open_source
+from wordsight.data.records import InputOptions, Record, open_source
 from wordsight.data.tables import Columns, Table
 from wordsight.errors import DataError
 
@@ -62,7 +62,7 @@ def test_columns_are_guessed_and_rows_of_one_image_are_merged(suffix: str, tmp_p
 def test_several_text_columns_can_be_given(suffix: str, tmp_path: Path) -> None:
     columns = {"where": ["a.jpg", "b.jpg"], "t1": ["one", ""], "t2": ["two", "three"]}
     table = write_table(tmp_path / f"t.{suffix}", columns)
-    source = open_source(table, SourceOptions(image_column="where", text_columns=("t1", "t2")))
+    source = open_source(table, InputOptions(image_column="where", text_columns=("t1", "t2")))
     assert texts_by_file(list(source.records)) == {"a.jpg": ("one", "two"), "b.jpg": ("three",)}
 
 
@@ -76,7 +76,7 @@ def test_labels_are_used_if_there_is_no_text(suffix: str, tmp_path: Path) -> Non
 def test_labels_that_are_numbers_get_their_names_from_a_list(suffix: str, tmp_path: Path) -> None:
     (tmp_path / "classes.json").write_text('["cat", "dog"]')
     table = write_table(tmp_path / f"t.{suffix}", {"path": ["a.jpg", "b.jpg"], "label": [1, 0]})
-    source = open_source(table, SourceOptions(names=tmp_path / "classes.json"))
+    source = open_source(table, InputOptions(names=tmp_path / "classes.json"))
     assert texts_by_file(list(source.records)) == {"a.jpg": ("dog",), "b.jpg": ("cat",)}
 
 
@@ -119,7 +119,11 @@ def test_paths_can_point_outside_the_tables_directory_and_addresses_are_not_fetc
             {},
             "no column looks like an image; name it with --image-column; the columns",
         ),
-        ({"path": ["a"], "x": ["b"]}, {}, "use --text-column or --label-column; the columns are: path, x"),
+        (
+            {"path": ["a"], "x": ["b"]},
+            {},
+            'use --text-column or --label-column; the columns are: path (text, e.g. "a"), x (',
+        ),
         ({"path": ["a"], "x": ["b"]}, {"text_columns": ("y",)}, "no column 'y'"),
         ({"path": ["a"], "caption": ["b"]}, {"text_columns": ("captoin",)}, "did you mean 'caption'"),
     ],
@@ -129,7 +133,7 @@ def test_errors_about_missing_columns_list_the_existing_ones(
 ) -> None:
     for suffix in FORMATS:
         with pytest.raises(DataError, match="the columns are: ") as caught:
-            open_source(write_table(tmp_path / f"t.{suffix}", columns), SourceOptions(**options))
+            open_source(write_table(tmp_path / f"t.{suffix}", columns), InputOptions(**options))
         assert message in str(caught.value)
 
 
@@ -170,7 +174,7 @@ def test_the_separator_is_detected_from_the_header(separator: str, header: tuple
     if "," in header[1] and separator == ",":
         header = (header[0], '"alt, text"')
     (tmp_path / "t.csv").write_text(separator.join(header) + "\n" + separator.join(("a.png", "a boat")) + "\n")
-    given = SourceOptions(image_column=header[0], text_columns=(header[1].strip('"'),))
+    given = InputOptions(image_column=header[0], text_columns=(header[1].strip('"'),))
     assert texts_by_file(list(open_source(tmp_path / "t.csv", given).records)) == {"a.png": ("a boat",)}
 
 
@@ -254,7 +258,7 @@ def test_a_class_that_is_a_number_is_refused_in_every_table(suffix: str, tmp_pat
 def test_numbers_that_are_no_class_are_out_of_range(label: object, tmp_path: Path) -> None:
     (tmp_path / "names.json").write_text('["cat", "dog"]')
     (tmp_path / "t.jsonl").write_text(json.dumps({"path": "a.png", "label": label}))
-    (record,) = open_source(tmp_path / "t.jsonl", SourceOptions(names=tmp_path / "names.json")).records
+    (record,) = open_source(tmp_path / "t.jsonl", InputOptions(names=tmp_path / "names.json")).records
     assert "is out of range; expected 0 to 1" in record.problem
 
 
@@ -334,7 +338,7 @@ def test_a_parquet_page_that_is_a_bomb_is_refused(compression: str, tmp_path: Pa
     assert (tmp_path / "t.parquet").stat().st_size < 5_000_000
     captions, images = read_with_limited_memory(tmp_path / "t.parquet")
     assert "column caption: the page at byte" in captions
-    assert images == "500"
+    assert "column caption: the page at byte" in images
 
 
 def test_large_values_are_not_repeated_in_memory(tmp_path: Path) -> None:

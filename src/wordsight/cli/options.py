@@ -57,6 +57,33 @@ ImagesArgument = Annotated[
         show_default=False,
     ),
 ]
+ImageColumnOption = Annotated[
+    str | None,
+    typer.Option("--image-column", metavar="NAME", help="Column of image paths or image bytes in a table."),
+]
+TextColumnOption = Annotated[
+    list[str] | None, typer.Option("--text-column", metavar="NAME", help="Column of texts in a table; may be repeated.")
+]
+LabelColumnOption = Annotated[
+    str | None, typer.Option("--label-column", metavar="NAME", help="Column of labels in a table.")
+]
+ImageRootOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--image-root",
+        metavar="DIR",
+        help="Directory to which the image paths in a table are relative.",
+        show_default="next to the table, then the working directory",
+    ),
+]
+NamesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--names",
+        metavar="FILE",
+        help="Class names as JSON, YAML, CSV or text: a list, or names with their labels or ids.",
+    ),
+]
 ModelOption = Annotated[
     str,
     typer.Option(

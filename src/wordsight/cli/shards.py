@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wordsight.cli.options import JsonOption, QuietOption
+from wordsight.cli.options import (
+    ImageColumnOption,
+    ImageRootOption,
+    JsonOption,
+    LabelColumnOption,
+    NamesOption,
+    QuietOption,
+    TextColumnOption,
+)
 
 if TYPE_CHECKING:
     from wordsight.data import PackSummary
@@ -20,19 +28,6 @@ SourceArgument = Annotated[
 ]
 OutArgument = Annotated[
     Path, typer.Argument(metavar="OUT", help="Directory for the shards: new, empty, or written by this command.")
-]
-ImageColumnOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Column of image paths or image bytes in a table.")
-]
-TextColumnOption = Annotated[
-    list[str] | None, typer.Option(metavar="NAME", help="Column of texts in a table; may be repeated.")
-]
-LabelColumnOption = Annotated[str | None, typer.Option(metavar="NAME", help="Column of labels in a table.")]
-NamesOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE", help="Class names as JSON, YAML, CSV or text: a list, or names with their labels or ids."
-    ),
 ]
 SizeOption = Annotated[
     int | None, typer.Option(metavar="N", help="Shrink larger images until their shorter side has this length.")
@@ -53,6 +48,7 @@ def shards(
     image_column: ImageColumnOption = None,
     text_column: TextColumnOption = None,
     label_column: LabelColumnOption = None,
+    image_root: ImageRootOption = None,
     names: NamesOption = None,
     size_px: SizeOption = None,
     exclude: ExcludeOption = None,
@@ -73,7 +69,7 @@ def shards(
       wordsight shards photos/ shards/ --size-px 256
     """
     from wordsight.cli.terminal import print_json, print_lines, show_progress
-    from wordsight.data import PackOptions, SourceOptions, open_source, pack, read_keys
+    from wordsight.data import InputOptions, PackOptions, open_source, pack, read_keys
 
     options = PackOptions(
         size_px=size_px,
@@ -84,8 +80,12 @@ def shards(
     )
     records = open_source(
         source,
-        SourceOptions(
-            image_column=image_column, text_columns=tuple(text_column or ()), label_column=label_column, names=names
+        InputOptions(
+            image_column=image_column,
+            text_columns=tuple(text_column or ()),
+            label_column=label_column,
+            image_root=image_root,
+            names=names,
         ),
     )
     with show_progress(records.count, "images", quiet) as progress:

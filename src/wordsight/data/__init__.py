@@ -1,9 +1,11 @@
 """Image-text pairs: sources, tar shards, mixtures of shards, the order of training, and batches.
 
-    inputs.py         what kind of data a path is, and the stream of images in directories, tables, shards and videos
+    detect.py         what kind of data a path is
+    inputs.py         the stream of images in directories, tables, shards and videos
     walk.py           image files in directories
     video.py          frames of videos
-    tables.py         rows of tables and the choice of their columns
+    tables.py         rows of tables
+    columns.py        the choice of the columns of a table
     delimited.py      CSV, TSV and Flickr's caption files
     parquet.py        Parquet files with a bound on memory
     thrift.py         the footers and page headers of Parquet files
@@ -11,7 +13,7 @@
     class_names.py    names of classes
     entries.py        records, and the rows that describe the same image
     coco.py           COCO's annotation files
-    locate.py         the images that a listing names
+    locate.py         the images that a table names
     layouts.py        where the texts of a directory's images are
     records.py        open_source: what `wordsight shards` reads, with the texts of each image
     pack.py           records to shards
@@ -33,10 +35,11 @@ Only the loader needs torch, which is imported when its names are first used.
 
 from typing import TYPE_CHECKING, Any
 
+from wordsight.data.columns import InputOptions
 from wordsight.data.mixture import Mixture, MixtureSource, SourceConfig
 from wordsight.data.order import draws
 from wordsight.data.pack import PackOptions, PackSummary, pack, read_keys
-from wordsight.data.records import SourceOptions, open_source
+from wordsight.data.records import open_source
 from wordsight.data.sample import BrokenSample, BrokenSampleError, Sample
 from wordsight.data.shard_reader import ShardSet, open_shards
 from wordsight.data.shard_writer import ShardWriter, writing_shards
@@ -49,6 +52,7 @@ __all__ = [
     "BatchPlan",
     "BrokenSample",
     "BrokenSampleError",
+    "InputOptions",
     "Loader",
     "Mixture",
     "MixtureSource",
@@ -58,7 +62,6 @@ __all__ = [
     "ShardSet",
     "ShardWriter",
     "SourceConfig",
-    "SourceOptions",
     "draws",
     "open_shards",
     "open_source",

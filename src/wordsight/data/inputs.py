@@ -1,112 +1,119 @@
-"""Input paths: what kind of data each one is, and the stream of images in all of them.
+"""The stream of images in inputs of every kind: directories, tables, shards, videos and single files.
 
-`detect_input` is the only detector, shared by `shards` (`records.py`), `classify` and `embed` (`iter_images`), so that
-the commands agree on every path. `train` opens shards directly (`open_shards`).
+`iter_images` yields the images of an input as they are found, for `classify` and `embed`. `iter_labelled` yields the
+records that `shards` packs, with the captions and labels of any layout, for `evaluate`.
 """
 
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
-from typing import Literal, TypeAlias
 
-from wordsight.data.sample import BrokenSampleError
-from wordsight.data.shard_reader import ShardSet, is_shards, open_shards
-from wordsight.data.tables import Columns, Row, Table, guess_image_column, is_table
-from wordsight.data.video import FRAME_MARK, is_video, read_frames
-from wordsight.data.walk import (
-    contains_image_files,
-    count_image_files,
-    find_image_files,
-    is_directory,
-)
+import msgspec
+
+from wordsight.data.class_names import LabelNames, read_label_names
+from wordsight.data.columns import InputOptions, carried_values, choose_columns, other_columns, refuse_table_options
+from wordsight.data.detect import InputKind, detect_input, find_tables
+from wordsight.data.entries import Record, bytes_of, path_of, texts_of_row
+from wordsight.data.locate import ImageRoots
+from wordsight.data.records import open_source
+from wordsight.data.sample import BrokenSampleError, Texts
+from wordsight.data.shard_reader import ShardSet, open_shards
+from wordsight.data.tables import Columns, Row, Table
+from wordsight.data.video import FRAME_MARK, read_frames
+from wordsight.data.walk import count_image_files, find_image_files
 from wordsight.errors import DataError, ImageError, encodable
 from wordsight.files import sha256_file
 from wordsight.image import ImageRef, read_image
 
-__all__ = ["InputKind", "count_image_files", "count_images", "detect_input", "find_image_files", "iter_images"]
-
-InputKind: TypeAlias = Literal["file", "directory", "table", "tables", "shards", "tar", "video"]
-"""The kind of data at a path: `tables` are a directory of Parquet files; `shards` are a directory of tar files, a range
-of them or a web address; `tar` is one tar file; `file` is anything else, including a path that does not exist."""
-
-
-def detect_input(path: str | Path) -> InputKind:
-    """Detect what kind of data a path is.
-
-    Directories and shards are recognised by their content, everything else by its suffix:
-
-    - `shards`: a web address, a range such as `{000000..000004}.tar`, a directory with a `manifest.json` of
-      `wordsight shards`, or a directory with `*.tar` files and without images in it or below;
-    - `tables`: a directory with `*.parquet` files and without images in it or below, such as a Hugging Face dataset;
-    - `directory`: any other directory;
-    - `table`: an existing `.csv`, `.tsv`, `.parquet` or `.jsonl` file, `captions.txt` or `*.token.txt`;
-    - `tar`: a single `.tar` file. `wordsight shards` reads it as an archive of a directory, so that it can have any of
-      the layouts of a directory; `iter_images` yields its images and needs no captions;
-    - `video`: a file with the suffix of a video;
-    - `file`: anything else.
-    """
-    if is_shards(path):
-        return "shards"
-    path = Path(path)
-    if is_directory(path):
-        return "directory" if contains_image_files(path) or not find_tables(path) else "tables"
-    if is_table(path):
-        return "table"
-    if path.suffix.lower() == ".tar":
-        return "tar"
-    return "video" if is_video(path) else "file"
+__all__ = [
+    "InputKind",
+    "InputOptions",
+    "count_image_files",
+    "count_images",
+    "detect_input",
+    "find_image_files",
+    "iter_images",
+    "iter_labelled",
+]
 
 
-def find_tables(directory: Path) -> list[Path]:
-    """Return the Parquet files in a directory and below, sorted; hidden ones are left out."""
-    paths = (path for path in directory.rglob("*.parquet") if path.is_file())
-    return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(directory).parts))
-
-
-def iter_images(paths: Sequence[str | Path], frames_per_s: float = 1.0) -> Iterator[ImageRef]:
+def iter_images(
+    paths: Sequence[str | Path], frames_per_s: float = 1.0, options: InputOptions | None = None
+) -> Iterator[ImageRef]:
     """Stream the images of several inputs, in order.
+
+    The images of tables and shards have their captions and labels, if there are any, and the other columns.
 
     Args:
         paths: inputs of any kind that `detect_input` distinguishes. A table needs a column of images: bytes, or paths
-            relative to the table. Files are yielded without being opened.
+            relative to the table or to the working directory. Files are yielded without being opened.
         frames_per_s: how many frames of a video to use per second.
+        options: columns of tables, directory of their images, and names of labels.
 
     Raises:
-        DataError: a directory contains no images, a table has no such column, or shards cannot be opened.
+        DataError: a directory contains no images, a table has no such column or none of its images exist, shards cannot
+            be opened, or the options name columns although no input is a table.
     """
+    options = options or InputOptions()
+    labels = read_label_names(options.names) if options.names else None
+    _check_options(paths, options)
     for path in paths:
         kind = detect_input(path)
         if kind in ("shards", "tar"):
-            yield from _shard_images(path)
+            yield from _shard_images(path, labels)
         elif kind == "table":
-            yield from _table_images(Path(path))
+            yield from _table_images(Path(path), options, labels)
         elif kind == "tables":
             for table in find_tables(Path(path)):
-                yield from _table_images(table)
+                yield from _table_images(table, options, labels)
         elif kind == "video":
             yield from _video_images(Path(path), frames_per_s)
         else:
             yield from map(file_image, find_image_files([path]))
 
 
-def count_images(paths: Sequence[str | Path]) -> int | None:
+def count_images(paths: Sequence[str | Path], options: InputOptions | None = None) -> int | None:
     """Count the images that `iter_images` yields; None if a table or a video would have to be read for that.
 
     Raises:
-        DataError: a directory contains no images, or shards cannot be opened.
+        DataError: as for `iter_images`, except for what the rows of a table contain.
     """
-    total = 0
+    options = options or InputOptions()
+    _check_options(paths, options)
+    counts: list[int | None] = []
     for path in paths:
         kind = detect_input(path)
-        if kind in ("table", "tables", "video"):
-            return None
-        if kind in ("shards", "tar"):
+        if kind in ("table", "tables"):
+            tables = find_tables(Path(path)) if kind == "tables" else [Path(path)]
+            counts += [_count_rows(Table(table, names=options.columns), options) for table in tables]
+        elif kind == "video":
+            counts.append(None)
+        elif kind in ("shards", "tar"):
             shards = _cached_shards(path)
-            total += len(shards) + len(shards.skipped)
+            counts.append(len(shards) + len(shards.skipped))
         else:
-            total += count_image_files([path])
-    return total
+            counts.append(count_image_files([path]))
+    return None if None in counts else sum(filter(None, counts))
+
+
+def iter_labelled(path: str | Path, options: InputOptions | None = None) -> Iterator[ImageRef]:
+    """Stream the records of one input, as `wordsight shards` reads it: each image once, with its captions and label.
+
+    Args:
+        path: a directory in any layout that has texts, a tar file of one, a table or shards; see `open_source`.
+        options: as for `iter_images`.
+
+    Yields:
+        Images with captions, the names of a label, or both; one that has neither fails to be read, with the reason.
+
+    Raises:
+        DataError: the input has no texts, or cannot be opened.
+    """
+    source = open_source(Path(path), options)
+    source.check()
+    return map(_labelled_image, source.records)
 
 
 def file_image(path: Path) -> ImageRef:
@@ -114,18 +121,51 @@ def file_image(path: Path) -> ImageRef:
     return ImageRef(encodable(path), partial(read_image, path, encodable(path)))
 
 
+def _check_options(paths: Sequence[str | Path], options: InputOptions) -> None:
+    if paths and not any(detect_input(path) in ("table", "tables") for path in paths):
+        refuse_table_options(paths[0], options)
+
+
+def _labelled_image(record: Record) -> ImageRef:
+    texts = record.texts
+    read = partial(_read_record, record)
+    return ImageRef(record.name, read, captions=texts.captions, names=texts.names, columns=texts.columns)
+
+
+def _read_record(record: Record) -> bytes:
+    try:
+        if record.problem:
+            raise DataError(record.problem)
+        return record.read()
+    except DataError as error:
+        raise ImageError(f"{record.name}: {encodable(error).removeprefix(f'{record.name}: ')}") from error
+
+
+# --- shards and videos ---
+
+
 @lru_cache(maxsize=8)
 def _cached_shards(path: str | Path) -> ShardSet:
     return open_shards(path)
 
 
-def _shard_images(path: str | Path) -> Iterator[ImageRef]:
+def _shard_images(path: str | Path, labels: LabelNames | None) -> Iterator[ImageRef]:
     shards = _cached_shards(path)
     for number in range(len(shards)):
         shard, row = shards.locate(number)
-        yield ImageRef(f"{encodable(shard.name)} {row}", partial(_read_shard_image, path, number))
+        try:
+            texts = shard.read_texts(row, labels)
+        except BrokenSampleError:  # an image needs no text
+            texts = Texts()
+        yield ImageRef(
+            shards.name_of(number),
+            partial(_read_shard_image, path, number),
+            captions=texts.captions,
+            names=texts.names,
+            columns=texts.columns,
+        )
     for name, reason in shards.skipped:
-        yield ImageRef(name, partial(_raise_image_error, f"{name}: {reason}"))
+        yield _unreadable(name, f"{name}: {reason}")
 
 
 def _read_shard_image(path: str | Path, number: int) -> bytes:
@@ -144,34 +184,85 @@ def _video_images(path: Path, frames_per_s: float) -> Iterator[ImageRef]:
         for time_s, read in read_frames(path, frames_per_s):
             yield ImageRef(f"{name}{FRAME_MARK}{time_s:.3f}", read, sha256)
     except ImageError as error:
-        yield ImageRef(name, partial(_raise_image_error, str(error)))
+        yield _unreadable(name, str(error))
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
-        yield ImageRef(name, partial(_raise_image_error, f"{name}: cannot be read: {reason}"))
+        yield _unreadable(name, f"{name}: cannot be read: {reason}")
 
 
-def _table_images(path: Path) -> Iterator[ImageRef]:
-    table = Table(path)
-    column = guess_image_column(table, "; rename it, for example to image")
-    yield from _row_images(path, table.rows(Columns(image=column)), column)
-
-
-def _row_images(path: Path, rows: Iterable[Row], column: str) -> Iterator[ImageRef]:
-    row = None
-    for row in rows:
-        value = row.values.get(column)
-        if isinstance(value, dict):  # the image column of Hugging Face datasets
-            value = value.get("bytes") or value.get("path")
-        if isinstance(value, bytes):
-            yield ImageRef(row.name, partial(bytes, value))
-        elif isinstance(value, str) and value and not row.problem:
-            yield ImageRef(encodable(value), partial(read_image, path.parent / value, encodable(path.parent / value)))
-        else:
-            reason = f"{row.name}: {row.problem or f'no image in column {column!r}'}"
-            yield ImageRef(row.name, partial(_raise_image_error, reason))
-    if row is None:
-        raise DataError(f"{path}: no rows")
+def _unreadable(name: str, reason: str) -> ImageRef:
+    return ImageRef(name, partial(_raise_image_error, reason))
 
 
 def _raise_image_error(reason: str) -> bytes:
     raise ImageError(reason)
+
+
+# --- tables ---
+
+
+def _count_rows(table: Table, options: InputOptions) -> int | None:
+    """Check the columns of a table, and return the number of its rows if that is known."""
+    choose_columns(table, options, needs_texts=False)
+    return table.num_rows
+
+
+def _table_images(path: Path, options: InputOptions, labels: LabelNames | None) -> Iterator[ImageRef]:
+    table = Table(path, names=options.columns)
+    columns = choose_columns(table, options, needs_texts=False)
+    columns = msgspec.structs.replace(columns, others=other_columns(table, [columns.image]))
+    labels = labels or LabelNames(origin=path.name, classes=table.class_names(columns.label) if columns.label else ())
+    roots = ImageRoots(path, options.image_root)
+    rows = table.rows(columns)
+    first: list[Row] = []
+    roots.check(_beginning(rows, columns.image, first), columns.image)
+    if not first:
+        raise DataError(f"{path}: no rows")
+    _check_label(first, columns, labels)
+    for row in chain(first, rows):
+        yield _row_image(row, columns, roots, labels)
+
+
+def _beginning(rows: Iterator[Row], column: str, seen: list[Row]) -> Iterator[str | bytes]:
+    """Yield the images of rows, as paths or bytes, and collect the rows that were read for that."""
+    for row in rows:
+        seen.append(row)
+        value = row.values.get(column)
+        image = bytes_of(value) or path_of(value)
+        if image and not row.problem:
+            yield image
+
+
+def _check_label(rows: Sequence[Row], columns: Columns, labels: LabelNames) -> None:
+    """Refuse a column of labels that the user has named if its first label has no name, as numbers have none."""
+    if not columns.label or columns.is_label_guessed:
+        return
+    for row in rows:
+        if row.values.get(columns.label) not in (None, ""):
+            try:
+                labels.names_of(row.values[columns.label], row.values)
+            except DataError as error:
+                raise DataError(f"{row.name}: {error}") from error
+            return
+
+
+def _row_image(row: Row, columns: Columns, roots: ImageRoots, labels: LabelNames) -> ImageRef:
+    value = row.values.get(columns.image)
+    image, file = bytes_of(value), path_of(value)
+    try:
+        texts = texts_of_row(row, columns, labels, tuple((file or "").split("/")[:-1]))
+    except DataError:  # an image needs no text
+        texts = Texts(columns=carried_values(row.values, columns.others))
+    make = partial(ImageRef, captions=texts.captions, names=texts.names, columns=texts.columns)
+    if image is not None:
+        return make(row.name, partial(bytes, image))
+    if file is None or row.problem:
+        reason = f"{row.name}: {row.problem or f'no image in column {columns.image!r}'}"
+        return make(row.name, partial(_raise_image_error, reason))
+    name = encodable(value.get("path") if isinstance(value, dict) else value)
+    return make(name, partial(_read_row_image, roots, file))
+
+
+def _read_row_image(roots: ImageRoots, file: str) -> bytes:
+    path = roots.find(file)
+    return read_image(path, encodable(path))

@@ -21,11 +21,12 @@ from pathlib import Path
 from wordsight.data.class_files import MAX_CLASS_FILE_BYTES
 from wordsight.data.class_names import LabelNames, parse_label_names
 from wordsight.data.coco import MAX_ANNOTATION_BYTES, AnnotatedImage, is_annotation_name, parse_annotations
-from wordsight.data.entries import Entry, Record, Source, SourceOptions, group
+from wordsight.data.columns import InputOptions, choose_columns, refuse_table_options
+from wordsight.data.entries import Entry, Record, Source, group
 from wordsight.data.file_listing import FileListing
 from wordsight.data.locate import ImageLocator
 from wordsight.data.sample import MAX_TEXT_BYTES, Texts, clean_texts, sample_key, texts_of_json, texts_of_txt
-from wordsight.data.tables import Columns, Table, choose_columns, is_table_name
+from wordsight.data.tables import Columns, Table, is_table_name
 from wordsight.errors import DataError, counted, encodable
 from wordsight.image import IMAGE_SUFFIXES, is_image_file
 
@@ -52,7 +53,7 @@ _SPLIT = re.compile(
 _NUM_SHOWN_FILES = 3
 
 
-def files_source(root: FileListing, options: SourceOptions, labels: LabelNames | None) -> Source:
+def files_source(root: FileListing, options: InputOptions, labels: LabelNames | None) -> Source:
     """Open a directory or a tar file of a directory as a source of records.
 
     Raises:
@@ -61,19 +62,23 @@ def files_source(root: FileListing, options: SourceOptions, labels: LabelNames |
     images = [file for file in root.files if is_image_file(file)]
     source = _find_source(root, images, options, labels)
     unlisted = [
-        Record(file=directory, read=bytes, problem=f"{directory}: {problem}")
+        Record(file=directory, name=_name_of(root, directory), read=bytes, problem=f"{directory}: {problem}")
         for directory, problem in root.problems.items()
     ]
     count = None if source.count is None else source.count + len(unlisted)
     return Source(layout=encodable(source.layout), count=count, records=chain(source.records, unlisted))
 
 
-def _find_source(root: FileListing, images: Sequence[str], options: SourceOptions, labels: LabelNames | None) -> Source:
+def _name_of(root: FileListing, file: str) -> str:
+    """Return the name of an image in outputs: its path including the directory or tar file."""
+    return encodable(Path(root.name) / file)
+
+
+def _find_source(root: FileListing, images: Sequence[str], options: InputOptions, labels: LabelNames | None) -> Source:
     listings = _find_listings(root, images)
-    if listings:
+    if listings and not options.image_root:
         return _listing_source(root, listings, images, options, labels)
-    if options.columns:
-        raise DataError(f"{root.name}: not a table (.csv, .tsv, .parquet, .jsonl); only tables have columns to choose")
+    refuse_table_options(root.name, options)
     if not images:
         raise _no_images(root)
     annotated = _annotation_source(root, images, labels)
@@ -139,7 +144,7 @@ def _open_table(root: FileListing, file: str, names: Sequence[str] = ()) -> Tabl
 
 
 def _listing_source(
-    root: FileListing, listings: Sequence[str], images: Sequence[str], options: SourceOptions, labels: LabelNames | None
+    root: FileListing, listings: Sequence[str], images: Sequence[str], options: InputOptions, labels: LabelNames | None
 ) -> Source:
     locator = ImageLocator(root.files)
     entries: dict[str, Entry] = {}
@@ -158,11 +163,11 @@ def _listing_source(
     return _entries_source(root, layout, entries, images, locator, prefix)
 
 
-def _columns_of(table: Table, base: str, options: SourceOptions) -> Columns:
+def _columns_of(table: Table, base: str, options: InputOptions) -> Columns:
     usual = _LISTINGS.get(base)
     if usual is not None and not options.columns and (usual.image in table.columns or not table.columns):
         return usual
-    return choose_columns(table, options.image_column, options.text_columns, options.label_column)
+    return choose_columns(table, options)
 
 
 def _entries_source(
@@ -177,6 +182,7 @@ def _entries_source(
     records = [
         entry.record(
             file.removeprefix(prefix),
+            _name_of(root, file),
             partial(root.read, file),
             "" if locator.exists(file) else locator.ambiguous.get(file, "no such image"),
         )
@@ -184,7 +190,12 @@ def _entries_source(
     ]
     base = layout.removeprefix(prefix)
     records += [
-        Record(file=file.removeprefix(prefix), read=partial(root.read, file), problem=f"no text: not in {base}")
+        Record(
+            file=file.removeprefix(prefix),
+            name=_name_of(root, file),
+            read=partial(root.read, file),
+            problem=f"no text: not in {base}",
+        )
         for file in images
         if file not in entries
     ]
@@ -274,15 +285,15 @@ def _find_sidecars(files: Iterable[str], images: Sequence[str]) -> list[list[str
 
 
 def _sidecar_record(root: FileListing, file: str, sidecars: Sequence[str], labels: LabelNames) -> Record:
-    read = partial(root.read, file)
+    record = partial(Record, file=file, name=_name_of(root, file), read=partial(root.read, file))
     try:
         for sidecar in sidecars:
             texts = _texts_of_sidecar(sidecar, root.read(sidecar, MAX_TEXT_BYTES), labels)
             if texts is not None:
-                return Record(file=file, read=read, texts=texts)
+                return record(texts=texts)
     except DataError as error:
-        return Record(file=file, read=read, problem=str(error))
-    return Record(file=file, read=read, problem="no text next to it")
+        return record(problem=str(error))
+    return record(problem="no text next to it")
 
 
 def _texts_of_sidecar(name: str, content: bytes, labels: LabelNames) -> Texts | None:
@@ -356,12 +367,12 @@ def _unread(root: FileListing) -> str:
 
 def _directory_record(root: FileListing, file: str, labels: LabelNames) -> Record:
     directories = tuple(file.split("/")[:-1])
-    read = partial(root.read, file)
+    record = partial(Record, file=file, name=_name_of(root, file), read=partial(root.read, file))
     try:
         if not directories:
             raise DataError("no text: it is not in the directory of a class")
         label = directories[-1] if labels.names else directories[-1].replace("_", " ")
         texts = Texts(names=labels.names_of(label, {}, directories))
     except DataError as error:
-        return Record(file=file, read=read, problem=str(error))
-    return Record(file=file, read=read, texts=texts)
+        return record(problem=str(error))
+    return record(texts=texts)

@@ -101,6 +101,7 @@ def pack(
     options = options or PackOptions()
     if options.size_px is not None and options.size_px < 1:
         raise DataError(f"size {options.size_px} px: expected at least 1")
+    source.check()
     selection = _Selection(options)
     skipped: list[BrokenSample] = []
     with writing_shards(out, options.max_samples, options.max_bytes) as writer:
@@ -193,7 +194,8 @@ def _prepare(key: str, record: Record, size_px: int | None) -> Sample | BrokenSa
     except (DataError, ImageError) as error:
         file = encodable(record.file)
         return BrokenSample(key, file, encodable(str(error)).removeprefix(f"{file}: "))
-    return Sample(key=key, image=image, captions=record.texts.captions, names=record.texts.names)
+    texts = record.texts
+    return Sample(key=key, image=image, captions=texts.captions, names=texts.names, columns=texts.columns)
 
 
 def _shrink(image: Image.Image, size_px: int) -> bytes:

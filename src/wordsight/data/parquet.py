@@ -54,6 +54,8 @@ class ParquetTable:
     Attributes:
         columns: names of the columns.
         binary_columns: those that contain bytes.
+        nested_columns: those that contain objects, or lists of lists or objects.
+        num_rows: the number of rows that the footer states.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -70,6 +72,8 @@ class ParquetTable:
         except (OSError, ValueError, pyarrow.ArrowException) as error:
             raise DataError(_one_line(error)) from error
         self.columns = tuple(self._schema.names)
+        self.num_rows = int(self._table.metadata.num_rows)
+        self.nested_columns = frozenset(field.name for field in self._schema if _is_nested(field.type))
         types = pyarrow.types
         self.binary_columns = frozenset(
             field.name
@@ -82,24 +86,24 @@ class ParquetTable:
         """The key-value metadata of the schema."""
         return self._schema.metadata or {}
 
-    def rows(self, names: Sequence[str]) -> Iterator[dict[str, Any] | str]:
+    def rows(self, names: Sequence[str], others: Sequence[str] = ()) -> Iterator[dict[str, Any] | str]:
         """Yield the values of some columns row by row; for a row that is too large, the reason.
 
+        Args:
+            names: columns that are needed.
+            others: columns that are left out if they would need too much memory.
+
         Raises:
-            DataError: a column has a type that is neither text, a list of texts, numbers nor images; or the file is
-                damaged or would need too much memory. The message does not name the file.
+            DataError: a needed column has a type that is neither text, a list of texts, numbers nor images; or the file
+                is damaged or would need too much memory. The message does not name the file.
         """
         import pyarrow
         import pyarrow.parquet
 
         for name in names:
             _check_type(name, self._schema.field(name).type)
-        wanted = set(names)
-        leaves = [
-            number
-            for number in range(len(self._table.schema))
-            if self._table.schema.column(number).path.split(".")[0] in wanted
-        ]
+        names = [*names, *(name for name in others if self._is_readable(name))]
+        leaves = self._leaves(names)
         try:
             bounds = [self._check_pages(leaf) for leaf in leaves]
             self._file.seek(0)
@@ -115,6 +119,19 @@ class ParquetTable:
                 yield from _rows_of(batch)
         except (OSError, ValueError, pyarrow.ArrowException) as error:
             raise DataError(_one_line(error)) from error
+
+    def _leaves(self, names: Sequence[str]) -> list[int]:
+        """The numbers of the stored columns that hold some columns; an object has several."""
+        schema = self._table.schema
+        return [number for number in range(len(schema)) if schema.column(number).path.split(".")[0] in names]
+
+    def _is_readable(self, name: str) -> bool:
+        try:
+            for leaf in self._leaves([name]):
+                self._check_pages(leaf)
+        except (OSError, ValueError, DataError):
+            return False
+        return True
 
     def _check_pages(self, leaf: int) -> "_Bound":
         """Check the headers of all pages of a column."""
@@ -235,15 +252,22 @@ def _read_header(file: BinaryIO, at: int) -> tuple[ThriftStruct, int]:
     raise DataError(f"the page header at byte {at:,} is damaged; fetch it again")
 
 
+def _is_nested(kind: "pyarrow.DataType") -> bool:
+    """Return whether a type is neither plain nor a list of plain values."""
+    import pyarrow.types as types
+
+    is_wrapped = types.is_dictionary(kind) or types.is_list(kind) or types.is_large_list(kind)
+    return types.is_nested(kind.value_type if is_wrapped else kind)
+
+
 def _check_type(name: str, kind: "pyarrow.DataType") -> None:
     import pyarrow.types as types
 
-    value = kind.value_type if types.is_dictionary(kind) or types.is_list(kind) or types.is_large_list(kind) else kind
     if types.is_struct(kind):
         fields = {field.name for field in kind}
         if not fields <= {"bytes", "path"}:
             raise DataError(f"column {name!r} has the fields {', '.join(sorted(fields))}; expected bytes and path")
-    elif types.is_nested(value):
+    elif _is_nested(kind):
         raise DataError(f"column {name!r} is a {kind}; expected texts, lists of texts, labels or images")
 
 

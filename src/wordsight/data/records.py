@@ -10,28 +10,28 @@ from itertools import chain
 from pathlib import Path
 
 from wordsight.data.class_names import LabelNames, read_label_names
-from wordsight.data.entries import Entry, Record, Source, SourceOptions, bytes_of, group, path_of, texts_of_row
+from wordsight.data.columns import InputOptions, choose_columns, refuse_table_options
+from wordsight.data.detect import detect_input, find_tables
+from wordsight.data.entries import Entry, Record, Source, bytes_of, group, path_of, texts_of_row
 from wordsight.data.file_listing import open_listing, read_file
-from wordsight.data.inputs import detect_input, find_tables
 from wordsight.data.layouts import files_source
+from wordsight.data.locate import ImageRoots
 from wordsight.data.sample import MAX_IMAGE_BYTES, BrokenSampleError, Texts
 from wordsight.data.shard_reader import ShardSet, open_shards
-from wordsight.data.tables import Columns, Row, Table, choose_columns
+from wordsight.data.tables import Columns, Row, Table
 from wordsight.data.walk import check_exists
-from wordsight.errors import DataError
+from wordsight.errors import DataError, encodable
 
-__all__ = ["Record", "Source", "SourceOptions", "open_source"]
-
-_NO_TABLE = "not a table (.csv, .tsv, .parquet, .jsonl); only tables have columns to choose"
+__all__ = ["InputOptions", "Record", "Source", "open_source"]
 
 
-def open_source(path: Path, options: SourceOptions | None = None) -> Source:
+def open_source(path: Path, options: InputOptions | None = None) -> Source:
     """Open a directory, a tar file, shards or a table as a source of records.
 
     Raises:
         DataError: the path does not exist, its layout is not recognised, or a table has no suitable columns.
     """
-    options = options or SourceOptions()
+    options = options or InputOptions()
     kind = detect_input(path)
     if kind != "shards":
         check_exists(path)
@@ -42,8 +42,7 @@ def open_source(path: Path, options: SourceOptions | None = None) -> Source:
         return _tables_source(path, options, labels)
     if kind in ("directory", "tar"):
         return files_source(open_listing(path), options, labels)
-    if options.columns:
-        raise DataError(f"{path}: {_NO_TABLE}")
+    refuse_table_options(path, options)
     if kind == "shards":
         return _shards_source(open_shards(path), labels or LabelNames())
     raise DataError(f"{path}: expected a directory, a .tar file or a table (.csv, .tsv, .parquet, .jsonl){_hint(path)}")
@@ -59,20 +58,21 @@ def _hint(path: Path) -> str:
 def _shards_source(shards: ShardSet, labels: LabelNames) -> Source:
     def records() -> Iterator[Record]:
         for number in range(len(shards)):
+            name = shards.name_of(number)
             try:
                 sample = shards.sample(number, labels)
             except BrokenSampleError as error:
-                yield Record(file=error.broken.key, read=bytes, problem=error.broken.reason)
+                yield Record(file=error.broken.key, name=name, read=bytes, problem=error.broken.reason)
                 continue
-            texts = Texts(captions=sample.captions, names=sample.names)
-            yield Record(file=sample.key, read=partial(bytes, sample.image), texts=texts)
+            texts = Texts(captions=sample.captions, names=sample.names, columns=sample.columns)
+            yield Record(file=sample.key, name=name, read=partial(bytes, sample.image), texts=texts)
         for name, reason in shards.skipped:
-            yield Record(file=name, read=bytes, problem=reason)
+            yield Record(file=name, name=name, read=bytes, problem=reason)
 
     return Source(layout="WebDataset shards", count=len(shards) + len(shards.skipped), records=records())
 
 
-def _tables_source(path: Path, options: SourceOptions, labels: LabelNames | None) -> Source:
+def _tables_source(path: Path, options: InputOptions, labels: LabelNames | None) -> Source:
     """The records of all Parquet files in a directory, such as a Hugging Face dataset or the output of img2dataset."""
     tables = find_tables(path)
     sources = [_table_source(table, options, labels, f"{table.stem}/") for table in tables]
@@ -81,13 +81,14 @@ def _tables_source(path: Path, options: SourceOptions, labels: LabelNames | None
         layout=f"{len(tables)} tables, {sources[0].layout}",
         count=None if None in counts else sum(filter(None, counts)),
         records=chain.from_iterable(source.records for source in sources),
+        check=sources[0].check,
     )
 
 
-def _table_source(path: Path, options: SourceOptions, labels: LabelNames | None, prefix: str = "") -> Source:
+def _table_source(path: Path, options: InputOptions, labels: LabelNames | None, prefix: str = "") -> Source:
     table = Table(path, names=options.columns)
-    columns = choose_columns(table, options.image_column, options.text_columns, options.label_column)
-    used = f"{columns.image} + {', '.join(columns.texts) or columns.label}"
+    columns = choose_columns(table, options)
+    used = f"{columns.image} + {', '.join([*columns.texts, *([columns.label] if columns.label else [])])}"
     names = labels or LabelNames(origin=path.name, classes=table.class_names(columns.label) if columns.label else ())
     rows = table.rows(columns)
     first = next(rows, None)
@@ -95,41 +96,49 @@ def _table_source(path: Path, options: SourceOptions, labels: LabelNames | None,
         raise DataError(f"{path}: no rows")
     rows = chain([first], rows)
     layout = f"{table.path.suffix[1:].lower()} table, columns {used}"
+    roots = ImageRoots(path, options.image_root)
     value = first.values.get(columns.image)
     is_empty = isinstance(value, dict) and path_of(value) is None
     if columns.image in table.binary_columns or bytes_of(value) is not None or is_empty:
-        return Source(layout=layout, count=None, records=_byte_records(path, rows, columns, names, prefix))
+        return Source(layout=layout, count=table.num_rows, records=_byte_records(roots, rows, columns, names, prefix))
     entries: dict[str, Entry] = {}
     group(rows, columns, names, entries)
-    read = partial(_read_listed, path.parent)
-    records = (entry.record(file, partial(read, file)) for file, entry in entries.items())
-    return Source(layout=layout, count=len(entries), records=records)
+    images = [file for file, entry in entries.items() if not entry.problem]
+    read = partial(_read_listed, roots)
+    records = (entry.record(file, encodable(file), partial(read, file)) for file, entry in entries.items())
+    check = partial(roots.check, images, columns.image)
+    return Source(layout=layout, count=len(entries), records=records, check=check)
 
 
 def _byte_records(
-    path: Path, rows: Iterable[Row], columns: Columns, labels: LabelNames, prefix: str
+    roots: ImageRoots, rows: Iterable[Row], columns: Columns, labels: LabelNames, prefix: str
 ) -> Iterator[Record]:
     for number, row in enumerate(rows):
-        name = f"{prefix}row-{number:09d}"
         value = row.values.get(columns.image)
         image, file = bytes_of(value), path_of(value)
+        record = partial(Record, file=f"{prefix}row-{number:09d}", name=row.name)
         try:
             if row.problem:
                 raise DataError(f"{row.name}: {row.problem}")
             texts = texts_of_row(row, columns, labels, ())
         except DataError as error:
-            yield Record(file=name, read=bytes, problem=str(error))
+            yield record(read=bytes, problem=str(error))
             continue
         problem = "" if image or file else f"{row.name}: no image in {columns.image}"
-        read = partial(bytes, image or b"") if image or not file else partial(_read_listed, path.parent, file)
-        yield Record(file=name, read=read, texts=texts, problem=problem)
+        read = partial(bytes, image or b"") if image or not file else partial(_read_listed, roots, file)
+        yield record(read=read, texts=texts, problem=problem)
 
 
-def _read_listed(directory: Path, file: str) -> bytes:
+def _read_listed(roots: ImageRoots, file: str) -> bytes:
+    """Read the image that a table calls `file`.
+
+    Raises:
+        DataError: it is missing, a web address, or cannot be read; the message does not name it.
+    """
     if "://" in file:
         raise DataError("a web address; fetch the images first")
     try:
-        return read_file(directory / file, MAX_IMAGE_BYTES)
+        return read_file(roots.find(file), MAX_IMAGE_BYTES)
     except DataError as error:
         hint = " (paths are relative to the table)" if isinstance(error.__cause__, FileNotFoundError) else ""
         raise DataError(f"{error}{hint}") from error

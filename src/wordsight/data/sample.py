@@ -1,6 +1,6 @@
 """A sample of a shard, the error for one that is broken, and the parsing of its texts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -13,14 +13,15 @@ _UTF8_MARK = b"\xef\xbb\xbf"
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """An image with its captions, or with the names of its label.
+    """An image with its captions, the names of its label, or both.
 
     Attributes:
         key: identifies the sample within its shard.
         image: the bytes of the image file, not decoded.
-        captions: texts that describe this image; empty for a labelled sample.
-        names: names of the label, the label itself first; empty for a captioned sample.
+        captions: texts that describe this image; empty if there are only names.
+        names: names of the label, the label itself first; empty if there are only captions.
         shard: path or address of the shard.
+        columns: value by name of the other columns of the table that the sample is from.
     """
 
     key: str
@@ -28,6 +29,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     captions: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     shard: str = ""
+    columns: Mapping[str, Any] = {}
 
 
 class BrokenSample(msgspec.Struct, frozen=True):
@@ -60,10 +62,11 @@ def sample_key(name: str) -> str:
 
 
 class Texts(msgspec.Struct, frozen=True):
-    """The texts of one image: captions, or the names of a label."""
+    """The texts of one image: captions, the names of its label, or both; and the other values of its row in a table."""
 
     captions: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    columns: Mapping[str, Any] = {}
 
 
 def clean_texts(value: Any, what: str) -> tuple[str, ...]:
@@ -106,7 +109,7 @@ def parse_json(content: bytes) -> Any:
 def texts_of_json(
     content: bytes, names_of: Callable[[Any, dict[str, Any]], tuple[str, ...]] | None = None
 ) -> Texts | None:
-    """Read the texts of a sample's `.json`: `captions` or `caption` (also `texts`, `text`), or `names` and `label`.
+    """Read the texts of a sample's `.json`: `captions` or `caption` (also `texts`, `text`), and `names` and `label`.
 
     Args:
         content: the file.
@@ -116,23 +119,37 @@ def texts_of_json(
         The texts; None if the object has none of these keys.
 
     Raises:
-        DataError: the content is not a JSON object, or its texts are unusable; the message does not name the file.
+        DataError: the content is not a JSON object, or its texts are unusable; the message does not name the file. A
+            label that is not usable is ignored if there are captions, because other programs write numbers.
     """
     value = parse_json(content)
     if not isinstance(value, dict):
         raise DataError(f"the JSON is {_type_of(value)}, not an object")
-    for key in ("captions", "caption", "texts", "text"):
-        if value.get(key) is not None:
-            return Texts(captions=clean_texts(value[key], key))
+    key = next((key for key in ("captions", "caption", "texts", "text") if value.get(key) is not None), None)
+    captions = clean_texts(value[key], key) if key else ()
+    try:
+        names = _names_of_json(value, names_of)
+    except DataError:
+        if not captions:
+            raise
+        names = ()
+    columns = value.get("columns")
+    if not captions and not names:
+        return None
+    return Texts(captions=captions, names=names, columns=columns if isinstance(columns, dict) else {})
+
+
+def _names_of_json(
+    value: dict[str, Any], names_of: Callable[[Any, dict[str, Any]], tuple[str, ...]] | None
+) -> tuple[str, ...]:
+    label = value.get("label")
     if value.get("names") is not None:
         names = clean_texts(value["names"], "names")
-        label = value.get("label")
         first = clean_texts(label, "label")[:1] if isinstance(label, str) else ()
-        return Texts(names=first + tuple(name for name in names if name not in first))
-    if value.get("label") is not None:
-        names = names_of(value["label"], value) if names_of else clean_texts(value["label"], "label")
-        return Texts(names=names)
-    return None
+        return first + tuple(name for name in names if name not in first)
+    if label is None:
+        return ()
+    return names_of(label, value) if names_of else clean_texts(label, "label")
 
 
 def texts_of_txt(content: bytes) -> Texts:

@@ -39,7 +39,7 @@ from wordsight.data.sample import (
 )
 from wordsight.data.tar import read_at
 from wordsight.data.walk import check_exists, contains_image_files, is_directory
-from wordsight.errors import DataError
+from wordsight.errors import DataError, encodable
 from wordsight.web import without_credentials
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -115,7 +115,23 @@ class Shard:
             texts = _texts(json_content, txt_content, cls_content, labels)
         except DataError as error:
             raise BrokenSampleError(BrokenSample(key, self.name, str(error))) from error
-        return Sample(key=key, image=image, captions=texts.captions, names=texts.names, shard=self.name)
+        return Sample(
+            key=key,
+            image=image,
+            captions=texts.captions,
+            names=texts.names,
+            shard=self.name,
+            columns=texts.columns,
+        )
+
+    def read_texts(self, row: int, labels: LabelNames | None = None) -> Texts:
+        """Read the texts of one sample, not its image; arguments and errors are as for `read`."""
+        spans = self._usable_spans(row, _check_sizes)
+        try:
+            json_content, txt_content, cls_content = self._read_spans(spans[1:])
+            return _texts(json_content, txt_content, cls_content, labels)
+        except DataError as error:
+            raise BrokenSampleError(BrokenSample(self.index.keys[row], self.name, str(error))) from error
 
     def read_image(self, row: int) -> bytes:
         """Read the image file of one sample, which needs no text.
@@ -188,6 +204,11 @@ class ShardSet:
             raise IndexError(f"sample {number} of {len(self)}")
         shard = int(np.searchsorted(self._ends, number, side="right"))
         return self.shards[shard], number - int(self._ends[shard]) + self.counts[shard]
+
+    def name_of(self, number: int) -> str:
+        """Return the name of a sample in outputs: its shard and its row in it."""
+        shard, row = self.locate(number)
+        return f"{encodable(shard.name)} {row}"
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
@@ -364,9 +385,15 @@ def _texts(json_content: bytes, txt_content: bytes, cls_content: bytes, labels: 
     texts = texts_of_json(json_content, labels.names_of if labels else None) if json_content else None
     if texts is None and txt_content:
         texts = texts_of_txt(txt_content)
-    if texts is None and cls_content:
-        (label,) = texts_of_txt(cls_content).captions
-        texts = Texts(names=(labels or LabelNames()).names_of(label, {}))
+    if cls_content and (texts is None or not texts.names):
+        try:
+            (label,) = texts_of_txt(cls_content).captions
+            names = (labels or LabelNames()).names_of(label, {})
+        except DataError:
+            if texts is None:
+                raise
+            return texts
+        return msgspec.structs.replace(texts or Texts(), names=names)
     if texts is None:
         raise DataError("no text: the .json has no captions, names or label" if json_content else "empty text")
     return texts

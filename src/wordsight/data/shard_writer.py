@@ -1,7 +1,8 @@
 """The writer of shards: WebDataset tar files of bounded size and a manifest, which appear only when complete.
 
 A sample consists of two consecutive members: `KEY.jpg` (or another suffix, depending on the format of the bytes) and
-`KEY.json`, which is `{"captions": [...]}` or `{"label": "Egyptian cat", "names": ["Egyptian cat", ...]}`. Headers
+`KEY.json`, which is `{"captions": [...], "label": "Egyptian cat", "names": ["Egyptian cat", ...], "columns": {...}}`
+without the keys that are empty: captions, the names of the label, and the other values of its row in a table. Headers
 contain no time, owner or machine, so that equal samples in the same order produce equal bytes.
 """
 
@@ -11,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import msgspec
 
@@ -216,9 +217,14 @@ def suffix_of(image: bytes) -> str:
 
 
 def _to_json(sample: Sample) -> bytes:
+    if not sample.captions and not sample.names:
+        raise DataError(f"{sample.key}: neither captions nor names; add one of them")
+    values: dict[str, Any] = {}
     if sample.captions:
-        return msgspec.json.encode({"captions": [encodable(caption) for caption in sample.captions]})
+        values["captions"] = [encodable(caption) for caption in sample.captions]
     if sample.names:  # of directories, whose names need not be UTF-8
         names = [encodable(name) for name in sample.names]
-        return msgspec.json.encode({"label": names[0], "names": names})
-    raise DataError(f"{sample.key}: neither captions nor names; add one of them")
+        values |= {"label": names[0], "names": names}
+    if sample.columns:
+        values["columns"] = dict(sample.columns)
+    return msgspec.json.encode(values)

@@ -1,9 +1,10 @@
-"""Tables (CSV, TSV, Parquet, JSON Lines, Flickr's caption files) as streams of rows, and the choice of their columns.
+"""Tables (CSV, TSV, Parquet, JSON Lines, Flickr's caption files) as streams of rows.
 
 In CSV and TSV every value is text, so that the caption "42" is not read as a number. The separator is detected from the
 header, because open_clip and others write tabs, semicolons and pipes into files called `.csv`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -27,8 +28,7 @@ from wordsight.data.delimited import (
 )
 from wordsight.data.parquet import ParquetTable
 from wordsight.data.sample import parse_json
-from wordsight.errors import DataError, nearest
-from wordsight.image import is_image_file
+from wordsight.errors import DataError
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".jsonl"})
 IMAGE_NAMES = (
@@ -40,10 +40,8 @@ TEXT_NAMES = (
     "sentences", "txt",
 )  # fmt: skip
 LABEL_NAMES = ("label", "labels", "class", "class_name", "category", "name", "fine_label", "cls")
-_ADDRESS_NAMES = ("url", "image_url", "img_url", "urls")
 _CAPTION_FILES = ("captions.txt", ".token", ".token.txt")
 _NUM_SAMPLED_ROWS = 100
-_NUM_SHOWN_COLUMNS = 20
 
 
 class Columns(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,12 +50,16 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         image: column of image paths or image bytes.
         texts: columns of captions; each value is a text or a list of texts.
-        label: column of class names or numbers; None if there are texts.
+        label: column of class names or numbers.
+        is_label_guessed: whether the label is optional, because the user has not named its column.
+        others: further columns, which are carried along.
     """
 
     image: str
     texts: tuple[str, ...] = ()
     label: str | None = None
+    is_label_guessed: bool = False
+    others: tuple[str, ...] = ()
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -103,6 +105,8 @@ class Table:
         path: as given.
         columns: names of the columns in order; for JSON Lines, those that occur in the first 100 rows.
         binary_columns: those of a Parquet file that contain bytes.
+        plain_columns: those that occur once and contain texts, numbers or lists of them, as far as that is known.
+        num_rows: the number of rows, which only a Parquet file states; otherwise None.
     """
 
     def __init__(self, path: Path, open_file: Callable[[], BinaryIO] | None = None, names: Sequence[str] = ()) -> None:
@@ -112,6 +116,8 @@ class Table:
         self._separator = ""
         self._is_quoted = True
         self.binary_columns: frozenset[str] = frozenset()
+        self.num_rows: int | None = None
+        self._nested_columns: frozenset[str] = frozenset()
         self._class_names: dict[str, tuple[str, ...]] = {}
         try:
             with self._open() as file:
@@ -120,6 +126,9 @@ class Table:
             raise self._error(error) from error
         if len(self.columns) > MAX_COLUMNS:
             raise DataError(f"{path}: {len(self.columns):,} columns; expected at most {MAX_COLUMNS:,}")
+        counts = Counter(self.columns)
+        unusable = self.binary_columns | self._nested_columns
+        self.plain_columns = tuple(name for name in self.columns if counts[name] == 1 and name not in unusable)
 
     def rows(self, wanted: Columns) -> Iterator[Row]:
         """Yield the rows in order; from all formats but JSON Lines only the wanted columns are read.
@@ -131,14 +140,15 @@ class Table:
         for name in names:
             if self.columns.count(name) > 1:
                 raise DataError(f"{self.path}: {self.columns.count(name)} columns are called {name!r}; rename them")
+        others = [name for name in wanted.others if name not in names]
         try:
             with self._open() as file:
                 if self._suffix == ".parquet":
-                    yield from self._parquet_rows(file, names)
+                    yield from self._parquet_rows(file, names, others)
                 elif self._suffix == ".jsonl":
                     yield from jsonl_rows(bounded_lines(file), self.path.name)
                 else:
-                    yield from self._text_rows(file, names)
+                    yield from self._text_rows(file, names, others)
         except (OSError, ValueError, DataError) as error:
             raise self._error(error) from error
 
@@ -155,6 +165,8 @@ class Table:
             table = ParquetTable(file)
             self._class_names = _class_names(table.metadata)
             self.binary_columns = table.binary_columns
+            self._nested_columns = table.nested_columns
+            self.num_rows = table.num_rows
             return table.columns
         if self._suffix == ".jsonl":
             rows = list(islice(jsonl_rows(bounded_lines(file), self.path.name), _NUM_SAMPLED_ROWS))
@@ -171,18 +183,19 @@ class Table:
         self._separator = detect_separator(
             header,
             self._is_quoted,
-            lambda fields: sum(field in known or _simplified(field) in known for field in fields),
+            lambda fields: sum(field in known or simplified(field) in known for field in fields),
             "\t" if self._suffix == ".tsv" else ",",
         )
         return split_header(header, self._separator, self._is_quoted)
 
-    def _parquet_rows(self, file: BinaryIO, names: list[str]) -> Iterator[Row]:
-        for number, values in enumerate(ParquetTable(file).rows(names), start=1):
+    def _parquet_rows(self, file: BinaryIO, names: list[str], others: list[str]) -> Iterator[Row]:
+        for number, values in enumerate(ParquetTable(file).rows(names, others), start=1):
             row_name = f"{self.path.name} row {number}"
             yield Row(row_name, {}, values) if isinstance(values, str) else Row(row_name, values)
 
-    def _text_rows(self, file: BinaryIO, names: list[str]) -> Iterator[Row]:
+    def _text_rows(self, file: BinaryIO, names: list[str], others: list[str]) -> Iterator[Row]:
         positions = [self.columns.index(name) for name in names]
+        read = {name: self.columns.index(name) for name in [*names, *others]}
         with open_text(file) as text:
             if self._separator:
                 records = records_of(text, self._separator, self._is_quoted)
@@ -192,7 +205,7 @@ class Table:
             first_problem, is_any_good = "", False
             for number, fields in records:
                 problem = fields if isinstance(fields, str) else self._problem_of(fields, positions)
-                values = {} if problem else dict(zip(names, [fields[at] for at in positions], strict=True))
+                values = {} if problem else {name: fields[at] for name, at in read.items()}
                 is_any_good |= not problem
                 first_problem = first_problem or f"row {number}: {problem}"
                 yield Row(f"{self.path.name} row {number}", values, problem)
@@ -241,68 +254,6 @@ def jsonl_rows(lines: Iterable[bytes | None], name: str) -> Iterator[Row]:
         yield Row(row_name, values) if isinstance(values, dict) else Row(row_name, {}, "not a JSON object")
 
 
-def choose_columns(
-    table: Table, image: str | None = None, texts: Sequence[str] = (), label: str | None = None
-) -> Columns:
-    """Choose the columns to read: those given, and guesses by name for the others.
-
-    Raises:
-        DataError: a given column does not exist, or no column looks like an image, a text or a label; the message lists
-            the columns.
-    """
-    columns = describe_columns(table.columns)
-    for name in (*([image] if image else []), *texts, *([label] if label else [])):
-        if name not in table.columns:
-            raise DataError(f"{table.path}: no column {name!r}; {columns}{nearest(name, table.columns)}")
-    image = image or guess_image_column(table, "; name it with --image-column")
-    others = [name for name in table.columns if name != image]
-    if not texts and label is None:
-        text = guess_column(others, TEXT_NAMES)
-        texts = [text] if text else []
-        label = None if text else guess_column(others, LABEL_NAMES)
-    if not texts and label is None:
-        raise DataError(
-            f"{table.path}: no column looks like a text or a label; use --text-column or --label-column; {columns}"
-        )
-    return Columns(image=image, texts=tuple(texts), label=label)
-
-
-def guess_image_column(table: Table, advice: str = "") -> str:
-    """Return the column of images.
-
-    Args:
-        table: the table.
-        advice: what the user can do if there is no such column, for the message.
-
-    Raises:
-        DataError: no column looks like one; the message lists the columns.
-    """
-    image = guess_column(table.columns, IMAGE_NAMES)
-    if image is not None:
-        return image
-    columns = describe_columns(table.columns)
-    if any(map(is_image_file, table.columns)):
-        advice = "; its first line looks like a row: add a line with the names of the columns, such as image,caption"
-    elif guess_column(table.columns, _ADDRESS_NAMES):
-        advice = "; its images are web addresses: fetch them first, for example with img2dataset"
-    raise DataError(f"{table.path}: no column looks like an image{advice}; {columns}")
-
-
-def describe_columns(columns: Sequence[str]) -> str:
-    """Return a list of columns, shortened if it is long, for errors."""
-    shown = ", ".join(name[:100] for name in columns[:_NUM_SHOWN_COLUMNS]) or "none"
-    more = f" and {len(columns) - _NUM_SHOWN_COLUMNS:,} more" if len(columns) > _NUM_SHOWN_COLUMNS else ""
-    return f"the columns are: {shown}{more}"
-
-
-def guess_column(columns: Sequence[str], usual_names: Sequence[str]) -> str | None:
-    """Return the column with the first of several usual names, which are ordered by preference; None if there is none.
-
-    Case, surrounding white space and spaces instead of underscores make no difference.
-    """
-    by_name = {_simplified(column): column for column in reversed(columns)}
-    return next((by_name[name] for name in usual_names if name in by_name), None)
-
-
-def _simplified(column: str) -> str:
+def simplified(column: str) -> str:
+    """Return the name of a column for comparisons: lower case, and underscores instead of spaces."""
     return column.strip().lower().replace(" ", "_")

@@ -65,6 +65,14 @@ def is_directory(path: Path) -> bool:
         return False
 
 
+def is_file(path: Path) -> bool:
+    """Return whether a path is a regular file; False if that cannot be found out, which reading it reports."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # ValueError: a NUL in the path
+        return False
+
+
 def check_exists(path: Path) -> None:
     """Check that a path exists.
 
