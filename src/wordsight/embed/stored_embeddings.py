@@ -106,6 +106,31 @@ class StoredEmbeddings(ABC):
         if num_filled:
             yield block_NE[:num_filled]
 
+    def embeddings(self, numbers: Sequence[int]) -> NDArray[np.float32]:
+        """Return a few embeddings by their numbers, from 0 to N - 1, (n, E) float32 in the order of the numbers.
+
+        Only their bytes are read, except from files that have to be decoded.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        wanted = np.asarray(numbers, np.int64)
+        order = np.argsort(wanted, kind="stable")
+        ascending = wanted[order]
+        rows_NE = np.empty((len(wanted), self.fingerprint.model.embed_dim), np.float32)
+        first = 0
+        try:
+            for num_rows, copy_rows in self._sources():
+                begin, end = np.searchsorted(ascending, (first, first + num_rows)).tolist()
+                for slot in range(begin, end):
+                    copy_rows(rows_NE[order[slot] : order[slot] + 1], int(ascending[slot]) - first)
+                first += num_rows
+                if end == len(wanted):
+                    break
+        except _ERRORS as error:
+            raise _damaged(self.path, error) from error
+        return rows_NE
+
     @abstractmethod
     def rows(self, numbers: Sequence[int]) -> list[StoredRow]:
         """Return the rows of a few embeddings, by their numbers from 0 to N - 1, in the order of the numbers.
