@@ -36,7 +36,9 @@ OPTIONS = {
     ],
     "convert": ["--as", "--averaged", "--json", "--mirror", "--quiet", "--to", "model", "out"],
     "demo": ["--json", "--out", "--quiet", "--steps"],
+    "duplicates": ["--exact", "--frames-per-s", "--json", "--page", "--policy", "--quiet", "--threshold", "images"],
     "embed": ["--out", "--ray"],
+    "find": ["--copy-to", "--dry-run", "--image", "--in", "--interactive", "--page", "--top", "--weights", "texts"],
     "info": ["--json"],
     "models": ["--fetch", "--json", "--mirror", "--quiet", "name"],
     "recipes": ["--json", "name"],
@@ -45,6 +47,7 @@ OPTIONS = {
 }
 OPTIONS["classify"] += ["--why", *MODEL_OPTIONS]
 OPTIONS["embed"] += MODEL_OPTIONS
+OPTIONS["find"] += [name for name in MODEL_OPTIONS if name not in ("--frames-per-s", "images")]
 OPTIONS["shards"] += ["--only", "--quiet", "--size-px", "out", "source"]
 OPTIONS["train"] += ["--as", "--averaged", "--device", "--mirror", "--workers", "recipe"]
 

@@ -1,8 +1,8 @@
 """Groups of duplicates among images: files with the same bytes, and images that resemble each other.
 
 Images are sorted by how much one would want to keep them: most pixels first, then the largest file, then the name that
-comes first. Each image in turn keeps its place or joins the group of an earlier one that it resembles. Every member of a
-group has therefore been compared with the image that is kept; two images are never in one group only because both
+comes first. Each image in turn keeps its place or joins the group of an earlier one that it resembles. Every member of
+a group has therefore been compared with the image that is kept; two images are never in one group only because both
 resemble a third.
 """
 
@@ -23,6 +23,7 @@ DEFAULT_THRESHOLD = 0.9
 """Resemblance from which two images count as near-duplicates; the docs have its measured precision and recall."""
 
 _AHEAD = 64
+_PAIRS_PER_STEP = 512
 
 
 class ImageFacts(NamedTuple):
@@ -120,7 +121,7 @@ def scan_images(
             thumbnail = perceptual_thumbnail(content, image.name, policy)
         except ImageError as error:
             return str(error)
-        sha256 = hashlib.sha256(content if isinstance(content, bytes) else np.ascontiguousarray(content)).hexdigest()
+        sha256 = hashlib.sha256(content if isinstance(content, bytes) else content.tobytes()).hexdigest()
         num_bytes = len(content) if isinstance(content, bytes) else 0
         return ImageFacts(image, sha256, num_bytes, thumbnail.width, thumbnail.height), thumbnail.pixels
 
@@ -168,12 +169,12 @@ def find_duplicates(
         keeper, resemblance = keepers.get(index, (index, 1.0))
         members = copies[digest][1:] if keeper == index else copies[digest]
         groups.setdefault(keeper, []).extend(Duplicate(facts, resemblance, keeper == index) for facts in members)
-    found = [
+    result = [
         DuplicateGroup(copies[distinct[keeper]][0], sorted(members, key=_order_in_group))
         for keeper, members in groups.items()
         if members
     ]
-    return sorted(found, key=lambda group: (-group.num_bytes, group.kept.image.name))
+    return sorted(result, key=lambda group: (-group.num_bytes, group.kept.image.name))
 
 
 def _preference(facts: ImageFacts) -> tuple[int, int, str]:
@@ -200,9 +201,6 @@ def _star_groups(
         _assign(resemblance, Candidates(*(column[order] for column in pairs)), threshold, keepers)
         progress(done)
     return keepers
-
-
-_PAIRS_PER_STEP = 1024
 
 
 def _assign(

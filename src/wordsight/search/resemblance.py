@@ -11,7 +11,7 @@ each image and of ten regions of each, then among 256-dimensional descriptors of
 
 from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from wordsight.image import PERCEPTUAL_PX
 from wordsight.parallel import ordered_map
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 
 _COARSE_PX, _DETAIL_PX, _ALIGNED_PX = 7, 16, 24
 # Both limits are low: on the images with which they were chosen, 0.5 % of the copies fall below either.
@@ -87,8 +87,8 @@ class Resemblance:
         grey = _grey(block)
         described = [_descriptors(grey, region) for region in _REGIONS]
         coarse, detail = (np.stack(descriptors) for descriptors in zip(*described, strict=True))
-        found = [self._candidates_of_tile(coarse, detail, start, tile) for tile in self._tiles()]
-        first, second, region = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        parts = [self._candidates_of_tile(coarse, detail, start, tile) for tile in self._tiles()]
+        first, second, region = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         return start + len(block), Candidates(first, second, region)
 
     def _tiles(self) -> list[slice]:
@@ -221,11 +221,11 @@ def _align(first: Floats, second: Floats, regions: Floats) -> tuple[Floats, Floa
         best, best_boxes = np.where(is_better, correlation, best), np.where(is_better[:, None], boxes, best_boxes)
         if step < _NUM_STEPS:
             slopes = strips @ column_slopes, row_slopes @ first @ columns
-            boxes = _moved(boxes, _least_squares_step(crops, target_unit, *slopes))
+            boxes = _moved(boxes, _gauss_newton_step(crops, target_unit, *slopes))
     return best, best_boxes
 
 
-def _least_squares_step(crops: Floats, target_unit: Floats, x_slopes: Floats, y_slopes: Floats) -> Floats:
+def _gauss_newton_step(crops: Floats, target_unit: Floats, x_slopes: Floats, y_slopes: Floats) -> Floats:
     """Return the change of each box, (B, 4), that brings its crop closest to the target, to first order."""
     cells = (np.arange(_ALIGNED_PX, dtype=np.float32) + 0.5) / _ALIGNED_PX - 0.5
     slopes = np.stack([x_slopes, x_slopes * cells, y_slopes, y_slopes * cells[:, None]], axis=1)
