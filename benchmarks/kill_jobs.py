@@ -23,7 +23,7 @@ from tests.tiny_clip import tiny_clip, write_images
 from wordsight.data import PackOptions, open_shards, open_source, pack
 from wordsight.data.inputs import iter_images
 from wordsight.embed import job as embed_job
-from wordsight.embed.embedding_files import DamagedEmbeddingsError, read_embeddings
+from wordsight.embed.previous import DamagedEmbeddingsError, read_embeddings
 from wordsight.encoder import DualEncoder
 from wordsight.errors import OutputError
 from wordsight.files import newest_complete, sha256_file
@@ -69,7 +69,10 @@ def prepare_embed(suffix: str, directory: Path) -> None:
     images = write_images(directory / "images", 24)
     for path in images[16:]:
         path.rename(path.with_suffix(".later"))
+    (directory / "images" / "broken_once.png").write_bytes(b"hello")
+    (directory / "images" / "broken.png").write_bytes(b"hello")
     run_embed(suffix, directory)
+    (directory / "images" / "broken_once.png").unlink()  # so that the lists of unreadable images differ
     for path in images[16:]:
         path.with_suffix(".later").rename(path)
     for path in images[:3]:
@@ -95,14 +98,21 @@ def embed_kept(suffix: str, directory: Path) -> None:
 
 def check_embed(suffix: str, directory: Path) -> None:
     out = directory / f"out{suffix}"
-    paths = [str(path) for path in sorted((directory / "images").iterdir())]
+    paths = [str(path) for path in sorted((directory / "images").iterdir()) if path.name != "broken.png"]
     if suffix == ".npy":
-        stored_paths, stored = json.loads(Path(f"{out}.json").read_text())["paths"], np.load(out)
+        sidecar = json.loads(Path(f"{out}.json").read_text())
+        stored_paths, stored, unreadable = sidecar["paths"], np.load(out), sidecar["unreadable"]
     else:
         import pyarrow.parquet as pq
 
-        table = pq.read_table(out)
+        table, listed = pq.read_table(out), out.with_suffix(".unreadable.jsonl")
         stored_paths, stored = table["path"].to_pylist(), np.array(table["embedding"].to_pylist(), np.float32)
+        unreadable = [json.loads(line) for line in listed.read_text().splitlines()]
+        stated = pq.read_metadata(out).metadata[b"wordsight.unreadable_sha256"]
+        assert stated.decode() == sha256_file(listed), "a list of another run"
+    assert [image["path"] for image in unreadable] == [str(directory / "images" / "broken.png")], (
+        "other unreadable images"
+    )
     assert stored_paths == paths, "other paths"
     fresh = encoder().embed_images(paths)
     assert np.abs(stored - fresh).max() < 1e-5, "an embedding under another image's path"
@@ -232,9 +242,9 @@ def jobs(address: str) -> list[Job]:
         Job(
             f"embed {suffix}",
             *(functools.partial(step, suffix) for step in (prepare_embed, run_embed, embed_kept, check_embed)),
-            outputs=frozenset({"images", f"out{suffix}", f"out{suffix}.json"}),
+            outputs=frozenset({"images", f"out{suffix}", second}),
         )
-        for suffix in (".npy", ".parquet")
+        for suffix, second in ((".npy", "out.npy.json"), (".parquet", "out.unreadable.jsonl"))
     ]
     shards = {"old", "new", "expected_old", "expected_new", "out"}
     return [

@@ -24,6 +24,8 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 RUNNABLE = [page for page in PAGES if re.search(r"^```(bash|python)$", page.read_text("utf-8"), re.MULTILINE)]
 
+NEEDED_PACKAGES = {"video": ["av"], "use-embeddings-in-other-programs": ["pandas", "duckdb", "polars"]}
+
 EXIT_CODES = (0, 1, 2, 130, 141)
 VARIABLE = re.compile(r"""["']([A-Z][A-Z0-9]+(?:_[A-Z0-9]+)+)["']""")
 
@@ -272,8 +274,8 @@ def write_film(path: Path) -> None:
 def test_the_code_blocks_of_a_page_run(
     page: Path, example_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if page.stem == "video":
-        pytest.importorskip("av", reason="needs PyAV, extra video")
+    for package in NEEDED_PACKAGES.get(page.stem, ()):
+        pytest.importorskip(package, reason=f"needs {package}, extra dev or video")
     for path in example_files.iterdir():
         (tmp_path / path.name).symlink_to(path, target_is_directory=path.is_dir())
     monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path / "cache"))

@@ -37,7 +37,7 @@ OPTIONS = {
     "convert": ["--as", "--averaged", "--json", "--mirror", "--quiet", "--to", "model", "out"],
     "demo": ["--json", "--out", "--quiet", "--steps"],
     "duplicates": ["--exact", "--frames-per-s", "--json", "--page", "--policy", "--quiet", "--threshold", "images"],
-    "embed": ["--out", "--ray"],
+    "embed": ["--image-column", "--image-root", "--keep-unreadable", "--label-column", "--names", "--out", "--ray"],
     "find": ["--copy-to", "--dry-run", "--image", "--in", "--interactive", "--page", "--top", "--weights", "texts"],
     "info": ["--json"],
     "models": ["--fetch", "--json", "--mirror", "--quiet", "name"],
@@ -46,7 +46,7 @@ OPTIONS = {
     "train": ["--data", "--from", "--json", "--out", "--quiet", "--resume", "--set", "--tensorboard", "--threads"],
 }
 OPTIONS["classify"] += ["--why", *MODEL_OPTIONS]
-OPTIONS["embed"] += MODEL_OPTIONS
+OPTIONS["embed"] += ["--text-column", *MODEL_OPTIONS]
 OPTIONS["find"] += [name for name in MODEL_OPTIONS if name not in ("--frames-per-s", "images")]
 OPTIONS["shards"] += ["--only", "--quiet", "--size-px", "out", "source"]
 OPTIONS["train"] += ["--as", "--averaged", "--device", "--mirror", "--workers", "recipe"]

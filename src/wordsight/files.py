@@ -5,9 +5,9 @@ name (`.NAME.xxxxxxxx.partial`, see `temporary.py`), synced to disk, and renamed
 deletes the temporary files that killed processes left.
 
 Files that are valid only together follow one rule: one of them, the description, states the SHA-256 of the others, and
-a reader compares the hashes. Two files side by side are written with `open_described` and read with
-`matching_description`; more than two are a directory, written with `atomic_directory`, whose description is compared
-with the files by `wordsight.cache.require_sha256`.
+a reader compares the hashes. Two files side by side are written with `open_described` or `open_with_description`, and
+read with `matching_description`; more than two are a directory, written with `atomic_directory`, whose description is
+compared with the files by `wordsight.cache.require_sha256`.
 """
 
 import contextlib
@@ -27,6 +27,7 @@ from wordsight.errors import OutputError, WordsightError
 from wordsight.temporary import hidden_path, remove, temporary_directory, temporary_file
 
 T = TypeVar("T")
+_TwoFiles = tuple[BinaryIO, BinaryIO]
 
 _HASH_BLOCK_BYTES = 1 << 20
 
@@ -139,9 +140,6 @@ def write_atomic(path: Path, content: bytes) -> None:
 def open_described(path: Path, description_path: Path, describe: Callable[[str], bytes]) -> Iterator[BinaryIO]:
     """Open a temporary file that replaces `path`, together with its description, if the block succeeds.
 
-    Two renames are not one step. The new description is therefore complete, under a hidden name, before the first
-    rename; whenever a process is killed, `matching_description` finds the one that belongs to the file.
-
     Args:
         path: the file.
         description_path: the file that describes it.
@@ -150,17 +148,43 @@ def open_described(path: Path, description_path: Path, describe: Callable[[str],
     Raises:
         OutputError: as for `open_atomic`; both existing files are unchanged.
     """
-    pending = hidden_path(description_path, "next")
+    with open_with_description(path, description_path, named=path) as (file, description):
+        yield file
+        file.flush()
+        with os.fdopen(os.dup(file.fileno()), "rb") as content:
+            content.seek(0)
+            description.write(describe(hashlib.file_digest(content, "sha256").hexdigest()))
+
+
+@contextlib.contextmanager
+def open_with_description(path: Path, description_path: Path, named: Path | None = None) -> Iterator[_TwoFiles]:
+    """Open temporary files that replace a file and its description if the block succeeds.
+
+    The block writes the SHA-256 of the file to the description. If it writes nothing to the file, there will be none.
+    Two renames are not one step: the new description is complete, under a hidden name, before the first one; whenever a
+    process is killed, `matching_description` finds the one that belongs to the file. Errors name `named`.
+
+    Raises:
+        OutputError: as for `open_atomic`; both existing files are unchanged.
+    """
     target, description_target = _prepare_target(path), _prepare_target(description_path)
+    pending = hidden_path(description_target, "next")
     try:
-        with temporary_file(target) as (file, temporary):
-            yield file
+        with temporary_file(target) as (file, temporary), temporary_file(description_target) as (description, complete):
+            yield file, description
             _finish(file, temporary)
-            write_atomic(pending, describe(sha256_file(temporary)))
-            _rename(temporary, target)
-            _rename(pending, description_target)
+            _finish(description, complete)
+            if temporary.stat().st_size:
+                _rename(complete, pending)
+                _rename(temporary, target)
+                with contextlib.suppress(FileNotFoundError):  # a reader has done it; see `matching_description`
+                    _rename(pending, description_target)
+            else:
+                _rename(complete, description_target)
+                target.unlink(missing_ok=True)
+                pending.unlink(missing_ok=True)
     except OSError as error:
-        raise as_output_error(error, path) from error
+        raise as_output_error(error, named or description_path) from error
 
 
 def _prepare_target(path: Path) -> Path:
@@ -197,12 +221,13 @@ def matching_description(
         stated_sha256: returns the hash that a description states.
     """
     sha256 = sha256_file(path)
-    pending = hidden_path(description_path, "next")
+    target = _target(description_path)
+    pending = hidden_path(target, "next")
     with contextlib.suppress(WordsightError):
         description = parse(pending)
         if stated_sha256(description) == sha256:
             with contextlib.suppress(OSError):  # in a read-only directory, the next reader finds it again
-                pending.replace(_target(description_path))
+                pending.replace(target)
             return description
     description = parse(description_path)
     return description if stated_sha256(description) == sha256 else None

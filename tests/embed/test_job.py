@@ -18,8 +18,8 @@ from wordsight.errors import ConfigError, DataError, OutputError, WeightsError
 from wordsight.files import lock
 
 
-def embed_files(clip, paths, out, *more):
-    return job.embed_files(clip, map(file_image, paths), out, *more)
+def embed_files(clip, paths, out, *more, **options):
+    return job.embed_files(clip, map(file_image, paths), out, *more, **options)
 
 
 @pytest.fixture
@@ -35,21 +35,84 @@ def readable(paths):
     return [path for number, path in enumerate(paths) if number not in (3, 70)]
 
 
-def test_parquet_has_a_row_with_embedding_or_error_for_every_image(tmp_path, paths):
-    clip = tiny_clip()
-    summary = embed_files(clip, paths, tmp_path / "out.parquet")
-    table = pq.read_table(tmp_path / "out.parquet")
-    assert table.column_names == ["path", "sha256", "embedding", "error"]
-    assert table["path"].to_pylist() == [str(path) for path in paths]
-    rows = table.to_pylist()
-    assert [number for number, row in enumerate(rows) if row["embedding"] is None] == [3, 70]
-    assert "003.png: not an image" in rows[3]["error"]
-    assert rows[0]["error"] is None
-    embeddings = np.array([row["embedding"] for row in rows if row["embedding"]], np.float32)
-    np.testing.assert_allclose(embeddings, clip.embed_images(readable(paths)), atol=1e-5)
-    assert [row["sha256"] for row in rows[:3]] == [hashlib.sha256(p.read_bytes()).hexdigest() for p in paths[:3]]
+def unreadable_of(out):
+    """The lines of the list next to a Parquet file, whose metadata states the hash of the list."""
+    path = out.with_suffix(".unreadable.jsonl")
+    stated = (pq.read_metadata(out).metadata or {}).get(b"wordsight.unreadable_sha256")
+    if not path.exists():
+        assert stated is None
+        return []
+    assert stated == hashlib.sha256(path.read_bytes()).hexdigest().encode()
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_parquet_has_a_row_for_every_readable_image_and_a_list_of_the_others(tmp_path, paths):
+    clip, out = tiny_clip(), tmp_path / "out.parquet"
+    summary = embed_files(clip, paths, out)
+    table = pq.read_table(out)
+    assert table.schema.types == [pa.string(), pa.string(), pa.list_(pa.field("element", pa.float32(), False), 8)]
+    assert table.column_names == ["path", "sha256", "embedding"]
+    assert not any(field.nullable for field in table.schema)
+    assert table["path"].to_pylist() == [str(path) for path in readable(paths)]
+    assert table["sha256"].to_pylist() == [hashlib.sha256(p.read_bytes()).hexdigest() for p in readable(paths)]
+    np.testing.assert_allclose(table["embedding"].to_pylist(), clip.embed_images(readable(paths)), atol=1e-5)
+    missing, reasons = zip(*((line["path"], line["reason"]) for line in unreadable_of(out)), strict=True)
+    assert missing == (str(paths[3]), str(paths[70]))
+    assert "003.png: not an image" in reasons[0]
     assert (summary.num_embeddings, summary.num_computed) == (70, 70)
     assert [image.path for image in summary.unreadable] == [str(paths[3]), str(paths[70])]
+
+
+def test_unreadable_images_are_rows_on_request(tmp_path, paths):
+    clip, out = tiny_clip(), tmp_path / "out.parquet"
+    embed_files(clip, paths, out)
+    assert (tmp_path / "out.unreadable.jsonl").exists()
+    assert embed_files(clip, paths, out, keep_unreadable=True).num_computed == 0
+    assert not (tmp_path / "out.unreadable.jsonl").exists()
+    rows = pq.read_table(out).to_pylist()
+    assert [row["path"] for row in rows] == [str(path) for path in paths]
+    assert [number for number, row in enumerate(rows) if row["embedding"] is None] == [3, 70]
+    assert [number for number, row in enumerate(rows) if row["error"] is not None] == [3, 70]
+    assert "003.png: not an image" in rows[3]["error"]
+    assert embed_files(clip, paths, out).num_computed == 0
+    assert len(pq.read_table(out)) == 70
+    with pytest.raises(ConfigError, match=r"out.npy: a NumPy file has no rows without embeddings; drop --keep-un"):
+        embed_files(clip, paths, tmp_path / "out.npy", keep_unreadable=True)
+
+
+def test_the_list_of_unreadable_images_is_deleted_when_all_are_readable(tmp_path, paths):
+    out = tmp_path / "out.parquet"
+    embed_files(tiny_clip(), paths, out)
+    assert len(unreadable_of(out)) == 2
+    embed_files(tiny_clip(), paths[:3], out)
+    assert unreadable_of(out) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", "out.parquet"}
+
+
+@pytest.mark.parametrize("content", [b"precious", b"", b'{"path": 1}\n', b'{"a": "b"}\n'])
+def test_a_list_of_another_program_is_not_replaced(tmp_path, paths, content):
+    path = tmp_path / "out.unreadable.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(OutputError, match=r"out.unreadable.jsonl.*; it would be replaced: choose another output path"):
+        embed_files(tiny_clip(), paths[:2], tmp_path / "out.parquet")
+    assert path.read_bytes() == content
+
+
+def test_a_writer_killed_between_its_two_files_loses_nothing(tmp_path, paths, encoded):
+    """The list is replaced first, while the new Parquet file is complete under a hidden name."""
+    clip, out = tiny_clip(), tmp_path / "out.parquet"
+    embed_files(clip, paths[:10], out)
+    former = out.read_bytes()
+    embed_files(clip, paths, out)
+    for state in (former, None):
+        out.rename(tmp_path / ".out.parquet.next")
+        if state:
+            out.write_bytes(state)
+        encoded.clear()
+        summary = embed_files(clip, paths, out)
+        assert (summary.num_embeddings, summary.num_computed, encoded) == (70, 0, [])
+        assert {path.name for path in tmp_path.iterdir()} == {"photos", "out.parquet", "out.unreadable.jsonl"}
+        assert len(unreadable_of(out)) == 2
 
 
 def test_parquet_metadata_has_the_fingerprint(tmp_path, paths):
@@ -73,7 +136,7 @@ def test_numpy_has_the_readable_images_and_its_sidecar_the_rest(tmp_path, paths)
     assert "no such file" in sidecar["unreadable"][1]["reason"]
     assert sidecar["fingerprint"]["weights"] == clip.fingerprint.weights
     assert sidecar["sha256"] == [hashlib.sha256(path.read_bytes()).hexdigest() for path in readable(paths)]
-    assert sidecar["format"] == "wordsight-embeddings-1"
+    assert sidecar["format"] == "wordsight-embeddings-2"
     assert sidecar["embeddings_sha256"] == hashlib.sha256((tmp_path / "out.npy").read_bytes()).hexdigest()
 
 
@@ -138,8 +201,7 @@ def test_all_unreadable_images_are_counted_and_the_first_are_listed(tmp_path, pa
     monkeypatch.setattr(job, "MAX_LISTED_UNREADABLE", 1)
     summary = embed_files(tiny_clip(), paths, tmp_path / "out.parquet")
     assert (summary.num_unreadable, [image.path for image in summary.unreadable]) == (2, [str(paths[3])])
-    errors = pq.read_table(tmp_path / "out.parquet")["error"].to_pylist()
-    assert len([error for error in errors if error]) == 2
+    assert len(unreadable_of(tmp_path / "out.parquet")) == 2
 
 
 def test_a_name_that_is_not_utf8_is_written_with_escapes(tmp_path):
@@ -267,9 +329,8 @@ def test_a_heic_image_without_its_package_has_an_error_that_says_what_to_install
     (tmp_path / "photos" / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
     assert count_images([tmp_path / "photos"]) == 72
     summary = job.embed_files(tiny_clip(), iter_images([tmp_path / "photos"]), tmp_path / "out.parquet")
-    rows = {row["path"].rpartition("/")[2]: row for row in pq.read_table(tmp_path / "out.parquet").to_pylist()}
-    assert rows["a.HEIC"]["embedding"] is None
-    assert rows["a.HEIC"]["error"].endswith("pip install 'wordsight[heif]'")
+    reasons = {row["path"].rpartition("/")[2]: row["reason"] for row in unreadable_of(tmp_path / "out.parquet")}
+    assert reasons["a.HEIC"].endswith("pip install 'wordsight[heif]'")
     assert summary.num_embeddings == 70
 
 
@@ -460,9 +521,7 @@ def test_any_file_name_is_stored_and_ends_no_run(tmp_path, name):
         sidecar = json.loads(out.with_name("out.npy.json").read_text("utf-8"))
         stored, unreadable = sidecar["paths"], sidecar["unreadable"]
     else:
-        rows = pq.read_table(out).to_pylist()
-        stored = [row["path"] for row in rows if row["embedding"]]
-        unreadable = [{"path": row["path"], "reason": row["error"]} for row in rows if not row["embedding"]]
+        stored, unreadable = pq.read_table(out)["path"].to_pylist(), unreadable_of(out)
     assert set(stored) == {f"{photos}/{new}".replace("\udcff", "\\udcff") for new in NAMES}
     assert {row["path"] for row in unreadable} == {f"{photos}/\\udcfe.png", f"{photos}/c\nd.png"}
     assert all(row["reason"] for row in unreadable)
@@ -490,7 +549,7 @@ def test_embeddings_of_a_model_whose_weights_change_during_the_work_are_not_stor
 @pytest.mark.parametrize("length", [200, 250, 255])
 def test_a_long_name_of_the_output_is_used_or_refused_before_any_work(tmp_path, paths, suffix, length, encoded):
     out = tmp_path / ("x" * (length - len(suffix)) + suffix)
-    if suffix == ".npy" and length > 250:  # the name of its sidecar would be longer than 255 bytes
+    if length > 250 - 10 * (suffix == ".parquet"):  # the name of the second file would be longer than 255 bytes
         with pytest.raises(OutputError, match="cannot be written: File name too long"):
             embed_files(tiny_clip(), paths[:2], out)
         assert encoded == []

@@ -25,8 +25,8 @@ from tests.tiny_clip import random_image, tiny_clip, write_images
 
 from wordsight.cli import main
 from wordsight.embed import ray_cluster
-from wordsight.embed.embedding_files import PreviousEmbeddings
 from wordsight.embed.job import embed_locally
+from wordsight.embed.previous import PreviousEmbeddings
 from wordsight.embed.ray_cluster import RayEmbedder, Worker
 from wordsight.encoder import load
 from wordsight.errors import ConfigError
@@ -175,12 +175,14 @@ def test_rows_are_in_order_although_workers_finish_in_any_order(workspace, monke
     monkeypatch.setattr(ray_cluster, "_start_workers", lambda daft, load, fingerprint: worker)
     monkeypatch.setattr(ray_cluster, "_results", results)
     paths = sorted((workspace / "photos").iterdir())[:150]
-    images = [ImageRef(str(path), path.read_bytes) for path in paths]
+    images = [ImageRef(str(path), path.read_bytes, columns={"size": path.stat().st_size}) for path in paths]
+    images[0] = images[0]._replace(captions=("a dot",), names=("dot",))
     images.insert(70, ImageRef("film.mp4#t=1.000", lambda: random_image(5), "0123"))  # cannot be pickled
     images.insert(71, ImageRef("film.mp4#t=2.000", lambda: np.zeros(3, np.uint8), "0123"))  # not an image
     local = list(embed_locally(clip, images, PreviousEmbeddings()))
     remote = list(RayEmbedder("local", tiny_clip)(clip, images, PreviousEmbeddings()))
     assert calls == [24, 63, 64]
+    assert remote[0].columns == {"captions": ["a dot"], "label": "dot", "size": paths[0].stat().st_size}
     assert_rows_equal(local, remote)
     previous = PreviousEmbeddings()
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths[2:140]]

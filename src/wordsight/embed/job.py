@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wordsight.embed.embedding_files import (
-    DamagedEmbeddingsError,
     EmbeddingRow,
-    PreviousEmbeddings,
     UnreadableImage,
     check_output_path,
-    open_numpy,
     parts_directory,
-    read_embeddings,
-    write_parquet,
+    second_path,
 )
+from wordsight.embed.previous import (
+    DamagedEmbeddingsError,
+    PreviousEmbeddings,
+    finish_interrupted_write,
+    read_embeddings,
+)
+from wordsight.embed.table_columns import carried_columns
+from wordsight.embed.writers import Write, open_output, write_parquet
 from wordsight.encoder.fingerprint import Fingerprint
 from wordsight.encoder.pipeline import embed_each
 from wordsight.errors import DataError, OutputError, WeightsError, counted, encodable
@@ -48,13 +52,15 @@ class EmbedSummary:
         num_embeddings: embeddings in the file.
         num_computed: those among them that were computed in this run.
         num_unreadable: images without an embedding.
-        unreadable: the first `MAX_LISTED_UNREADABLE` of them; the file lists all.
+        unreadable: the first `MAX_LISTED_UNREADABLE` of them.
+        unreadable_file: the file that lists all of them; None if there are none.
     """
 
     num_embeddings: int = 0
     num_computed: int = 0
     num_unreadable: int = 0
     unreadable: list[UnreadableImage] = field(default_factory=list)
+    unreadable_file: Path | None = None
 
 
 def embed_files(
@@ -64,6 +70,7 @@ def embed_files(
     progress: Callable[[int], None] = lambda done: None,
     embedder: Embedder | None = None,
     warn: Callable[[str], None] = lambda line: None,
+    keep_unreadable: bool = False,
 ) -> EmbedSummary:
     """Embed images and write the embeddings to a file, in the order of the images.
 
@@ -75,26 +82,31 @@ def embed_files(
         embedder: where the work is done; by default in this process.
         warn: called with a line for each earlier file of embeddings that is damaged, before its images are embedded
             again.
+        keep_unreadable: whether unreadable images are rows without an embedding in a `.parquet` file, instead of lines
+            of the list `OUT.unreadable.jsonl` next to it.
 
     Raises:
-        ConfigError: the name of the file ends neither in .parquet nor in .npy.
+        ConfigError: the name of the file ends neither in .parquet nor in .npy; or `keep_unreadable` with .npy.
         DataError: the existing file has another fingerprint or is not a file of embeddings; or no image could be read,
             and then nothing is written.
         OutputError: the path is not writable, or another process writes to it; an existing file is kept.
         WeightsError: the weights of the model were changed during the work.
     """
-    check_output_path(out)
+    check_output_path(out, keep_unreadable)
     parts = parts_directory(out)
     with lock(parts / ".lock"):
         try:
             previous = _read_previous(out, parts, encoder.fingerprint, warn)
             rows = (embedder or embed_locally)(encoder, images, previous)
-            summary = _write_output(out, parts, map(_with_utf8_texts, rows), encoder, progress)
+            with open_output(out, encoder.fingerprint, keep_unreadable) as write:
+                summary = _write(write, parts, map(_with_utf8_texts, rows), encoder, progress)
         except BaseException:
             if not any(parts.glob("*.parquet")):  # nothing to resume from
                 shutil.rmtree(parts, ignore_errors=True)
             raise
         shutil.rmtree(parts, ignore_errors=True)
+    if summary.num_unreadable:
+        summary.unreadable_file = out if keep_unreadable else second_path(out)
     return summary
 
 
@@ -103,11 +115,13 @@ def embed_locally(
 ) -> Iterator[EmbeddingRow]:
     """Embed images in this process and yield their rows, in order."""
     for embedded in embed_each(encoder, images, previous.find):
-        yield EmbeddingRow(embedded.source.name, embedded.sha256, embedded.embedding, embedded.error, embedded.is_new)
+        row = EmbeddingRow(embedded.source.name, embedded.sha256, embedded.embedding, embedded.error, embedded.is_new)
+        yield row._replace(columns=carried_columns(embedded.source))
 
 
 def _read_previous(out: Path, parts: Path, fingerprint: Fingerprint, warn: Callable[[str], None]) -> PreviousEmbeddings:
     """Read the embeddings of an earlier file and of interrupted runs, except for damaged ones."""
+    finish_interrupted_write(out)
     previous = PreviousEmbeddings()
     for path in [out, *sorted(parts.glob("*.parquet"))]:
         if not path.exists():
@@ -128,8 +142,8 @@ def _with_utf8_texts(row: EmbeddingRow) -> EmbeddingRow:
     return row._replace(path=encodable(row.path), error=encodable(row.error))
 
 
-def _write_output(
-    out: Path,
+def _write(
+    write: Write,
     parts: Path,
     new_rows: Iterator[EmbeddingRow],
     encoder: "DualEncoder",
@@ -138,17 +152,9 @@ def _write_output(
     fingerprint = encoder.fingerprint
     summary = EmbedSummary()
     with closing(_save_parts(new_rows, encoder, parts)) as saved:
-        rows = _count(saved, summary, progress)
-        if out.suffix == ".parquet":
-            with open_atomic(out) as file:
-                write_parquet(file, rows, fingerprint)
-                _require_embeddings(summary)
-                _require_fingerprint(encoder, fingerprint)
-        else:
-            with open_numpy(out, fingerprint) as writer:
-                writer.write(rows)
-                _require_embeddings(summary)
-                _require_fingerprint(encoder, fingerprint)
+        write(_count(saved, summary, progress))
+        _require_embeddings(summary)
+        _require_fingerprint(encoder, fingerprint)
     return summary
 
 

@@ -1,14 +1,19 @@
 """Where the numbers of a Parquet column are in the file, if they are stored as they are in memory.
 
-A page without compression, in the encoding PLAIN, whose values are all present, ends with its numbers, in order.
-They can be read as they are, many times faster than a decoder of Parquet reads them: for lists, it has to decode two
-levels per number (Apache Parquet format, "Nested encoding").
+A page without compression, in the encoding PLAIN, ends with its numbers, in order, without those of null lists. They
+can be copied, many times faster than a decoder of Parquet reads them: for lists, it has to decode two levels per number
+(Apache Parquet format, "Nested encoding").
 
 Source: Apache Parquet format, `parquet.thrift` (FileMetaData, ColumnMetaData, PageHeader) and "Data pages".
 """
 
 from collections.abc import Sequence
 from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from wordsight.data.parquet import MAX_FOOTER_BYTES
 from wordsight.data.thrift import ThriftReader, ThriftStruct
@@ -25,7 +30,7 @@ class Segment(NamedTuple):
 
     Attributes:
         offset: of the first byte.
-        num_rows: number of embeddings.
+        num_rows: their number.
     """
 
     offset: int
@@ -58,8 +63,8 @@ def plain_segments(file: BinaryIO, groups: Sequence[ThriftStruct], leaf: int, ro
         row_length: numbers per row.
 
     Returns:
-        None if the numbers have to be decoded: another encoding, compression, several pages per row group, null values,
-        or lists of another length.
+        None if the numbers have to be decoded, because of another encoding, compression, or several pages per row
+        group. Lists may be null; that the others have `row_length` numbers each is known only from their sum.
 
     Raises:
         IndexError, DataError: the metadata is damaged.
@@ -79,8 +84,7 @@ def plain_segments(file: BinaryIO, groups: Sequence[ThriftStruct], leaf: int, ro
 def _segment(file: BinaryIO, chunk: ThriftStruct, num_rows: int, row_length: int) -> Segment | None:
     """Return where the values of a column chunk (ColumnMetaData) are."""
     num_values = chunk.integer(5)
-    expected = _FLOAT, _UNCOMPRESSED, num_rows * row_length
-    if (chunk.integer(1), chunk.integer(4), num_values) != expected or 11 in chunk:  # 11: it has a dictionary
+    if (chunk.integer(1), chunk.integer(4)) != (_FLOAT, _UNCOMPRESSED) or 11 in chunk:  # 11: it has a dictionary
         return None
     start = chunk.integer(9)
     file.seek(start)
@@ -95,5 +99,18 @@ def _segment(file: BinaryIO, chunk: ThriftStruct, num_rows: int, row_length: int
     for _ in range(2):  # repetition levels and definition levels
         file.seek(offset)
         offset += _LENGTH_BYTES + int.from_bytes(file.read(_LENGTH_BYTES), "little")
-    is_complete = end - offset == _FLOAT_BYTES * num_values and end <= file.seek(0, 2)
-    return Segment(offset, num_rows) if is_complete else None
+    num_lists, rest_bytes = divmod(end - offset, _FLOAT_BYTES * row_length)
+    is_complete = num_values == num_lists * row_length + num_rows - num_lists and not rest_bytes
+    return Segment(offset, num_lists) if is_complete and end <= file.seek(0, 2) else None
+
+
+def decoded_rows(column: pa.Array, embed_dim: int) -> NDArray[np.float32]:
+    """Return the embeddings of a column of lists, (n, E) float32, without its null values.
+
+    Raises:
+        ValueError: a list has another length, or its values are not float32.
+    """
+    column = column.drop_null()
+    if column.type.value_type != pa.float32() or not pc.all(pc.equal(pc.list_value_length(column), embed_dim)).as_py():
+        raise ValueError(f"expected embeddings of {embed_dim} float32 components")
+    return column.flatten().to_numpy().reshape(-1, embed_dim)

@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wordsight.embed.embedding_files import EmbeddingRow, PreviousEmbeddings
+from wordsight.embed.embedding_files import EmbeddingRow
 from wordsight.embed.job import embed_locally
+from wordsight.embed.previous import PreviousEmbeddings
+from wordsight.embed.table_columns import carried_columns
 from wordsight.encoder.fingerprint import Fingerprint
 from wordsight.encoder.pipeline import ImagePipeline, PreparedImage, read_ref
 from wordsight.errors import ConfigError, MissingExtraError, WeightsError, WordsightError
@@ -117,7 +119,7 @@ def _row_or_image(pipeline: ImagePipeline, previous: PreviousEmbeddings, image: 
 
 
 def _finished_row(image: ImageRef, prepared: PreparedImage) -> EmbeddingRow:
-    return EmbeddingRow(image.name, prepared.sha256, prepared.embedding, prepared.error)
+    return EmbeddingRow(image.name, prepared.sha256, prepared.embedding, prepared.error, False, carried_columns(image))
 
 
 def _constant(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -179,7 +181,7 @@ def _queries(batches: Iterator[Batch]) -> Iterator[list[tuple[Batch, bytes]]]:
     query: list[tuple[Batch, bytes]] = []
     num_bytes = 0
     for batch in batches:
-        images = [entry for entry in batch if isinstance(entry, ImageRef)]
+        images = [ImageRef(entry.name, entry.read, entry.sha256) for entry in batch if isinstance(entry, ImageRef)]
         query.append((batch, pickle.dumps(images) if images else b""))
         num_bytes += len(query[-1][1])
         if len(query) == _BATCHES_PER_QUERY or num_bytes > _MAX_QUERY_BYTES:
@@ -200,7 +202,10 @@ def _run_query(daft: Any, workers: Any, query: Sequence[tuple[Batch, bytes]]) ->
             finished[finished_number] = rows
         new_rows = iter(finished.pop(number, ()))
         for entry in batch:
-            yield next(new_rows) if isinstance(entry, ImageRef) else entry
+            if isinstance(entry, ImageRef):
+                yield next(new_rows)._replace(columns=carried_columns(entry))
+            else:
+                yield entry
 
 
 def _results(daft: Any, workers: Any, pending: dict[int, bytes]) -> Iterator[tuple[int, list[EmbeddingRow]]]:

@@ -18,13 +18,12 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from wordsight.config import decode
-from wordsight.embed.embedding_files import FINGERPRINT_KEY, read_sidecar, sidecar_path
-from wordsight.embed.parquet_values import Segment, plain_segments, row_groups
+from wordsight.embed.embedding_files import FINGERPRINT_KEY, FORMAT, FORMAT_KEY, read_sidecar, sidecar_path
+from wordsight.embed.parquet_values import Segment, decoded_rows, plain_segments, row_groups
 from wordsight.encoder.fingerprint import Fingerprint
 from wordsight.errors import ConfigError, DataError
 from wordsight.files import open_regular
@@ -88,23 +87,30 @@ class StoredEmbeddings(ABC):
             DataError: the file is damaged; see above for what is not checked.
         """
         block_NE = np.empty((max_rows, self.fingerprint.model.embed_dim), np.float32)
-        num_filled = num_read = 0
+        num_read = 0
         try:
-            for num_rows, copy_rows in self._sources():
-                start = 0
-                while start < num_rows:
-                    count = min(num_rows - start, max_rows - num_filled)
-                    copy_rows(block_NE[num_filled : num_filled + count], start)
-                    start, num_filled, num_read = start + count, num_filled + count, num_read + count
-                    if num_filled == max_rows:
-                        yield block_NE
-                        num_filled = 0
+            for copy_rows, start, target in self._pieces(max_rows):
+                copy_rows(block_NE[target], start)
+                num_read += target.stop - target.start
+                if target.stop == max_rows:
+                    yield block_NE
         except _ERRORS as error:
             raise _damaged(self.path, error) from error
         if num_read != self.num_embeddings:
             raise DataError(f"{self.path}: damaged ({num_read:,} embeddings, expected {self.num_embeddings:,})")
-        if num_filled:
-            yield block_NE[:num_filled]
+        if num_read % max_rows:
+            yield block_NE[: num_read % max_rows]
+
+    def _pieces(self, max_rows: int) -> Iterator[tuple[_CopyRows, int, slice]]:
+        """Yield a source, the first of its rows to copy, and the rows of the block to which they are copied."""
+        end = 0
+        for num_rows, copy_rows in self._sources():
+            start = 0
+            while start < num_rows:
+                begin = end % max_rows
+                end = min(begin + num_rows - start, max_rows)
+                yield copy_rows, start, slice(begin, end)
+                start += end - begin
 
     def embeddings(self, numbers: Sequence[int]) -> NDArray[np.float32]:
         """Return a few embeddings by their numbers, from 0 to N - 1, (n, E) float32 in the order of the numbers.
@@ -118,12 +124,12 @@ class StoredEmbeddings(ABC):
         order = np.argsort(wanted, kind="stable")
         ascending = wanted[order]
         rows_NE = np.empty((len(wanted), self.fingerprint.model.embed_dim), np.float32)
-        first = 0
+        first = end = 0
         try:
             for num_rows, copy_rows in self._sources():
-                begin, end = np.searchsorted(ascending, (first, first + num_rows)).tolist()
-                for slot in range(begin, end):
-                    copy_rows(rows_NE[order[slot] : order[slot] + 1], int(ascending[slot]) - first)
+                begin, end = end, int(np.searchsorted(ascending, first + num_rows))
+                for number, slot in zip(ascending[begin:end].tolist(), order[begin:end].tolist(), strict=True):
+                    copy_rows(rows_NE[slot : slot + 1], number - first)
                 first += num_rows
                 if end == len(wanted):
                     break
@@ -206,7 +212,14 @@ class _NumpyEmbeddings(StoredEmbeddings):
 
     def rows(self, numbers: Sequence[int]) -> list[StoredRow]:
         sidecar = self._sidecar
-        return [StoredRow(sidecar.paths[number], sidecar.sha256[number], {}) for number in numbers]
+        return [
+            StoredRow(
+                sidecar.paths[number],
+                sidecar.sha256[number],
+                {name: values[number] for name, values in sidecar.columns.items()},
+            )
+            for number in numbers
+        ]
 
     def _sources(self) -> Iterator[tuple[int, _CopyRows]]:
         return _read_segments(self.path, [self._segment], self.fingerprint.model.embed_dim)
@@ -223,11 +236,16 @@ class _ParquetEmbeddings(StoredEmbeddings):
             fingerprint = decode(msgspec.json.decode(schema.metadata[FINGERPRINT_KEY]), Fingerprint, str(path))
             leaf = [table.schema.column(n).path.split(".")[0] for n in range(len(table.schema))].index("embedding")
             self._columns = [name for name in schema.names if name not in ("embedding", "error")]
-            groups = row_groups(file)
-            self._segments = plain_segments(file, groups, leaf, fingerprint.model.embed_dim)
+            groups, embed_dim = row_groups(file), fingerprint.model.embed_dim
+            kind = schema.field("embedding").type
+            is_fixed = pa.types.is_fixed_size_list(kind) and kind.list_size == embed_dim
+            if is_fixed or schema.metadata.get(FORMAT_KEY) == FORMAT:
+                self._segments = plain_segments(file, groups, leaf, embed_dim)
+            else:
+                self._segments = None
             self._group_ends = np.cumsum([group.integer(3) for group in groups], dtype=np.int64)
             num_rows = int(self._group_ends[-1]) if groups else 0
-            if self._segments is None and "error" in schema.names:
+            if "error" in schema.names:
                 file.seek(0)
                 self._row_numbers = np.flatnonzero(pq.read_table(file, columns=["error"])["error"].is_null().to_numpy())
             else:
@@ -268,15 +286,3 @@ class _ParquetEmbeddings(StoredEmbeddings):
 
 def _stored_row(path: str, sha256: str | None, **columns: Any) -> StoredRow:
     return StoredRow(path, sha256 or "", columns)
-
-
-def decoded_rows(column: pa.Array, embed_dim: int) -> NDArray[np.float32]:
-    """Return the embeddings of a column of lists, (n, E) float32, without its null values.
-
-    Raises:
-        ValueError: a list has another length, or its values are not float32.
-    """
-    column = column.drop_null()
-    if column.type.value_type != pa.float32() or not pc.all(pc.equal(pc.list_value_length(column), embed_dim)).as_py():
-        raise ValueError(f"expected embeddings of {embed_dim} float32 components")
-    return column.flatten().to_numpy().reshape(-1, embed_dim)
