@@ -161,7 +161,7 @@ def test_multi_label_ranks_all_labels_in_json(workspace, capsys):
     (expected,) = ZeroShotClassifier(tiny_clip(), LABELS, multi_label=True).classify([workspace / "photos" / "000.png"])
     assert rows[0]["ranking"] == [{"label": a, "probability": pytest.approx(b)} for a, b in expected.ranking]
     assert run("--multi-label") == 0
-    assert "no label has a probability above 0.5" in capsys.readouterr().out
+    assert "\tno label above 0.5; the best is " in capsys.readouterr().out
 
 
 def test_none_of_these_is_printed_with_the_reason(workspace, capsys):

@@ -32,7 +32,8 @@ RepeatedOption = Annotated[
     ),
 ]
 MultiLabelOption = Annotated[
-    bool, typer.Option("--multi-label", help="Judge each label independently; report those with probability > 0.5.")
+    bool,
+    typer.Option("--multi-label", help="Judge each label independently; report those above 0.5, or --threshold."),
 ]
 NoneOption = Annotated[
     bool,
@@ -59,4 +60,38 @@ WhyOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE.html", help="Write a page that shows which regions of each image support its label."),
 ]
-TopOption = Annotated[int, typer.Option(metavar="K", min=1, help="Number of labels to show per image.")]
+TopOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Show at least N labels per image, even those below the threshold.",
+        show_default="1; with a threshold, only the labels above it",
+    ),
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P",
+        help="Report all labels with a probability above P, perhaps none, as tags.",
+        show_default="0.5 with --multi-label, otherwise none: each image gets its most probable label",
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.csv|.jsonl|.parquet",
+        help="Write one row per image, with the other columns of a table, instead of printing lines.",
+    ),
+]
+PageOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--page",
+        metavar="FILE.html",
+        help="Write a page of thumbnails with their labels, which can be sorted, filtered and searched.",
+    ),
+]
+PageLimitOption = Annotated[
+    int, typer.Option("--page-limit", metavar="N", min=1, help="Number of images on the page; about 6 kB each.")
+]

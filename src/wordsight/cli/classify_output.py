@@ -1,63 +1,51 @@
-"""The output of `wordsight classify`: plain lines, JSON lines, or a table on a terminal."""
+"""The output of `wordsight classify` for each image: plain lines, JSON lines, a table on a terminal, or a file."""
 
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from wordsight.cli.terminal import print_json
-from wordsight.errors import printable
+from wordsight.cli.classify_outcome import Outcome
+from wordsight.cli.terminal import print_json, print_note
+from wordsight.errors import counted, printable
 
 if TYPE_CHECKING:
-    from wordsight.zeroshot import Prediction
+    from wordsight.zeroshot.prediction_files import PredictionWriter
 
 _ROWS_IN_TABLE = 1000
-
-
-def image_name(image: Any) -> str:
-    """The name of an `ImageRef`, or a path as text."""
-    from wordsight.image import ImageRef
-
-    return image.name if isinstance(image, ImageRef) else str(image)
 
 
 class PlainOutput:
     """One line per image: its name, then labels with probabilities, separated by tabs.
 
-    Attributes:
-        num_predictions: number of predictions so far.
-        num_unreadable: number of unreadable images so far.
+    Args:
+        threshold: labels below it are marked; None if every image gets its most probable label.
+        is_explicit_top: whether labels below the threshold are shown as well.
     """
 
-    def __init__(self, top: int) -> None:
-        self.top = top
-        self.num_predictions = 0
-        self.num_unreadable = 0
+    def __init__(self, threshold: float | None, is_explicit_top: bool) -> None:
+        self._threshold = threshold
+        self._is_explicit_top = is_explicit_top
 
-    def prediction(self, prediction: "Prediction") -> None:
-        """Print a prediction, with at least `top` labels."""
-        self.num_predictions += 1
-        self.print_prediction(prediction)
-
-    def unreadable(self, image: Any, reason: str) -> None:
-        """Print the reason why an image cannot be read."""
-        self.num_unreadable += 1
-        self.print_unreadable(image_name(image), reason)
-
-    def print_prediction(self, prediction: "Prediction") -> None:
-        """Print a prediction as one row."""
-        head = []
+    def add(self, outcome: Outcome) -> None:
+        """Print an outcome as one row."""
+        if outcome.prediction is None:
+            self.print_row(outcome.image.name, f"error: {outcome.error}")
+            return
+        prediction, head = outcome.prediction, []
         if prediction.reason:
             head = [f"{prediction.label} {prediction.probability:.4f}: {prediction.reason}"]
         elif prediction.path:
             head = [f"{' > '.join(prediction.path)} {prediction.probability:.4f}"]
-        elif not prediction.labels:
-            head = ["no label has a probability above 0.5"]
-        num_labels = max(self.top - len(head), 0 if prediction.path else len(prediction.labels))
-        ranked = (f"{label} {probability:.4f}" for label, probability in prediction.ranking[:num_labels])
-        self.print_row(image_name(prediction.image), *head, *ranked)
+        elif self._threshold is not None and not outcome.labels:
+            label, probability = prediction.ranking[0]
+            head = [f"no label above {self._threshold:g}; the best is {label} {probability:.4f}"]
+        num_labels = outcome.num_shown - len(head)
+        self.print_row(outcome.image.name, *head, *map(self._cell, outcome.shown[: max(num_labels, 0)]))
 
-    def print_unreadable(self, name: str, reason: str) -> None:
-        """Print a reason as one row."""
-        self.print_row(name, f"error: {reason}")
+    def _cell(self, ranked: tuple[str, float]) -> str:
+        label, probability = ranked
+        is_below = self._threshold is not None and probability <= self._threshold
+        return f"{label} {probability:.4f}" + (f" (not above {self._threshold:g})" if is_below else "")
 
     def print_row(self, *cells: str) -> None:
         """Print a row."""
@@ -67,35 +55,55 @@ class PlainOutput:
         """Print the rows that have not been printed yet."""
 
 
-class JsonOutput(PlainOutput):
+class JsonOutput:
     """One JSON object per line and image."""
 
-    def print_prediction(self, prediction: "Prediction") -> None:
-        """Print a prediction as an object."""
-        shown = prediction.ranking[: max(self.top, len(prediction.labels))]
-        row: dict[str, Any] = {
-            "image": image_name(prediction.image),
-            "label": prediction.label,
-            "probability": prediction.probability,
-            "labels": prediction.labels,
-            "ranking": [{"label": label, "probability": probability} for label, probability in shown],
-        }
-        if prediction.path:
-            row["path"] = prediction.path
-        if prediction.reason:
-            row["reason"] = prediction.reason
-        print_json(row)
+    def add(self, outcome: Outcome) -> None:
+        """Print an outcome as an object."""
+        row = outcome.row()
+        print_json({"image": row["image"], "error": outcome.error} if outcome.error else row)
 
-    def print_unreadable(self, name: str, reason: str) -> None:
-        """Print a reason as an object."""
-        print_json({"image": name, "error": reason})
+    def finish(self) -> None:
+        """Do nothing: every line has been printed."""
+
+
+class UnreadableOutput:
+    """A line on standard error for each image that cannot be read; the others are listed in a file or on a page."""
+
+    def add(self, outcome: Outcome) -> None:
+        """Print the reason, if there is one."""
+        if outcome.error:
+            print_note(f"unreadable: {outcome.error}")
+
+    def finish(self) -> None:
+        """Do nothing: every line has been printed."""
+
+
+class FileOutput:
+    """A file of predictions; see `wordsight.zeroshot.prediction_files`."""
+
+    def __init__(self, writer: "PredictionWriter", print_line: Callable[[str], None]) -> None:
+        self._writer = writer
+        self._print = print_line
+        self._num_rows = self._num_unreadable = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """Add the row of an image."""
+        self._writer.add(outcome.row(), outcome.image.columns)
+        self._num_rows += 1
+        self._num_unreadable += bool(outcome.error)
+
+    def finish(self) -> None:
+        """Write the file, and print how many rows it has."""
+        self._writer.write()
+        self._print(f"{self._writer.path}: {counted(self._num_rows, 'image')}, {self._num_unreadable:,} unreadable")
 
 
 class TableOutput(PlainOutput):
     """A table for a terminal, printed in parts of a thousand rows."""
 
-    def __init__(self, top: int) -> None:
-        super().__init__(top)
+    def __init__(self, threshold: float | None, is_explicit_top: bool) -> None:
+        super().__init__(threshold, is_explicit_top)
         self._rows: list[tuple[str, ...]] = []
 
     def print_row(self, *cells: str) -> None:
@@ -119,8 +127,8 @@ class TableOutput(PlainOutput):
         self._rows.clear()
 
 
-def choose_output(top: int, as_json: bool) -> PlainOutput:
-    """JSON if requested, a table on a terminal, plain lines otherwise."""
+def choose_output(threshold: float | None, is_explicit_top: bool, as_json: bool) -> PlainOutput | JsonOutput:
+    """JSON if requested, a table on a terminal, plain lines otherwise; arguments as for `PlainOutput`."""
     if as_json:
-        return JsonOutput(top)
-    return TableOutput(top) if sys.stdout.isatty() else PlainOutput(top)
+        return JsonOutput()
+    return (TableOutput if sys.stdout.isatty() else PlainOutput)(threshold, is_explicit_top)

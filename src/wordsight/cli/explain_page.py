@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wordsight.cli.classify_output import image_name
+from wordsight.cli.classify_outcome import Outcome
 from wordsight.errors import counted, printable
 from wordsight.report import Gallery, ImageCard, Page, RankedText, Section
 
 if TYPE_CHECKING:
-    from wordsight.zeroshot import Prediction, ZeroShotClassifier
+    from wordsight.zeroshot import ZeroShotClassifier
 
 MAX_IMAGES = 200
 """With more images, browsers take too long to open the page."""
@@ -17,7 +17,7 @@ _SHOWN_LABELS = 5
 
 
 class ExplanationPage:
-    """Explains predictions as they are added; `write` writes a page with the first `MAX_IMAGES` of them.
+    """Explains predictions as they are added; `finish` writes a page with the first `MAX_IMAGES` of them.
 
     Args:
         classifier: the classifier that makes the predictions.
@@ -36,10 +36,13 @@ class ExplanationPage:
         self._num_predictions = 0
         self._page().render()
 
-    def add(self, prediction: "Prediction") -> None:
+    def add(self, outcome: Outcome) -> None:
         """Explain a prediction, unless the page is full."""
         from wordsight.zeroshot import explain
 
+        prediction = outcome.prediction
+        if prediction is None:
+            return
         self._num_predictions += 1
         if len(self._cards) < MAX_IMAGES:
             heatmap = explain(self._classifier, prediction.image, prediction.ranking[0][0]).to_png()
@@ -47,10 +50,10 @@ class ExplanationPage:
                 RankedText(printable(label), probability) for label, probability in prediction.ranking[:_SHOWN_LABELS]
             ]
             note = f"{prediction.label} {prediction.probability:.4f}: {prediction.reason}" if prediction.reason else ""
-            title = printable(image_name(prediction.image))
+            title = printable(outcome.image.name)
             self._cards.append(ImageCard(title, heatmap, ranked, note=printable(note)))
 
-    def write(self) -> None:
+    def finish(self) -> None:
         """Write the page; errors as for `Page.write`."""
         self._page().write(self._out)
 

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from wordsight.errors import ConfigError, DataError, OutputError, counted, encodable
+from wordsight.errors import ConfigError, DataError, OutputError, counted, encodable, printable
 
 CopyToOption = Annotated[
     Path | None, typer.Option("--copy-to", metavar="DIR", help="Copy the image files into this directory.")
@@ -145,10 +145,12 @@ def plan_transfers(files: Iterable[tuple[Path, Sequence[str]]], options: Transfe
 def run_transfers(transfers: Sequence[Transfer], options: TransferOptions, quiet: bool = False) -> None:
     """Copy or move the files, or list what would happen; a line on standard error says how many there are.
 
+    Moves are listed on standard output as well, so that they can be undone: the file, a tab, and where it is now.
+
     Raises:
         OutputError: a target is not writable, or another file has appeared there.
     """
-    from wordsight.cli.terminal import print_lines, print_note, show_progress
+    from wordsight.cli.terminal import print_note, show_progress
 
     assert options.directory is not None
     todo = [transfer for transfer in transfers if not transfer.is_done]
@@ -157,7 +159,7 @@ def run_transfers(transfers: Sequence[Transfer], options: TransferOptions, quiet
     where = f"{encodable(options.directory)} ({counted(num_directories, 'directory', 'directories')})"
     if options.dry_run or (options.is_move and not options.yes):
         for transfer in todo:
-            print_lines(f"{encodable(transfer.source)} -> {encodable(transfer.target)}")
+            _print_transfer(transfer)
         verb = "moved" if options.is_move else "copied"
         print_note(f"nothing was {verb}: {counted(len(todo), 'file')} would go to {where}{done}", quiet)
         if options.is_move:
@@ -166,8 +168,14 @@ def run_transfers(transfers: Sequence[Transfer], options: TransferOptions, quiet
     with show_progress(len(todo), "files", quiet) as progress:
         for number, transfer in enumerate(todo, start=1):
             _execute(transfer, options.is_move)
+            if options.is_move:
+                _print_transfer(transfer)
             progress(number)
     print_note(f"{'moved' if options.is_move else 'copied'} {counted(len(todo), 'file')} to {where}{done}", quiet)
+
+
+def _print_transfer(transfer: Transfer) -> None:
+    print(f"{printable(transfer.source)}\t{printable(transfer.target)}")
 
 
 def _check_directory(directory: Path, inputs: Sequence[Path], option: str) -> None:

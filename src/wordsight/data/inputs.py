@@ -33,6 +33,7 @@ __all__ = [
     "count_image_files",
     "count_images",
     "detect_input",
+    "file_of",
     "find_image_files",
     "iter_images",
     "iter_labelled",
@@ -119,6 +120,17 @@ def iter_labelled(path: str | Path, options: InputOptions | None = None) -> Iter
 def file_image(path: Path) -> ImageRef:
     """Return a reference to an image file."""
     return ImageRef(encodable(path), partial(read_image, path, encodable(path)))
+
+
+def file_of(image: ImageRef) -> Path | None:
+    """Return the file that an image is read from; None for one that is in a table, shards or a video."""
+    if not isinstance(image.read, partial):
+        return None
+    if image.read.func is _read_row_image:
+        roots, file = image.read.args
+        path: Path = roots.find(file)
+        return path
+    return Path(image.read.args[0]) if image.read.func is read_image else None
 
 
 def _check_options(paths: Sequence[str | Path], options: InputOptions) -> None:

@@ -106,18 +106,18 @@ class Menu(NamedTuple):
     """The menu of a field.
 
     Attributes:
-        index: of the field.
+        field: its index.
         choices: the texts with the number of images of each, most frequent first.
         num_without: number of images without a text in this field.
     """
 
-    index: int
+    field: int
     choices: list[tuple[str, int]]
     num_without: int
 
 
 def texts_of(value: FieldValue) -> tuple[str, ...]:
-    """Return the texts of a value: none for a number, one for a text, all for several."""
+    """Return the texts of a value: none for a number, itself for a text, all for several."""
     return (value,) if isinstance(value, str) else value if isinstance(value, tuple) else ()
 
 

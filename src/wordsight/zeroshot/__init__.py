@@ -11,8 +11,11 @@ Read `classifier.py` first.
     calibration.py          temperature, prediction sets and the rejection threshold, fitted to labelled images
     cache.py                classifier weights cached on disk
     explain.py              occlusion maps: which parts of an image support a label
+    accuracy.py             accuracy, recall and precision per class, and confusions
+    prediction_files.py     predictions as CSV, JSON Lines or Parquet
 """
 
+from wordsight.zeroshot.accuracy import ClassScore, ConfusionCounts
 from wordsight.zeroshot.classifier import NONE, Prediction, ZeroShotClassifier
 from wordsight.zeroshot.explain import Explanation, explain
 from wordsight.zeroshot.labels import LabelHierarchy, read_labels
@@ -21,6 +24,8 @@ from wordsight.zeroshot.templates import TEMPLATES, resolve_templates
 __all__ = [
     "NONE",
     "TEMPLATES",
+    "ClassScore",
+    "ConfusionCounts",
     "Explanation",
     "LabelHierarchy",
     "Prediction",

@@ -66,8 +66,9 @@ class Prediction:
             below it.
         ranking: all labels with their probabilities, the most probable first; ties keep the order of the labels.
         labels: the prediction set, most probable first. This is the most probable label; in multi-label mode, the
-            labels above 0.5; after `ZeroShotClassifier.calibrate`, a set that contains the correct label with the
-            guaranteed coverage; for `NONE`, empty.
+            labels above 0.5; after `ZeroShotClassifier.with_threshold`, those above the threshold; after
+            `ZeroShotClassifier.calibrate`, a set that contains the correct label with the guaranteed coverage; for
+            `NONE`, empty.
         path: in a hierarchy, the names from the top level down to `label`; otherwise empty.
         reason: why the image was rejected; otherwise empty.
     """
@@ -106,6 +107,8 @@ class ZeroShotClassifier:
         weights: (K, E) float32, unit length, read-only.
         hierarchy: the `LabelHierarchy` that was passed, or None.
         calibration: how logits are turned into predictions; `calibrate` returns a classifier with another one.
+        threshold: labels above this probability are in `Prediction.labels`; None for the most probable one or, after
+            `calibrate`, a set; `with_threshold` returns a classifier with another one.
 
     Raises:
         ConfigError: there are no labels, a label is empty or repeated, two labels become the same text because they are
@@ -149,6 +152,7 @@ class ZeroShotClassifier:
         self.templates = resolve_templates(templates)
         check_prompts(clip, labels, self.templates)
         self.multi_label = multi_label
+        self.threshold: float | None = DECISION_THRESHOLD if multi_label else None
         self.none_of_these = none_of_these
         self._index_of = index_by_name(labels)
         self.weights = self._compute_weights(labels, self.templates, cache)
@@ -236,6 +240,26 @@ class ZeroShotClassifier:
         calibrated.calibration = fit_calibration(logits_NK, target_N, log_lift_N, coverage)
         return calibrated
 
+    def with_threshold(self, threshold: float) -> "ZeroShotClassifier":
+        """Return a copy of this classifier that predicts all labels with a probability above a threshold, perhaps none.
+
+        Args:
+            threshold: in (0, 1).
+
+        Raises:
+            ConfigError: the threshold is not in (0, 1), or the labels are a hierarchy.
+        """
+        if not 0 < threshold < 1:
+            raise ConfigError(f"threshold {threshold:g}: expected a probability above 0 and below 1")
+        if self.hierarchy is not None:
+            raise ConfigError(
+                f"a threshold cannot be combined with a hierarchy, which is descended while the probability is above "
+                f"{DECISION_THRESHOLD}; choose one of the two"
+            )
+        changed = copy.copy(self)
+        changed.threshold = threshold
+        return changed
+
     def index_of(self, name: str) -> int:
         """Return the index of the label with a name: displayed or a synonym, in any case, with underscores or spaces.
 
@@ -312,8 +336,8 @@ class ZeroShotClassifier:
             log_lift = self._background.log_lift(image_E, logits_K)
             if log_lift < self.calibration.min_log_lift:
                 return self._reject(image, log_lift, ranking)
-        if self.multi_label:
-            labels = tuple(name for name, probability in ranking if probability > DECISION_THRESHOLD)
+        if self.threshold is not None:
+            labels = tuple(name for name, probability in ranking if probability > self.threshold)
         elif self.calibration.coverage is not None:
             bound = self.calibration.max_nonconformity
             labels = tuple(name for name, probability in ranking if 1 - probability <= bound)
