@@ -84,17 +84,23 @@ def command(path: Path, model: Path, *arguments: str) -> list[str]:
     return [*program, "--in", str(path), "--model", str(model), "--json", "--quiet", "--top", str(TOP)]
 
 
+def peak_bytes(process: subprocess.Popen[str]) -> int:
+    """Peak resident size of a process so far; `ru_maxrss` would include this process, from which it was forked."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return 1024 * next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
+
+
 def first_answer(path: Path, model: Path) -> tuple[float, int, list[str]]:
     """Time in seconds and peak memory in bytes of one query in a new process, and the names of the results."""
     drop_from_cache(path)
-    start_s = time.perf_counter()
+    start_s, num_bytes = time.perf_counter(), 0
     with subprocess.Popen(command(path, model, QUERIES[0]), stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        output = process.stdout.read()
+        while process.poll() is None:
+            num_bytes = max(num_bytes, peak_bytes(process))
+            time.sleep(0.02)
         seconds = time.perf_counter() - start_s
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    return seconds, usage.ru_maxrss * 1024, names(output)
+        assert process.stdout is not None
+        return seconds, num_bytes, names(process.stdout.read())
 
 
 def names(output: str) -> list[str]:
@@ -115,10 +121,9 @@ def further_queries(path: Path, model: Path) -> tuple[list[float], int, list[lis
             process.stdin.flush()
             answers.append(names(process.stdout.readline()))
             times.append(time.perf_counter() - start_s)
+        num_bytes = peak_bytes(process)
         process.stdin.close()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    return times[1:], usage.ru_maxrss * 1024, answers
+    return times[1:], num_bytes, answers
 
 
 def peer(path: Path, encoder: DualEncoder) -> tuple[float, list[list[str]]]:

@@ -48,7 +48,10 @@ def test_lines_say_what_to_keep_and_nothing_is_deleted(workspace, capsys):
     assert groups["photos/1.jpg"] == ["photos/copy.jpg"]
     assert sorted(groups["photos/2.jpg"]) == ["photos/small.jpg", "photos/worse.jpg"]
     assert len(groups) == 2
-    assert "7 images: 3 duplicates in 2 groups, 1 exact and 1 near; nothing was deleted" in captured.err
+    assert (
+        "7 images: 3 duplicates in 2 groups, 1 of them with the same bytes as the image to keep; nothing was deleted"
+        in captured.err
+    )
     assert "unreadable: photos/broken.jpg: not an image" in captured.err
     assert sorted(workspace.rglob("*")) == before
 

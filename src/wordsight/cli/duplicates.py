@@ -46,7 +46,13 @@ def duplicates(
     Example:
       wordsight duplicates photos/ --page duplicates.html
     """
-    from wordsight.cli.duplicates_output import check_page, print_groups, print_groups_as_json, write_page
+    from wordsight.cli.duplicates_output import (
+        check_page,
+        describe_counts,
+        print_groups,
+        print_groups_as_json,
+        write_page,
+    )
     from wordsight.cli.terminal import print_note, show_progress
     from wordsight.errors import counted
     from wordsight.search import find_duplicates, scan_images
@@ -64,14 +70,7 @@ def duplicates(
         print_groups_as_json(groups, scan, None if exact else threshold)
     else:
         print_groups(groups)
-    num_duplicates = sum(len(group.duplicates) for group in groups)
-    num_exact = sum(group.kind == "exact" for group in groups)
-    print_note(
-        f"{counted(len(scan.facts), 'image')}: {counted(num_duplicates, 'duplicate')} in "
-        f"{counted(len(groups), 'group')}, {num_exact:,} exact and {len(groups) - num_exact:,} near; "
-        "nothing was deleted",
-        quiet,
-    )
+    print_note(f"{counted(len(scan.facts), 'image')}: {describe_counts(groups)}; nothing was deleted", quiet)
     if page is not None:
         write_page(page, groups, len(scan.facts), None if exact else threshold)
         print_note(f"{page}: written", quiet)

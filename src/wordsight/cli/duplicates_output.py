@@ -8,7 +8,7 @@ from wordsight.cli.terminal import human_bytes, print_json
 from wordsight.errors import ImageError, counted, printable
 from wordsight.files import check_writable
 from wordsight.image import ImageRef, thumbnail
-from wordsight.report import Gallery, ImageCard, Page, RankedText, Section, Tile, Tiles
+from wordsight.report import Gallery, ImageCard, Page, RankedText, Section, Table, Tile, Tiles
 from wordsight.search import Duplicate, DuplicateGroup, DuplicateScan, ImageFacts
 
 MAX_PAGE_GROUPS = 500
@@ -73,12 +73,13 @@ def write_page(path: Path, groups: Sequence[DuplicateGroup], num_images: int, th
 
 def _page(groups: Sequence[DuplicateGroup], num_images: int, threshold: float | None) -> Page:
     num_duplicates = sum(len(group.duplicates) for group in groups)
-    num_exact = sum(group.kind == "exact" for group in groups)
+    num_exact = sum(duplicate.is_exact for group in groups for duplicate in group.duplicates)
     tiles = Tiles(
         [
             Tile("Images", f"{num_images:,}"),
-            Tile("Groups", f"{len(groups):,}", f"{num_exact:,} exact, {len(groups) - num_exact:,} near"),
+            Tile("Groups", f"{len(groups):,}"),
             Tile("Duplicates", f"{num_duplicates:,}", human_bytes(sum(group.num_bytes for group in groups))),
+            Tile("With the same bytes", f"{num_exact:,}"),
         ]
     )
     text = _RULE
@@ -86,20 +87,23 @@ def _page(groups: Sequence[DuplicateGroup], num_images: int, threshold: float | 
         text += f" The others resemble it by at least {threshold:g} (1: the same pixels; near 0: unrelated images)."
     if len(groups) > MAX_PAGE_GROUPS:
         text += f"\n\nOnly the first {MAX_PAGE_GROUPS:,} of {len(groups):,} groups are shown; --json lists all of them."
-    gallery = Gallery([_card(group) for group in groups[:MAX_PAGE_GROUPS]])
-    lead = "Images of which one is enough. Nothing was deleted."
-    return Page("Duplicates", lead, [Section("Overview", "", [tiles]), Section("Groups", text, [gallery])])
+    shown = groups[:MAX_PAGE_GROUPS]
+    sections = [Section("Overview", "", [tiles])]
+    if groups:
+        sections.append(Section("Groups", text, [Gallery([_card(group) for group in shown])]))
+        sections.append(Section("Files", "", [_files_table(shown)]))
+    return Page("Duplicates", "Images of which one is enough. Nothing was deleted.", sections)
 
 
 def _card(group: DuplicateGroup) -> ImageCard:
     shown = group.duplicates[:MAX_SHOWN_DUPLICATES]
+    images = [(duplicate, _image(duplicate.facts.image)) for duplicate in shown]
     results = [
-        RankedText(
-            f"{_relation(each)}: {_described(each.facts, ', ')}", each.resemblance, image=_image(each.facts.image)
-        )
-        for each in shown
+        RankedText(f"{_relation(duplicate)}: {_described(duplicate.facts, ', ')}", duplicate.resemblance, image=image)
+        for duplicate, image in images
+        if image is not None
     ]
-    more = len(group.duplicates) - len(shown)
+    more = len(group.duplicates) - len(results)
     note = f"keep, {_size(group.kept)}; {counted(len(group.duplicates), 'duplicate')}"
     note += f", of which {more:,} are not shown" if more else ""
     return ImageCard(group.kept.image.name, _image(group.kept.image), results, note=note)
@@ -110,6 +114,24 @@ def _image(image: ImageRef) -> bytes | None:
         return thumbnail(image)
     except ImageError:  # changed since it was read
         return None
+
+
+def _files_table(groups: Sequence[DuplicateGroup]) -> Table:
+    rows = []
+    for number, group in enumerate(groups, start=1):
+        rows.append((number, "keep", group.kept.image.name, _size(group.kept)))
+        rows += [(number, _relation(each), each.facts.image.name, _size(each.facts)) for each in group.duplicates]
+    return Table(("group", "resemblance", "image", "size"), rows)
+
+
+def describe_counts(groups: Sequence[DuplicateGroup]) -> str:
+    """Return how many duplicates there are: `17 duplicates in 5 groups, 2 of them with the same bytes`."""
+    members = [duplicate for group in groups for duplicate in group.duplicates]
+    num_exact = sum(duplicate.is_exact for duplicate in members)
+    in_groups = f"{counted(len(members), 'duplicate')} in {counted(len(groups), 'group')}"
+    return (
+        f"{in_groups}, {num_exact:,} of them with the same bytes as the image to keep" if members else "no duplicates"
+    )
 
 
 def _relation(duplicate: Duplicate) -> str:
