@@ -49,8 +49,10 @@ OPTIONS = {
     ],
     "convert": ["--as", "--averaged", "--json", "--mirror", "--quiet", "--to", "model", "out"],
     "demo": ["--json", "--out", "--quiet", "--steps"],
+    "duplicates": ["--exact", "--frames-per-s", "--json", "--page", "--policy", "--quiet", "--threshold", "images"],
     "embed": ["--image-column", "--image-root", "--keep-unreadable", "--label-column", "--names", "--out", "--ray"],
     "evaluate": ["--dataset", "--max-unreadable-share", "--out", "--split", "--task", "--templates", "data", "models"],
+    "find": ["--copy-to", "--dry-run", "--image", "--in", "--interactive", "--page", "--top", "--weights", "texts"],
     "info": ["--json"],
     "models": ["--fetch", "--json", "--mirror", "--quiet", "name"],
     "recipes": ["--json", "name"],
@@ -60,6 +62,7 @@ OPTIONS = {
 OPTIONS["classify"] += ["--why", *MODEL_OPTIONS]
 OPTIONS["embed"] += ["--text-column", *MODEL_OPTIONS]
 OPTIONS["evaluate"] += sorted({*MODEL_OPTIONS, *TABLE_OPTIONS} - {"--frames-per-s", "--model", "images"})
+OPTIONS["find"] += [name for name in MODEL_OPTIONS if name not in ("--frames-per-s", "images")]
 OPTIONS["shards"] += ["--only", "--quiet", "--seed", "--size-px", "--split", "out", "source"]
 OPTIONS["train"] += ["--as", "--averaged", "--device", "--mirror", "--threads", "--workers", "recipe"]
 

@@ -5,6 +5,7 @@
     indexes/       shard indexes that could not be written next to their shard; digests/ stores hashes of shards
     onnx/, int8/   models exported for ONNX Runtime
     classifiers/   weights of large zero-shot classifiers
+    embeddings/    embeddings of directories in which `wordsight find` has searched
     timings/       measured speed of the runtimes on this machine
 
 Deleting any of it only costs time. Environment variables are read when a function is called, never on import.
@@ -24,7 +25,7 @@ import msgspec
 from wordsight.errors import OutputError, WordsightError, encodable
 from wordsight.files import read_limited, sha256_file, write_atomic
 
-CacheKind = Literal["weights", "shards", "indexes", "onnx", "int8", "classifiers", "timings"]
+CacheKind = Literal["weights", "shards", "indexes", "onnx", "int8", "classifiers", "embeddings", "timings"]
 CACHE_KINDS: tuple[CacheKind, ...] = get_args(CacheKind)
 
 _MAX_DIGEST_BYTES = 1 << 16  # a path of 4,096 bytes, the longest, with every byte escaped

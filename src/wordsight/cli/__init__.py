@@ -32,6 +32,8 @@ COMMANDS = {
     "classify": "Classify images with labels of your choice, without training.",
     "evaluate": "Measure models on images with captions or labels, and compare them.",
     "embed": "Write embeddings of images to a Parquet or NumPy file.",
+    "find": "Find images by a text, by an image, or by several of both.",
+    "duplicates": "Find files with the same bytes and images that look the same.",
     "shards": "Pack images with their texts or labels into WebDataset shards.",
     "models": "List published weights, print a card, or download weights.",
     "convert": "Convert a model to another format and verify the result.",

@@ -17,6 +17,7 @@ _CONTENTS = {
     "onnx": "models exported to ONNX",
     "int8": "models quantised to 8 bits",
     "classifiers": "text embeddings of large classifiers",
+    "embeddings": "embeddings of directories in which 'find' has searched",
     "timings": "which runtime is faster on this machine",
 }
 

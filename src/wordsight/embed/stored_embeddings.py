@@ -118,6 +118,31 @@ class StoredEmbeddings(ABC):
                 yield copy_rows, start, slice(begin, end)
                 start += end - begin
 
+    def embeddings(self, numbers: Sequence[int]) -> NDArray[np.float32]:
+        """Return a few embeddings by their numbers, from 0 to N - 1, (n, E) float32 in the order of the numbers.
+
+        Only their bytes are read, except from files that have to be decoded.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        wanted = np.asarray(numbers, np.int64)
+        order = np.argsort(wanted, kind="stable")
+        ascending = wanted[order]
+        rows_NE = np.empty((len(wanted), self.fingerprint.model.embed_dim), np.float32)
+        first = end = 0
+        try:
+            for num_rows, copy_rows in self._sources():
+                begin, end = end, int(np.searchsorted(ascending, first + num_rows))
+                for number, slot in zip(ascending[begin:end].tolist(), order[begin:end].tolist(), strict=True):
+                    copy_rows(rows_NE[slot : slot + 1], number - first)
+                first += num_rows
+                if end == len(wanted):
+                    break
+        except _ERRORS as error:
+            raise _damaged(self.path, error) from error
+        return rows_NE
+
     @abstractmethod
     def rows(self, numbers: Sequence[int]) -> list[StoredRow]:
         """Return the rows of a few embeddings, by their numbers from 0 to N - 1, in the order of the numbers.

@@ -6,6 +6,7 @@ Only Pillow and NumPy are needed; torch is not imported.
 from wordsight.image.augment import Augmentation, augment
 from wordsight.image.decode import MAX_PIXELS, decode, read_image
 from wordsight.image.memory import BUDGET
+from wordsight.image.perceptual import PERCEPTUAL_PX, PerceptualThumbnail, perceptual_thumbnail
 from wordsight.image.policies import Policy
 from wordsight.image.preprocess import (
     CLIP_MEAN,
@@ -26,11 +27,13 @@ __all__ = [
     "CLIP_STD",
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
+    "PERCEPTUAL_PX",
     "THUMBNAIL_PX",
     "Augmentation",
     "Decoding",
     "ImageRef",
     "ImageSource",
+    "PerceptualThumbnail",
     "Policy",
     "Preprocessing",
     "augment",
@@ -38,6 +41,7 @@ __all__ = [
     "is_image_file",
     "load_pixels",
     "normalise",
+    "perceptual_thumbnail",
     "preprocess",
     "read_image",
     "resize_and_crop",

@@ -48,6 +48,9 @@ try:
 except ImportError:  # the extra `fast`
     simplejpeg = None
 
+SUPPORTS_SCALING = simplejpeg is not None
+"""Whether JPEG files can be decoded at a fraction of their size; see `decode`."""
+
 MAX_PIXELS = 178_956_970
 """The number of pixels above which Pillow itself refuses an image: half a gigabyte as RGB."""
 
