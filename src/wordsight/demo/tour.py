@@ -23,7 +23,7 @@ from wordsight.encoder import load
 from wordsight.errors import MissingExtraError
 from wordsight.files import atomic_directory, recover_directory, write_atomic
 from wordsight.training import Recipe, train
-from wordsight.training.log import read_rows
+from wordsight.training.rows import read_rows
 
 
 def run_tour(out: Path, recipe: Recipe, commands: Sequence[tuple[str, str]]) -> Summary:

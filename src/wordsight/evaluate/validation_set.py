@@ -35,6 +35,7 @@ class ValidationSet:
         self._dataset = dataset
         self._max_unreadable_share = max_unreadable_share
         self.digests: dict[bytes, int] = {}
+        self._content = hashlib.sha256()
 
     @cached_property
     def samples(self) -> list[tuple[Sample, NDArray[np.uint8]]]:
@@ -52,7 +53,9 @@ class ValidationSet:
             except (BrokenSampleError, ImageError) as error:
                 reason = reason or str(error)
                 continue
-            self.digests[hashlib.sha256(sample.image).digest()] = len(sample.image)
+            digest = hashlib.sha256(sample.image).digest()
+            self.digests[digest] = len(sample.image)
+            self._content.update(digest + msgspec.json.encode([sample.captions, sample.names]))
             readable.append((msgspec.structs.replace(sample, image=b""), image))
         num_unreadable = len(self._shards) - len(readable)
         if num_unreadable > self._max_unreadable_share * len(self._shards):
@@ -62,6 +65,12 @@ class ValidationSet:
                 "validation.max_unreadable_share"
             )
         return readable
+
+    @property
+    def content_hash(self) -> str:
+        """Hash of the readable images with their captions and names, in their order: equal sets have equal hashes."""
+        _ = self.samples
+        return self._content.hexdigest()[:16]
 
     @property
     def unreadable(self) -> int:
