@@ -19,7 +19,7 @@ def jittered(count: int, seconds: float, items: float = 1, spread: float = 0.3, 
 
 
 def with_pauses(trace: Trace, every: int, pause_s: float) -> Trace:
-    """Every so many reports, one takes longer: a checkpoint."""
+    """One of `every` reports takes longer: a checkpoint."""
     return [(seconds + pause_s * (number % every == every - 1), items) for number, (seconds, items) in enumerate(trace)]
 
 

@@ -38,6 +38,7 @@ OPTIONS = {
     "info": ["--json"],
     "models": ["--fetch", "--json", "--mirror", "--quiet", "name"],
     "recipes": ["--json", "name"],
+    "runs": ["--json", "--page", "--quiet", "--sort", "directories"],
     "shards": ["--exclude", "--image-column", "--json", "--label-column", "--max-mb", "--max-samples", "--names"],
     "train": ["--data", "--from", "--json", "--out", "--quiet", "--resume", "--set", "--tensorboard", "--threads"],
 }

@@ -373,3 +373,18 @@ def lock(path: Path, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         file_lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether another process holds a lock; the lock file is not created."""
+    import filelock
+
+    if not path.exists():
+        return False
+    try:
+        with filelock.FileLock(path).acquire(timeout=0):
+            return False
+    except filelock.Timeout:
+        return True
+    except OSError:  # no permission to open the file: nothing is known
+        return False

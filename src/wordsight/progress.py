@@ -113,8 +113,8 @@ class TimeLeft:
 
 def _noise(logs: Sequence[float]) -> float:
     """The standard deviation of logarithms of rates, from the differences of successive ones: a trend has no effect."""
-    squares = [(later - earlier) ** 2 for earlier, later in itertools.pairwise(logs)]
-    return math.sqrt(_mean(squares) / 2) if squares else 0.0
+    variances = [(later - earlier) ** 2 / 2 for earlier, later in itertools.pairwise(logs)]
+    return math.sqrt(_mean(variances)) if variances else 0.0
 
 
 def _mean(values: Sequence[float]) -> float:

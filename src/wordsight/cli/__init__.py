@@ -30,6 +30,7 @@ from wordsight.progress import no_phases
 COMMANDS = {
     "demo": "Train a small model in minutes, evaluate it and write a report.",
     "train": "Train a model on shards of images and texts.",
+    "runs": "Compare training runs.",
     "classify": "Classify images with labels of your choice, without training.",
     "embed": "Write embeddings of images to a Parquet or NumPy file.",
     "shards": "Pack images with their texts or labels into WebDataset shards.",

@@ -9,6 +9,7 @@ the light or dark setting of the reader's system and adapts to narrow screens.
 """
 
 from wordsight.report.blocks import (
+    MAX_CURVES,
     Block,
     Commands,
     Curve,
@@ -26,6 +27,7 @@ from wordsight.report.blocks import (
 from wordsight.report.page import Page, Section
 
 __all__ = [
+    "MAX_CURVES",
     "Block",
     "Commands",
     "Curve",

@@ -34,15 +34,20 @@ def iter_rows(path: Path, damage: list[str] | None = None) -> Iterator[dict[str,
             size_bytes = os.fstat(file.fileno()).st_size
             if size_bytes > MAX_LOG_BYTES:
                 raise OutputError(f"{path}: {size_bytes:,} bytes, expected at most {MAX_LOG_BYTES:,}")
-            for number, line in enumerate(iter(lambda: file.readline(MAX_ROW_BYTES + 1), b""), 1):
-                row = _parse(line)
-                if row is None:
-                    if damage is not None and (line.endswith(b"\n") or len(line) > MAX_ROW_BYTES):
-                        damage.append(f"{path.name}: row {number} is damaged, and no row after it is read")
-                    return
-                yield row
+            lines = iter(lambda: file.readline(MAX_ROW_BYTES + 1), b"")
+            yield from _rows(lines, path.name, [] if damage is None else damage)
     except (OSError, ValueError) as error:  # ValueError: the path contains a null character
         raise OutputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _rows(lines: Iterator[bytes], name: str, damage: list[str]) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(lines, 1):
+        row = _parse(line)
+        if row is None:
+            if line.endswith(b"\n") or len(line) > MAX_ROW_BYTES:
+                damage.append(f"{name}: row {number} is damaged, and no row after it is read")
+            return
+        yield row
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
