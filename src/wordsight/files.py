@@ -23,12 +23,14 @@ from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
-from wordsight.errors import OutputError, WordsightError
+from wordsight.errors import OutputError, WordsightError, printable
+from wordsight.progress import phase
 from wordsight.temporary import hidden_path, remove, temporary_directory, temporary_file
 
 T = TypeVar("T")
 
 _HASH_BLOCK_BYTES = 1 << 20
+_MB = 1_000_000
 
 
 def as_output_error(error: OSError, path: Path) -> OutputError:
@@ -341,8 +343,11 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a regular file in lower-case hexadecimal."""
     digest = hashlib.sha256()
     with open_regular(path) as file:
-        while block := file.read(_HASH_BLOCK_BYTES):
-            digest.update(block)
+        size_mb = os.fstat(file.fileno()).st_size // _MB
+        with phase(f"hashing {printable(path.name)}", size_mb, "MB") as progress:
+            while block := file.read(_HASH_BLOCK_BYTES):
+                digest.update(block)
+                progress(file.tell() // _MB)
     return digest.hexdigest()
 
 

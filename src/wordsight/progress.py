@@ -5,7 +5,7 @@ display with `show_phases_with`, and a Python program sees nothing.
 
     TimeLeft       estimates the remaining time
     ProgressLine   the line on standard error
-    phase          reports a phase to the display, if there is one
+    phase          reports a phase to the display, if there is one; `tracked` reports the items of a loop
 """
 
 import contextlib
@@ -14,9 +14,12 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
+from typing import TypeVar
+
+T = TypeVar("T")
 
 Progress = Callable[[int], None]
 """Called with the number of items that are done; can be called often."""
@@ -146,6 +149,7 @@ class ProgressLine:
         self._is_terminal = sys.stderr.isatty()
         self._shown_s = time.monotonic()
         self.time_left = TimeLeft(total or 0, self._shown_s, done)
+        self._is_shown = False
         if self._is_terminal and name and total is None:
             self._rewrite(f"{name} ...")
 
@@ -163,20 +167,19 @@ class ProgressLine:
         if now_s - self._shown_s < (_TERMINAL_INTERVAL_S if self._is_terminal else _PLAIN_INTERVAL_S) and not is_last:
             return
         self._shown_s = now_s
-        text = self._text(done, detail, now_s, more_s)
-        if self._is_terminal:
-            self._rewrite(f"{self._bar(done)}{text}")
-        else:
-            print(text, file=sys.stderr, flush=True)
-
-    def _text(self, done: int, detail: str, now_s: float, more_s: float) -> str:
         rate, left_s = self.time_left.rate, self.time_left.left_s(now_s)
         name = f"{self._name}: " if self._name else ""
         count = f"{done:,} {self._unit}" if self._total is None else f"{done:,} of {self._total:,} {self._unit}"
-        parts = [f"{name}{count}", detail or (f"{rate:,.1f} {self._unit}/s" if rate else "")]
-        if self._total is not None and left_s is not None:
-            parts.append(f"{format_duration(left_s + more_s)} left")
-        return ", ".join(filter(None, parts))
+        left = "" if self._total is None or left_s is None else f"{format_duration(left_s + more_s)} left"
+        short = ", ".join(filter(None, (f"{name}{count}", left)))
+        text = ", ".join(
+            filter(None, (f"{name}{count}", detail or (f"{rate:,.1f} {self._unit}/s" if rate else ""), left))
+        )
+        if not self._is_terminal:
+            print(text, file=sys.stderr, flush=True)
+            return
+        width, bar = shutil.get_terminal_size().columns - 1, self._bar(done)
+        self._rewrite(next((line for line in (f"{bar}{text}", f"{bar}{short}") if len(line) <= width), short))
 
     def _bar(self, done: int) -> str:
         if not self._total:
@@ -185,6 +188,7 @@ class ProgressLine:
         return f"[{'#' * filled}{'-' * (_BAR_WIDTH - filled)}] "
 
     def _rewrite(self, line: str) -> None:
+        self._is_shown = True
         width = shutil.get_terminal_size().columns - 1
         print(f"\r{line[:width]}\033[K", end="", file=sys.stderr, flush=True)
 
@@ -194,13 +198,13 @@ class ProgressLine:
 
     def close(self) -> None:
         """Remove the line from the terminal."""
-        if self._is_terminal:
+        if self._is_shown:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def phase(name: str, total: int | None = None, unit: str = "") -> Iterator[Progress]:
-    """Report a phase of a job to the display, if there is one.
+    """Report a phase of a job to the display, if there is one; also a decorator of functions that are a phase.
 
     Args:
         name: what is done, such as `hashing weights`.
@@ -213,6 +217,23 @@ def phase(name: str, total: int | None = None, unit: str = "") -> Iterator[Progr
     display = _display.get()
     with _nothing() if display is None else display(name, total, unit) as progress:
         yield progress
+
+
+def tracked(items: Iterable[T], name: str, unit: str, total: int | None = None) -> Iterator[T]:
+    """Yield items, and report them as a phase; see `phase`.
+
+    Args:
+        items: of the phase.
+        name: what is done with them.
+        unit: what the items are, in the plural.
+        total: number of items; by default their length, if they have one.
+    """
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    with phase(name, total, unit) as progress:
+        for number, item in enumerate(items, 1):
+            yield item
+            progress(number)
 
 
 @contextlib.contextmanager

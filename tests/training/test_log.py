@@ -169,5 +169,7 @@ def test_the_remaining_time_includes_validations_and_checkpoints(
 
 
 def seconds_left(line: str) -> float:
-    minutes, _, seconds = line.rpartition(", ")[2].removesuffix(" left").rpartition(" min ")
-    return 60 * float(minutes or 0) + float(seconds.removesuffix(" s"))
+    """The seconds of `..., 1 min 05 s left` or `..., 1 h 05 min left`."""
+    parts = line.rpartition(", ")[2].removesuffix(" left").split()
+    units = {"h": 3600, "min": 60, "s": 1}
+    return sum(float(number) * units[unit] for number, unit in zip(parts[::2], parts[1::2], strict=True))

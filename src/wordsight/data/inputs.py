@@ -23,6 +23,7 @@ from wordsight.data.walk import (
 from wordsight.errors import DataError, ImageError, encodable
 from wordsight.files import sha256_file
 from wordsight.image import ImageRef, read_image
+from wordsight.progress import phase
 
 __all__ = ["InputKind", "count_image_files", "count_images", "detect_input", "find_image_files", "iter_images"]
 
@@ -90,6 +91,7 @@ def iter_images(paths: Sequence[str | Path], frames_per_s: float = 1.0) -> Itera
             yield from map(file_image, find_image_files([path]))
 
 
+@phase("counting images")
 def count_images(paths: Sequence[str | Path]) -> int | None:
     """Count the images that `iter_images` yields; None if a table or a video would have to be read for that.
 

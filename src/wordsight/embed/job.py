@@ -27,6 +27,7 @@ from wordsight.encoder.pipeline import embed_each
 from wordsight.errors import DataError, OutputError, WeightsError, counted, encodable
 from wordsight.files import lock, open_atomic
 from wordsight.image import ImageRef
+from wordsight.progress import phase
 
 if TYPE_CHECKING:
     from wordsight.encoder.dual_encoder import DualEncoder
@@ -106,6 +107,7 @@ def embed_locally(
         yield EmbeddingRow(embedded.source.name, embedded.sha256, embedded.embedding, embedded.error, embedded.is_new)
 
 
+@phase("reading earlier embeddings")
 def _read_previous(out: Path, parts: Path, fingerprint: Fingerprint, warn: Callable[[str], None]) -> PreviousEmbeddings:
     """Read the embeddings of an earlier file and of interrupted runs, except for damaged ones."""
     previous = PreviousEmbeddings()

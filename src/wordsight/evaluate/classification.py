@@ -12,6 +12,7 @@ from wordsight.errors import DataError
 from wordsight.evaluate.validation_set import ValidationSet
 from wordsight.image import Preprocessing
 from wordsight.metrics import Score, accuracy_hits, score_hits
+from wordsight.progress import phase
 from wordsight.zeroshot import ZeroShotClassifier
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ class Classification:
         classes = sorted({sample.names for sample, _ in labelled})
         target_N = np.array([classes.index(sample.names) for sample, _ in labelled])
         weights_KE = ZeroShotClassifier(encoder, classes, templates=self._templates, repeated_labels=True).weights
-        scores_NK = encoder.embed_images([image for _, image in labelled]) @ weights_KE.T
+        with phase(f"evaluating on {self.dataset}"):
+            scores_NK = encoder.embed_images([image for _, image in labelled]) @ weights_KE.T
         return [
             score_hits(
                 accuracy_hits(scores_NK, target_N),

@@ -12,6 +12,7 @@ from wordsight.errors import DataError
 from wordsight.evaluate.validation_set import ValidationSet
 from wordsight.image import Preprocessing
 from wordsight.metrics import Score, recall_chance, recall_hits, score_hits, wilson_interval
+from wordsight.progress import phase
 
 if TYPE_CHECKING:
     from wordsight.encoder import DualEncoder
@@ -114,7 +115,8 @@ class Retrieval:
 
     def __call__(self, encoder: "DualEncoder", steps: int) -> list[Score]:
         """Evaluate an encoder; see `retrieval_scores`, and `captioned` for errors."""
-        image_NE = encoder.embed_images([image for _, image in self.captioned])
-        text_ME = encoder.embed_texts([caption for sample, _ in self.captioned for caption in sample.captions])
+        with phase(f"evaluating on {self.dataset}"):
+            image_NE = encoder.embed_images([image for _, image in self.captioned])
+            text_ME = encoder.embed_texts([caption for sample, _ in self.captioned for caption in sample.captions])
         owner_M = [index for index, (sample, _) in enumerate(self.captioned) for _ in sample.captions]
         return retrieval_scores(image_NE, text_ME, owner_M, self.dataset, self.images.unreadable)

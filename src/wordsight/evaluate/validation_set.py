@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from wordsight.data import BrokenSampleError, Sample, ShardSet
 from wordsight.errors import DataError, ImageError, printable
 from wordsight.image import Preprocessing, decode, resize_and_crop
+from wordsight.progress import tracked
 
 
 class ValidationSet:
@@ -46,7 +47,7 @@ class ValidationSet:
         """
         readable = []
         reason = ""
-        for index in range(len(self._shards)):
+        for index in tracked(range(len(self._shards)), f"decoding {self._dataset}", "images"):
             try:
                 sample = self._shards.sample(index)
                 image = resize_and_crop(decode(sample.image, name=sample.key), self._preprocessing, sample.key)

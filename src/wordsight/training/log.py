@@ -18,6 +18,8 @@ from wordsight.training.rows import iter_rows
 from wordsight.training.state import LossSums
 from wordsight.training.step import StepMetrics
 
+_UNRELIABLE_STEPS = 2  # the first step includes the start, and the second alone says little about the others
+
 
 class RunLog:
     """Writes one row every `every` steps, with the mean losses since the previous row, and shows it.
@@ -43,6 +45,7 @@ class RunLog:
         self, directory: Path, first_step: int, steps: int, sums: LossSums, tensorboard: bool, every: int = 10
     ) -> None:
         self._path = directory / "metrics.jsonl"
+        self._first_step = first_step
         self._steps = steps
         self._every = every
         self._sums = sums
@@ -53,6 +56,7 @@ class RunLog:
         self._events = EventFiles(path, rows, recipe, self._elapsed_s) if tensorboard else None
         self._validations = _Validations(recipe.get("validation", {}).get("every_steps", steps), steps)
         self._line = ProgressLine(steps, "steps", done=first_step)
+        self._detail = ""
         self._opened_s = time.perf_counter()
         self._start_clock()
 
@@ -91,7 +95,10 @@ class RunLog:
         self._waited_s += waited_s
         self._validations.trained(steps)
         if steps % self._every and steps != self._steps:
-            self._line.time_left.update(time.monotonic(), steps)
+            if steps <= self._first_step + _UNRELIABLE_STEPS:
+                self._line.time_left.update(time.monotonic(), steps)
+            else:
+                self._line.show(steps, self._detail, self._validations.left_s(steps))
             return
         seconds = time.perf_counter() - self._begin
         row = {
@@ -105,10 +112,10 @@ class RunLog:
             "data_wait_share": self._waited_s / seconds,
         }
         self._write(row)
-        detail = (
+        self._detail = (
             f"loss {row['loss']:.3f}, {row['pairs_per_s']:,.0f} pairs/s, waiting for data {row['data_wait_share']:.0%}"
         )
-        self._line.show(steps, detail, self._validations.left_s(steps), is_last=steps == self._steps)
+        self._line.show(steps, self._detail, self._validations.left_s(steps), is_last=steps == self._steps)
         self._start_interval()
 
     def scores(self, steps: int, scores: Sequence[Score], data: Mapping[str, str] | None = None) -> None:
