@@ -56,6 +56,7 @@ OPTIONS = {
     "info": ["--json"],
     "models": ["--fetch", "--json", "--mirror", "--quiet", "name"],
     "recipes": ["--json", "name"],
+    "runs": ["--json", "--page", "--quiet", "--sort", "directories"],
     "shards": ["--exclude", "--json", "--max-mb", "--max-samples", *TABLE_OPTIONS],
     "train": ["--data", "--from", "--init-recipe", "--json", "--out", "--quiet", "--resume", "--set", "--tensorboard"],
 }

@@ -23,13 +23,15 @@ from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
-from wordsight.errors import OutputError, WordsightError
+from wordsight.errors import OutputError, WordsightError, printable
+from wordsight.progress import phase
 from wordsight.temporary import hidden_path, remove, temporary_directory, temporary_file
 
 T = TypeVar("T")
 _TwoFiles = tuple[BinaryIO, BinaryIO]
 
 _HASH_BLOCK_BYTES = 1 << 20
+_MB = 1_000_000
 
 
 def as_output_error(error: OSError, path: Path) -> OutputError:
@@ -366,8 +368,11 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a regular file in lower-case hexadecimal."""
     digest = hashlib.sha256()
     with open_regular(path) as file:
-        while block := file.read(_HASH_BLOCK_BYTES):
-            digest.update(block)
+        size_mb = os.fstat(file.fileno()).st_size // _MB
+        with phase(f"hashing {printable(path.name)}", size_mb, "MB") as progress:
+            while block := file.read(_HASH_BLOCK_BYTES):
+                digest.update(block)
+                progress(file.tell() // _MB)
     return digest.hexdigest()
 
 
@@ -398,3 +403,18 @@ def lock(path: Path, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         file_lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether another process holds a lock; the lock file is not created."""
+    import filelock
+
+    if not path.exists():
+        return False
+    try:
+        with filelock.FileLock(path).acquire(timeout=0):
+            return False
+    except filelock.Timeout:
+        return True
+    except OSError:  # no permission to open the file: nothing is known
+        return False

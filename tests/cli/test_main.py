@@ -275,7 +275,7 @@ def test_examples_in_help_run(command, capsys, monkeypatch, tmp_path):
 
 def test_progress_shows_rate_and_remaining_time(monkeypatch, capsys):
     now = iter([0.0, 5.0, 20.0])
-    monkeypatch.setattr("wordsight.cli.terminal.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("wordsight.progress.time.monotonic", lambda: next(now))
     with show_progress(100, "images") as progress:
         progress(10)
         progress(40)
@@ -284,7 +284,7 @@ def test_progress_shows_rate_and_remaining_time(monkeypatch, capsys):
 
 def test_progress_without_a_total_shows_only_the_rate(monkeypatch, capsys):
     now = iter([0.0, 20.0])
-    monkeypatch.setattr("wordsight.cli.terminal.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("wordsight.progress.time.monotonic", lambda: next(now))
     with show_progress(None, "images") as progress:
         progress(40)
     assert capsys.readouterr().err == "40 images, 2.0 images/s\n"
@@ -292,17 +292,17 @@ def test_progress_without_a_total_shows_only_the_rate(monkeypatch, capsys):
 
 def test_progress_of_a_resumed_download_counts_what_is_missing(monkeypatch, capsys):
     now = iter([0.0, 5.0, 20.0])
-    monkeypatch.setattr("wordsight.cli.terminal.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("wordsight.progress.time.monotonic", lambda: next(now))
     with show_byte_progress() as progress:
         progress(50_000_000, 150_000_000)
         progress(90_000_000, 150_000_000)
-    assert capsys.readouterr().err == "40 of 100 MB, 2.0 MB/s, 30 s left\n"
+    assert capsys.readouterr().err == "downloading: 40 of 100 MB, 2.0 MB/s, 30 s left\n"
 
 
 def test_quiet_progress_prints_nothing(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     now = iter(range(0, 1000, 100))
-    monkeypatch.setattr("wordsight.cli.terminal.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("wordsight.progress.time.monotonic", lambda: next(now))
     with show_progress(100, "images", quiet=True) as progress, show_byte_progress(quiet=True) as byte_progress:
         progress(40)
         byte_progress(10, 1000)

@@ -16,9 +16,9 @@ import wordsight as ws
 from wordsight.errors import ConfigError, OutputError, TrainingError
 from wordsight.training import load_recipe, train
 from wordsight.training import loop as loop_module
-from wordsight.training.log import read_rows
+from wordsight.training.rows import read_rows
 
-TIMES = ("pairs_per_s", "data_wait_share")
+TIMES = ("pairs_per_s", "data_wait_share", "elapsed_s")
 SHORT = ("schedule.steps=24", "checkpoint_every_steps=7", "validation.every_steps=9")
 
 

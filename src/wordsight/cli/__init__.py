@@ -25,10 +25,12 @@ from wordsight.cli.endings import (
     prepare_streams,
 )
 from wordsight.errors import ConfigError, nearest
+from wordsight.progress import no_phases
 
 COMMANDS = {
     "demo": "Train a small model in minutes, evaluate it and write a report.",
     "train": "Train a model on shards of images and texts.",
+    "runs": "Compare training runs.",
     "classify": "Classify images with labels of your choice, without training.",
     "evaluate": "Measure models on images with captions or labels, and compare them.",
     "embed": "Write embeddings of images to a Parquet or NumPy file.",
@@ -137,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = list(sys.argv[1:] if arguments is None else arguments)
     prepare_streams()
-    with interruptible() as interruption, one_line_warnings():
+    with interruptible() as interruption, one_line_warnings(), no_phases():
         try:
             result = build_app(_needed_commands(given))(args=given, prog_name=PROGRAM, standalone_mode=False)
             if result == EXIT_INTERRUPTED:  # typer's code for a KeyboardInterrupt

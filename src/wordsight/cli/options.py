@@ -49,6 +49,14 @@ def recipe_names() -> list[str]:
     return list(recipe_paths())
 
 
+def _show_phases_unless(quiet: bool) -> bool:
+    """Show the phases of the command, such as loading weights, unless `--quiet` was given."""
+    from wordsight.cli.terminal import show_phases
+
+    show_phases(quiet)
+    return quiet
+
+
 ImagesArgument = Annotated[
     list[Path],
     typer.Argument(
@@ -159,5 +167,8 @@ MirrorOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 JsonLinesOption = Annotated[bool, typer.Option("--json", help="Print one line of JSON per image.")]
 QuietOption = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Print results and errors only: no progress, no notes.")
+    bool,
+    typer.Option(
+        "--quiet", "-q", help="Print results and errors only: no progress, no notes.", callback=_show_phases_unless
+    ),
 ]

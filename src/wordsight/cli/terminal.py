@@ -3,23 +3,14 @@
 import io
 import math
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, redirect_stderr
-from typing import Any, Protocol
+from typing import Any
 
 from wordsight.errors import encodable, printable
+from wordsight.progress import Progress, ProgressLine, show_phases_with
 
-_TERMINAL_INTERVAL_S = 0.2
-_PLAIN_INTERVAL_S = 10.0
 _MB = 1_000_000
-
-
-class Progress(Protocol):
-    """Called with the number of items that are done."""
-
-    def __call__(self, done: int) -> None:
-        """Can be called often; the display is updated at most five times per second."""
 
 
 def human_bytes(size: int) -> str:
@@ -79,39 +70,28 @@ def silence_notes(quiet: bool) -> AbstractContextManager[object]:
 
 
 @contextmanager
-def show_progress(total: int | None, unit: str, quiet: bool = False) -> Iterator[Progress]:
-    """Show progress with its rate and the remaining time on standard error.
-
-    On a terminal one line is rewritten five times a second; elsewhere a line is printed every ten seconds.
+def show_progress(total: int | None, unit: str, quiet: bool = False, name: str = "") -> Iterator[Progress]:
+    """Show progress with its rate and the remaining time on standard error; see `wordsight.progress`.
 
     Args:
         total: number of items; None if it is unknown, and then no remaining time is shown.
         unit: what the items are, in the plural, such as `images`.
         quiet: show nothing.
+        name: of the phase, such as `hashing weights`.
     """
-    is_terminal = sys.stderr.isatty()
-    start_s = shown_s = time.monotonic()
-
-    def show(done: int) -> None:
-        nonlocal shown_s
-        now_s = time.monotonic()
-        if now_s - shown_s < (_TERMINAL_INTERVAL_S if is_terminal else _PLAIN_INTERVAL_S):
-            return
-        shown_s = now_s
-        rate = done / (now_s - start_s)
-        line = f"{done:,} {unit}, {rate:.1f} {unit}/s"
-        if total is not None and rate:
-            line = f"{done:,} of {total:,} {unit}, {rate:.1f} {unit}/s, {(total - done) / rate:.0f} s left"
-        print(f"\r{line}\033[K" if is_terminal else line, end="" if is_terminal else "\n", file=sys.stderr, flush=True)
-
     if quiet:
         yield lambda done: None
         return
+    line = ProgressLine(total, unit, name)
     try:
-        yield show
+        yield line.show
     finally:
-        if is_terminal:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+        line.close()
+
+
+def show_phases(quiet: bool) -> None:
+    """Show the progress of each phase that library code reports while this command runs, unless it is quiet."""
+    show_phases_with(None if quiet else lambda name, total, unit: show_progress(total, unit, name=name))
 
 
 @contextmanager
@@ -132,7 +112,7 @@ def show_byte_progress(quiet: bool = False) -> Iterator[Callable[[int, int | Non
             if show is None:
                 done_before = done
                 remaining_mb = None if total is None else (total - done) // _MB
-                show = stack.enter_context(show_progress(remaining_mb, "MB", quiet))
+                show = stack.enter_context(show_progress(remaining_mb, "MB", quiet, "downloading"))
             show((done - done_before) // _MB)
 
         yield progress

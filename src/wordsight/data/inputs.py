@@ -28,6 +28,7 @@ from wordsight.data.walk import count_image_files, find_image_files, size_of_reg
 from wordsight.errors import DataError, ImageError, encodable
 from wordsight.files import sha256_file
 from wordsight.image import ImageRef, read_image
+from wordsight.progress import phase
 
 __all__ = [
     "InputKind",
@@ -80,6 +81,7 @@ def iter_images(
             yield from map(file_image, find_image_files([path]))
 
 
+@phase("counting images")
 def count_images(paths: Sequence[str | Path], options: InputOptions | None = None) -> int | None:
     """Count the images that `iter_images` yields; None if a large text table or a video would have to be read for that.
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from wordsight.errors import ConfigError, DataError, MissingExtraError, nearest
+from wordsight.progress import tracked
 
 ATTRIBUTION = (
     "Images: OpenMoji (openmoji.org), the open-source emoji and icon project, CC BY-SA 4.0, "
@@ -152,7 +153,7 @@ def collect(size_px: int = 96, languages: Sequence[str] = ()) -> list[EmojiPair]
     directory = _drawings()
     draw = _renderer(size_px)
     pairs = []
-    for path in sorted(directory.glob("*.svg")):
+    for path in tracked(sorted(directory.glob("*.svg")), "rendering images", "images"):
         key = path.stem
         if description := words.describe(key):
             name, captions, group, subgroup = description

@@ -40,6 +40,7 @@ from wordsight.data.sample import (
 from wordsight.data.tar import read_at
 from wordsight.data.walk import check_exists, contains_image_files, is_directory
 from wordsight.errors import DataError, encodable
+from wordsight.progress import tracked
 from wordsight.web import without_credentials
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -316,7 +317,8 @@ def _local_shards(path: Path) -> list[Shard]:
         for name in sorted(entries.keys() ^ tars.keys()):
             difference = "missing" if name in entries else f"not in {MANIFEST_NAME}"
             raise DataError(f"{path / name}: {difference}; pack the directory again")
-    return [_local_shard(tar, entries.get(name)) for name, tar in tars.items()]
+    named = tracked(tars.items(), "opening shards", "shards")
+    return [_local_shard(tar, entries.get(name)) for name, tar in named]
 
 
 def _local_shard(path: Path, entry: ManifestShard | None) -> Shard:

@@ -22,8 +22,9 @@ from wordsight.demo.state import Summary
 from wordsight.encoder import load
 from wordsight.errors import MissingExtraError
 from wordsight.files import atomic_directory, recover_directory, write_atomic
+from wordsight.progress import tracked
 from wordsight.training import Recipe, train
-from wordsight.training.log import read_rows
+from wordsight.training.rows import read_rows
 
 
 def run_tour(out: Path, recipe: Recipe, commands: Sequence[tuple[str, str]]) -> Summary:
@@ -86,7 +87,7 @@ def _pack(pairs: Sequence[EmojiPair], directory: Path) -> None:
     if directory.exists():
         return
     with writing_shards(directory) as writer:
-        for pair in pairs:
+        for pair in tracked(pairs, "packing images", "images"):
             writer.add(Sample(key=pair.key, image=pair.image, captions=pair.captions))
         writer.finish()
 

@@ -31,6 +31,7 @@ from wordsight.encoder.pipeline import embed_each
 from wordsight.errors import DataError, OutputError, WeightsError, counted, encodable
 from wordsight.files import lock, open_atomic
 from wordsight.image import ImageRef
+from wordsight.progress import phase
 
 if TYPE_CHECKING:
     from wordsight.encoder.dual_encoder import DualEncoder
@@ -119,6 +120,7 @@ def embed_locally(
         yield row._replace(columns=carried_columns(embedded.source))
 
 
+@phase("reading earlier embeddings")
 def _read_previous(out: Path, parts: Path, fingerprint: Fingerprint, warn: Callable[[str], None]) -> PreviousEmbeddings:
     """Read the embeddings of an earlier file and of interrupted runs, except for damaged ones."""
     finish_interrupted_write(out)

@@ -5,7 +5,7 @@ A test freezes its public methods. Everything that makes inference fast is hidde
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
@@ -19,6 +19,7 @@ from wordsight.encoder.pipeline import AnyImage, as_images, embed_each
 from wordsight.encoder.runtime import Embeddings, Runtime, is_runtime
 from wordsight.errors import ConfigError, DataError, ImageError, WeightsError, counted, nearest
 from wordsight.image import ImageSource, Policy, Preprocessing, preprocess
+from wordsight.progress import tracked
 from wordsight.text import TextTokenizer, build_tokenizer
 from wordsight.text.tokenizer import as_list
 from wordsight.weights import Card
@@ -96,7 +97,10 @@ class DualEncoder:
             WeightsError: the model returns numbers that are not finite.
         """
         rows = []
-        for embedded in embed_each(self, as_images(sources)):
+        images = as_images(sources)
+        if isinstance(images, Sized) and len(images) > self.batch_size:
+            images = tracked(images, "embedding images", "images")
+        for embedded in embed_each(self, images):
             if embedded.embedding is None:
                 raise ImageError(embedded.error)
             rows.append(embedded.embedding[None])
@@ -127,7 +131,8 @@ class DualEncoder:
         size = _TEXTS_PER_PROGRESS if progress else batch_sizes(self.runtime.device_type).tokenised_texts
         rows: list[Embeddings] = []
         truncated: list[str] = []
-        for start in range(0, len(listed), size):
+        starts = range(0, len(listed), size)
+        for start in tracked(starts, "embedding texts", "batches") if len(starts) > 1 else starts:
             batch, indices = listed[start : start + size], list[int]()
             rows.append(self.runtime.encode_ids(self.tokenizer(batch, on_truncated=indices.append)))
             truncated += [batch[index] for index in indices]

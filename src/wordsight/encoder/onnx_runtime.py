@@ -11,6 +11,7 @@ from wordsight.encoder.batch_sizes import batch_sizes
 from wordsight.encoder.runtime import Embeddings, require_finite
 from wordsight.errors import MissingExtraError, WeightsError
 from wordsight.image import normalise
+from wordsight.progress import phase
 from wordsight.weights.formats.onnx_check import check_graph
 from wordsight.weights.formats.onnx_directory import IMAGE_NAME, TEXT_NAME, read_exported
 
@@ -81,6 +82,7 @@ class OnnxRuntime:
         return _open_session(self._directory / TEXT_NAME, self._num_threads)
 
 
+@phase("opening the ONNX graph")
 def _open_session(path: Path, num_threads: int) -> "InferenceSession":
     try:
         import onnxruntime

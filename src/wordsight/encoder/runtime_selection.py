@@ -23,6 +23,7 @@ from wordsight.encoder.onnx_runtime import OnnxRuntime
 from wordsight.encoder.runtime import Runtime
 from wordsight.errors import OutputError
 from wordsight.files import read_limited, write_atomic
+from wordsight.progress import phase
 from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.convert import convert
 from wordsight.weights.formats.int8 import int8_directory
@@ -93,6 +94,7 @@ def _export(checkpoint: Checkpoint) -> Path:
     return directory
 
 
+@phase("measuring which runtime is faster")
 def _measure(torch_runtime: Runtime, onnx_runtime: Runtime, size_px: int) -> Timings:
     image = np.zeros((1, size_px, size_px, 3), np.uint8)
     times_s: dict[str, list[float]] = {"torch": [], "onnx": []}

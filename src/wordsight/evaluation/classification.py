@@ -13,6 +13,7 @@ from wordsight.evaluation.measurement import Measurement
 from wordsight.evaluation.validation_set import ValidationSet
 from wordsight.image import Preprocessing
 from wordsight.metrics import Score, positions_by_embedding
+from wordsight.progress import phase
 from wordsight.zeroshot import ZeroShotClassifier
 
 if TYPE_CHECKING:
@@ -112,8 +113,9 @@ class Classification:
     def __call__(self, encoder: "DualEncoder", steps: int) -> list[Score]:
         """Evaluate an encoder; see `labelled` for errors."""
         classes, target_N = classes_of([sample.names for sample, _ in self.labelled])
-        weights_KE = ZeroShotClassifier(encoder, classes, templates=self._templates, repeated_labels=True).weights
-        image_NE = encoder.embed_images([image for _, image in self.labelled])
+        with phase(f"evaluating on {self.dataset}"):
+            weights_KE = ZeroShotClassifier(encoder, classes, templates=self._templates, repeated_labels=True).weights
+            image_NE = encoder.embed_images([image for _, image in self.labelled])
         measurements = measure_classification(image_NE, weights_KE, target_N)
         scores = [measured.score(self.dataset, self.images.unreadable) for measured in measurements]
         return [score for score in scores if score.metric in self.metrics]

@@ -13,6 +13,7 @@ from wordsight.evaluation.measurement import Measurement
 from wordsight.evaluation.validation_set import ValidationSet
 from wordsight.image import Preprocessing
 from wordsight.metrics import Score, positions_by_embedding, recall_chance
+from wordsight.progress import phase
 
 if TYPE_CHECKING:
     from wordsight.encoder import DualEncoder
@@ -133,7 +134,8 @@ class Retrieval:
 
     def __call__(self, encoder: "DualEncoder", steps: int) -> list[Score]:
         """Evaluate an encoder; see `measure_retrieval`, and `captioned` for errors."""
-        image_NE = encoder.embed_images([image for _, image in self.captioned])
-        text_ME, owner_M = embed_captions(encoder.embed_texts, [sample.captions for sample, _ in self.captioned])
+        with phase(f"evaluating on {self.dataset}"):
+            image_NE = encoder.embed_images([image for _, image in self.captioned])
+            text_ME, owner_M = embed_captions(encoder.embed_texts, [sample.captions for sample, _ in self.captioned])
         measurements = measure_retrieval(image_NE, text_ME, owner_M)
         return [measured.score(self.dataset, self.images.unreadable) for measured in measurements]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from wordsight.data import BrokenSampleError, Sample, ShardSet
 from wordsight.errors import DataError, ImageError, printable
 from wordsight.image import Preprocessing, decode, resize_and_crop
+from wordsight.progress import tracked
 
 
 class ValidationSet:
@@ -35,6 +36,7 @@ class ValidationSet:
         self._dataset = dataset
         self._max_unreadable_share = max_unreadable_share
         self.digests: dict[bytes, int] = {}
+        self._content = hashlib.sha256()
 
     @cached_property
     def samples(self) -> list[tuple[Sample, NDArray[np.uint8]]]:
@@ -45,14 +47,16 @@ class ValidationSet:
         """
         readable = []
         reason = ""
-        for index in range(len(self._shards)):
+        for index in tracked(range(len(self._shards)), f"decoding {self._dataset}", "images"):
             try:
                 sample = self._shards.sample(index)
                 image = resize_and_crop(decode(sample.image, name=sample.key), self._preprocessing, sample.key)
             except (BrokenSampleError, ImageError) as error:
                 reason = reason or str(error)
                 continue
-            self.digests[hashlib.sha256(sample.image).digest()] = len(sample.image)
+            digest = hashlib.sha256(sample.image).digest()
+            self.digests[digest] = len(sample.image)
+            self._content.update(digest + msgspec.json.encode([sample.captions, sample.names]))
             readable.append((msgspec.structs.replace(sample, image=b""), image))
         num_unreadable = len(self._shards) - len(readable)
         if num_unreadable > self._max_unreadable_share * len(self._shards):
@@ -62,6 +66,12 @@ class ValidationSet:
                 "validation.max_unreadable_share"
             )
         return readable
+
+    @property
+    def content_hash(self) -> str:
+        """Hash of the readable images with their captions and names, in their order: equal sets have equal hashes."""
+        _ = self.samples
+        return self._content.hexdigest()[:16]
 
     @property
     def unreadable(self) -> int:

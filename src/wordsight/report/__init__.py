@@ -11,6 +11,7 @@ adapts to narrow screens.
 """
 
 from wordsight.report.blocks import (
+    MAX_CURVES,
     Block,
     Commands,
     Curve,
@@ -29,6 +30,7 @@ from wordsight.report.image_grid import FieldValue, GridImage, ImageGrid
 from wordsight.report.page import Page, Section
 
 __all__ = [
+    "MAX_CURVES",
     "Block",
     "Commands",
     "Curve",

@@ -7,6 +7,9 @@ from typing import Protocol
 
 from wordsight.report.image_grid import ImageGrid
 
+MAX_CURVES = 24
+"""Number of curves of a plot: eight colours, each with three kinds of lines."""
+
 
 class ScoreLike(Protocol):
     """A share with its confidence interval; `wordsight.metrics.Score` implements this."""
@@ -115,23 +118,31 @@ class Curve:
         name: shown in the legend.
         x: ascending.
         y: of the same length.
+        low: lower ends of the band around the line; empty if it has none.
+        high: upper ends of the band.
 
     Raises:
-        ValueError: x and y differ in length.
+        ValueError: x and y, or the ends of the band, differ in length.
     """
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
             raise ValueError(f"Curve {self.name!r}: {len(self.x)} x values, {len(self.y)} y values")
+        if not len(self.low) == len(self.high) in (0, len(self.x)):
+            raise ValueError(
+                f"Curve {self.name!r}: {len(self.low)} and {len(self.high)} ends of a band of {len(self.x)}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plot:
-    """A plot of one to five curves.
+    """A plot of one to 24 curves.
 
     Attributes:
         curves: in the order in which they are drawn.
@@ -143,7 +154,7 @@ class Plot:
         is_share: whether y values are shares in [0, 1], which are displayed as percentages.
 
     Raises:
-        ValueError: there are no curves, or more than five.
+        ValueError: there are no curves, or more than `MAX_CURVES`.
     """
 
     curves: Sequence[Curve]
@@ -155,8 +166,8 @@ class Plot:
     is_share: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.curves) <= 5:
-            raise ValueError(f"Plot: {len(self.curves)} curves; expected 1 to 5")
+        if not 1 <= len(self.curves) <= MAX_CURVES:
+            raise ValueError(f"Plot: {len(self.curves)} curves; expected 1 to {MAX_CURVES}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

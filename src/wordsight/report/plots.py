@@ -12,7 +12,8 @@ from typing import Any
 from wordsight.errors import MissingExtraError
 from wordsight.report.blocks import Plot
 
-_SERIES = tuple(f"#00010{number}" for number in range(1, 6))
+_SERIES = tuple(f"#00010{number}" for number in range(1, 9))
+_LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.4)))  # as in page.css
 _INK, _RULE, _LEVEL = "#000201", "#000202", "#000203"
 _VARIABLES = {
     **{colour: f"var(--series-{number})" for number, colour in enumerate(_SERIES, start=1)},
@@ -52,9 +53,14 @@ def draw(plot: Plot, number: int) -> str:
         figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
-        for colour, curve in zip(_SERIES, plot.curves, strict=False):
+        for number, curve in enumerate(plot.curves):
+            colour, line = _SERIES[number % len(_SERIES)], _LINES[number // len(_SERIES)]
             is_point = len(curve.x) == 1
-            axes.plot(curve.x, curve.y, color=colour, linewidth=1.8, marker="o" if is_point else "")
+            if len(curve.low):
+                axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.13, linewidth=0)
+                if is_point:
+                    axes.vlines(curve.x, curve.low, curve.high, color=colour, linewidth=1.2)
+            axes.plot(curve.x, curve.y, color=colour, linewidth=1.8, linestyle=line, marker="o" if is_point else "")
         if plot.level is not None:
             axes.axhline(plot.level, color=_LEVEL, linewidth=1.2, linestyle=(0, (4, 3)))
         if plot.is_share:

@@ -13,7 +13,9 @@ sources.py          opens the shards that a recipe names
 selection.py        which validation score selects the best model
 optimizer.py        AdamW and parameter groups; muon.py has Muon
 caption_tokens.py   the auxiliary task: caption token classification
-log.py              metrics.jsonl, TensorBoard, and the progress display
+log.py              metrics.jsonl and the progress display; event_files.py has TensorBoard
+rows.py             reads metrics.jsonl; does not load torch
+runs.py             reads runs to compare them; does not load torch
 
 The names below are imported on first use if they need torch (PEP 562), so that recipes can be read without it.
 """

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from wordsight.data import BrokenSampleError, Mixture
+from wordsight.progress import tracked
 from wordsight.text import TextTokenizer
 
 _MAX_TOKENS = 5000
@@ -47,7 +48,7 @@ class CaptionTokens:
         total = sum(source.weight for source in mixture.sources)
         for source in mixture.sources:
             indices = np.unique(np.linspace(0, len(source.shards) - 1, _SAMPLES_PER_SOURCE).round().astype(int))
-            for index in indices:
+            for index in tracked(indices, "counting the tokens of captions", "samples"):
                 try:
                     sample = source.shards.sample(int(index))
                 except BrokenSampleError:

@@ -10,6 +10,7 @@ import torch
 from wordsight.config import decode, differing_keys, plain
 from wordsight.errors import ConfigError, OutputError, TrainingError
 from wordsight.files import open_atomic
+from wordsight.progress import phase
 from wordsight.training.state import Change, RunIdentity, State
 
 CHANGEABLE = (
@@ -62,6 +63,7 @@ def _reason(error: BaseException) -> str:
     return (cause.strerror if isinstance(cause, OSError) else None) or str(error).partition("\n")[0]
 
 
+@phase("loading the checkpoint")
 def load_checkpoint(path: Path, state: State) -> tuple[Change, ...]:
     """Restore a state from a checkpoint.
 

@@ -20,6 +20,7 @@ from wordsight.data.shard_reader import Shard
 from wordsight.errors import ConfigError, DataError, TextError
 from wordsight.evaluation import Classification, Retrieval
 from wordsight.model import CLIP
+from wordsight.progress import phase
 from wordsight.text import TextTokenizer, TokenizerConfig
 from wordsight.training.recipe import Recipe
 from wordsight.training.selection import reported_metric
@@ -176,6 +177,7 @@ def _fits(texts: Sequence[str], tokenizer: TextTokenizer) -> bool:
     return True
 
 
+@phase("comparing validation images with training images")
 def _overlap(mixture: Mixture, digests: Mapping[bytes, int]) -> int:
     """Count the validation images that are also training images, by size and SHA-256 of the files.
 

@@ -1,63 +1,40 @@
-"""The reports of a run: `metrics.jsonl`, TensorBoard, and a progress bar or lines on stderr."""
+"""The reports of a run: `metrics.jsonl`, TensorBoard, and a progress bar or lines on standard error."""
 
 import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from wordsight.errors import MissingExtraError, OutputError, printable
-from wordsight.files import as_output_error, read_limited, write_atomic
+from wordsight.config import read_toml
+from wordsight.errors import ConfigError, printable
+from wordsight.files import as_output_error, open_atomic
 from wordsight.metrics import Score
+from wordsight.progress import ProgressLine
+from wordsight.training.event_files import EventFiles
+from wordsight.training.rows import iter_rows
 from wordsight.training.state import LossSums
 from wordsight.training.step import StepMetrics
 
-_LINE_EVERY_S = 10.0
-
-
-MAX_LOG_BYTES = 1 << 30
-"""Size of a `metrics.jsonl`; a row has about 300 bytes, so this is more than three million rows."""
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a `metrics.jsonl` up to the first damaged one: a crash can truncate the last.
-
-    Raises:
-        OutputError: the file cannot be read.
-    """
-    try:
-        text = read_limited(path, MAX_LOG_BYTES, OutputError).decode("utf-8", "replace")
-    except OutputError as error:
-        raise OutputError(f"{error}; use another --out") from error
-    rows: list[dict[str, Any]] = []
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            break
-        if not (isinstance(row, dict) and isinstance(row.get("step"), int)):
-            break
-        rows.append(row)
-    return rows
+_UNRELIABLE_STEPS = 2  # the first step includes the start, and the second alone says little about the others
 
 
 class RunLog:
     """Writes one row every `every` steps, with the mean losses since the previous row, and shows it.
 
     A row of `metrics.jsonl` is `{"step", "loss", "caption_token_loss", "scale", "gradient_norm", "learning_rate",
-    "pairs_per_s", "data_wait_share"}`, or `{"step", "scores": [{"dataset", "metric", "value", ...}]}` for a validation.
+    "pairs_per_s", "data_wait_share", "elapsed_s"}`, or `{"step", "scores": [{"dataset", "metric", "value", ...}],
+    "data", "elapsed_s"}` for a validation. `elapsed_s` is the duration of the run so far, without interruptions.
 
     Args:
-        directory: of the run.
+        directory: of the run, with its `recipe.toml`.
         first_step: number of steps already taken; rows of later steps are removed, because they will be written again.
+            Before the first step, no row is kept.
         steps: number of steps of the whole run.
         sums: the losses since the last row, which this class updates.
-        tensorboard: also write TensorBoard event files (extra `log`); scores have the tag `dataset/metric`.
+        tensorboard: also write TensorBoard event files (extra `log`); see `EventFiles`.
         every: number of steps per row.
 
     Raises:
@@ -68,19 +45,37 @@ class RunLog:
         self, directory: Path, first_step: int, steps: int, sums: LossSums, tensorboard: bool, every: int = 10
     ) -> None:
         self._path = directory / "metrics.jsonl"
+        self._first_step = first_step
         self._steps = steps
         self._every = every
         self._sums = sums
-        self._remove_rows_after(first_step)
-        self._board = _open_board(directory) if tensorboard else None
-        self._progress = _ProgressDisplay(steps, first_step)
+        recipe = _recipe(directory)
+        self._elapsed_s = self._keep_rows(first_step, recipe.get("batch_size", 0))
+        rows = iter_rows(self._path) if self._path.exists() else ()
+        path = directory / "tensorboard"
+        self._events = EventFiles(path, rows, recipe, self._elapsed_s) if tensorboard else None
+        self._validations = _Validations(recipe.get("validation", {}).get("every_steps", steps), steps)
+        self._line = ProgressLine(steps, "steps", done=first_step)
+        self._detail = ""
+        self._opened_s = time.perf_counter()
         self._start_clock()
 
-    def _remove_rows_after(self, step: int) -> None:
+    def _keep_rows(self, first_step: int, batch_size: int) -> float:
+        """Remove the rows of steps that will be taken again, and return the duration of the run up to the others."""
         if not self._path.exists():
-            return
-        rows = [row for row in read_rows(self._path) if row["step"] <= step]
-        write_atomic(self._path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+            return 0.0
+        elapsed_s, trained_step = 0.0, 0
+        with open_atomic(self._path) as file:
+            for row in iter_rows(self._path):
+                if row["step"] > first_step or not first_step:
+                    continue
+                if "elapsed_s" in row:
+                    elapsed_s = row["elapsed_s"]
+                elif row.get("pairs_per_s"):  # written by an older version
+                    elapsed_s += (row["step"] - trained_step) * batch_size / row["pairs_per_s"]
+                    trained_step = row["step"]
+                file.write(json.dumps(row).encode() + b"\n")
+        return elapsed_s
 
     def _start_interval(self) -> None:
         self._sums.steps, self._sums.loss, self._sums.caption_token_loss = 0, 0.0, 0.0
@@ -98,7 +93,12 @@ class RunLog:
         self._sums.caption_token_loss += metrics.caption_token_loss
         self._pairs += pairs
         self._waited_s += waited_s
+        self._validations.trained(steps)
         if steps % self._every and steps != self._steps:
+            if steps <= self._first_step + _UNRELIABLE_STEPS:
+                self._line.time_left.update(time.monotonic(), steps)
+            else:
+                self._line.show(steps, self._detail, self._validations.left_s(steps))
             return
         seconds = time.perf_counter() - self._begin
         row = {
@@ -112,85 +112,74 @@ class RunLog:
             "data_wait_share": self._waited_s / seconds,
         }
         self._write(row)
-        self._add_scalars(steps, {name: value for name, value in row.items() if name != "step"})
-        self._progress.show(row)
+        self._detail = (
+            f"loss {row['loss']:.3f}, {row['pairs_per_s']:,.0f} pairs/s, waiting for data {row['data_wait_share']:.0%}"
+        )
+        self._line.show(steps, self._detail, self._validations.left_s(steps), is_last=steps == self._steps)
         self._start_interval()
 
-    def scores(self, steps: int, scores: Sequence[Score]) -> None:
-        """Record and print the scores of a validation."""
-        self._write({"step": steps, "scores": msgspec.to_builtins(scores)})
-        self._add_scalars(steps, {f"{score.dataset}/{score.metric}": score.value for score in scores})
+    def scores(self, steps: int, scores: Sequence[Score], data: Mapping[str, str] | None = None) -> None:
+        """Record and print the scores of a validation, with the hash of the data of each dataset."""
+        self._validations.validated()
+        self._line.time_left.skip(time.monotonic())
+        self._write({"step": steps, "scores": msgspec.to_builtins(scores), "data": dict(data or {})})
         for score in scores:
             self.print(f"step {steps}: {score}")
         self._start_interval()
 
     def print(self, line: str) -> None:
         """Print a line, of which control characters are escaped, without disturbing the progress bar."""
-        self._progress.print(printable(line))
+        self._line.print(printable(line))
 
     def _write(self, row: dict[str, Any]) -> None:
+        row["elapsed_s"] = round(self._elapsed_s + time.perf_counter() - self._opened_s, 3)
         try:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
             raise as_output_error(error, self._path) from error
-
-    def _add_scalars(self, steps: int, values: Mapping[str, float]) -> None:
-        if self._board is not None:
-            for tag, value in values.items():
-                self._board.add_scalar(tag, value, steps)
+        if self._events is not None:
+            self._events.add(row)
+            self._events.flush()
 
     def close(self) -> None:
-        """Close the progress bar and the TensorBoard writer."""
-        self._progress.close()
-        if self._board is not None:
-            self._board.close()
+        """Close the progress bar and the TensorBoard files."""
+        self._line.close()
+        if self._events is not None:
+            self._events.close()
 
 
-def _open_board(directory: Path) -> Any:
+def _recipe(directory: Path) -> dict[str, Any]:
+    """The recipe of the run as plain data, without its description."""
     try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingExtraError("TensorBoard", "log") from error
-    return SummaryWriter(str(directory / "tensorboard"))
+        return {key: value for key, value in read_toml(directory / "recipe.toml").items() if key != "about"}
+    except ConfigError:  # only hyperparameters and the remaining time depend on it
+        return {}
 
 
-class _ProgressDisplay:
-    """A progress bar on a terminal; otherwise a plain line every ten seconds and at the end."""
+class _Validations:
+    """How long the remaining validations will take: each as long as the previous ones, apart from the first.
 
-    def __init__(self, steps: int, first_step: int) -> None:
-        self._steps = steps
-        self._first_step = first_step
-        self._begin = self._last_line = time.perf_counter()
-        self._bar = None
-        if sys.stderr.isatty():
-            columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=Console(stderr=True))
-            self._task = self._bar.add_task("starting", total=steps, completed=first_step)
-            self._bar.start()
+    The first one is often slower, and counts until there is another.
+    """
 
-    def show(self, row: Mapping[str, float]) -> None:
-        """Show a row of the log."""
-        step = int(row["step"])
-        text = (
-            f"step {step}/{self._steps}  loss {row['loss']:.3f}  {row['pairs_per_s']:.0f} pairs/s  "
-            f"waiting for data {row['data_wait_share']:.0%}"
-        )
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step, description=text)
-            return
-        now = time.perf_counter()
-        if now - self._last_line >= _LINE_EVERY_S or step == self._steps:
-            self._last_line = now
-            left_s = (now - self._begin) / (step - self._first_step) * (self._steps - step)
-            self.print(f"{text}  {left_s // 60:.0f} min {left_s % 60:.0f} s left")
+    def __init__(self, every_steps: int, steps: int) -> None:
+        self._every_steps, self._steps = every_steps, steps
+        self._begin_s = time.monotonic()
+        self._seconds: list[float] = []
 
-    def print(self, line: str) -> None:
-        if self._bar is not None:
-            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
-        else:
-            print(line, file=sys.stderr, flush=True)
+    def trained(self, step: int) -> None:
+        """Report that a step was taken, after which a validation may start."""
+        self._begin_s = time.monotonic()
 
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+    def validated(self) -> None:
+        """Report that a validation has finished."""
+        self._seconds = [*self._seconds[-3:], time.monotonic() - self._begin_s]
+
+    def left_s(self, step: int) -> float:
+        """Return the seconds of the validations after a step, the one of this step included."""
+        seconds = self._seconds[1:] or self._seconds
+        if not seconds:
+            return 0.0
+        count = (self._steps - 1) // self._every_steps - (step - 1) // self._every_steps + 1
+        return sum(seconds) / len(seconds) * count

@@ -225,7 +225,8 @@ def _validate(state: State, recipe: Recipe, evaluators: Sequence[Evaluator], dir
     model.eval().requires_grad_(False)
     encoder = DualEncoder(model, _card(state, recipe, ()), files=state.tokens.files)
     scores = tuple(score for evaluator in evaluators for score in evaluator(encoder, state.steps))
-    log.scores(state.steps, scores)
+    sets = [each for each in evaluators if isinstance(each, Retrieval | Classification)]
+    log.scores(state.steps, scores, {each.dataset: each.images.content_hash for each in sets})
     metric = recipe.validation.selection_metric
     value = None if metric is None else selection_value(scores, metric)
     names = [LAST]

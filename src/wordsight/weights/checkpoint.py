@@ -8,6 +8,7 @@ from torch import Tensor
 
 from wordsight.errors import WeightsError
 from wordsight.model import CLIP
+from wordsight.progress import phase
 from wordsight.weights.card import Card
 from wordsight.weights.shapes import build_bounded, differences, shapes_of
 
@@ -30,6 +31,7 @@ class Checkpoint:
     card: Card
     files: Mapping[str, bytes] = field(default_factory=dict)
 
+    @phase("building the model")
     def build(self, where: str) -> CLIP:
         """Build the model in evaluation mode, on the CPU, in the precision of the tensors.
 

@@ -25,6 +25,7 @@ from wordsight.config import differing_keys, plain
 from wordsight.errors import OutputError, WeightsError, nearest
 from wordsight.files import atomic_directory, write_atomic
 from wordsight.model import CLIP
+from wordsight.progress import phase
 from wordsight.weights.card import CARD_NAME, Card, read_card, read_tokenizer_file
 from wordsight.weights.certificate import CERTIFICATE_NAME, Certificate, compare, hash_files
 from wordsight.weights.checkpoint import Checkpoint
@@ -92,6 +93,7 @@ def _as_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
+@phase("writing and comparing")
 def _write(checkpoint: Checkpoint, model: CLIP, directory: Path, target: str) -> Certificate:
     FORMATS[target].write(checkpoint, model, directory)
     try:
@@ -144,6 +146,7 @@ def _value(tree: Any, key: str) -> Any:
     return tree
 
 
+@phase("exporting to ONNX and comparing")
 def _write_onnx(checkpoint: Checkpoint, model: CLIP, directory: Path) -> Certificate:
     from wordsight.weights.formats.onnx import max_differences, write_graphs
 

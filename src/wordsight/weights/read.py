@@ -16,6 +16,7 @@ import msgspec
 from wordsight.config import differing_keys, plain
 from wordsight.errors import WeightsError
 from wordsight.model import ModelConfig
+from wordsight.progress import phase
 from wordsight.weights.certificate import check_certified
 from wordsight.weights.checkpoint import Checkpoint
 from wordsight.weights.containers.pickle import Record
@@ -41,6 +42,7 @@ def describes_model(directory: Path) -> bool:
     return _format_of(directory) is not None
 
 
+@phase("loading weights")
 def read(path: Path, architecture: str | None = None, averaged: bool | None = None) -> Checkpoint:
     """Read a model of any format.
 

@@ -27,6 +27,7 @@ from wordsight.encoder.batch_sizes import batch_sizes
 from wordsight.encoder.dual_encoder import unit_rows
 from wordsight.encoder.pipeline import AnyImage, as_images, embed_each
 from wordsight.errors import ConfigError, ImageError, counted, nearest
+from wordsight.progress import tracked
 from wordsight.zeroshot.background import WORDS, Background, log_sigmoid, sigmoid
 from wordsight.zeroshot.cache import load_or_compute
 from wordsight.zeroshot.calibration import Calibration, fit_calibration, softmax
@@ -219,7 +220,8 @@ class ZeroShotClassifier:
             raise ConfigError("multi-label mode cannot be calibrated on images with one label each")
         targets = list(targets)
         index_N = [self.index_of(name) for name in targets]
-        embeddings = self._embed_all(images, on_unreadable)
+        counted_images = tracked(as_images(images), "embedding images for the calibration", "images", len(targets))
+        embeddings = self._embed_all(counted_images, on_unreadable)
         if len(embeddings) != len(targets):
             raise ConfigError(
                 f"{counted(len(embeddings), 'image')} and {counted(len(targets), 'label')}; "
@@ -383,7 +385,9 @@ def embed_ensembles(
     sum_KE: NDArray[np.float64] | None = None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".* longer than the model's context")  # `check_prompts` has warned once
-        for batch in batches(zip(indices, texts, strict=True), batch_size):
+        count = sum(len(names) for names in labels) * len(templates)
+        numbered = tracked(zip(indices, texts, strict=True), "building the classifier", "texts", count)
+        for batch in batches(numbered, batch_size):
             text_ME = embed_texts([text for _, text in batch])
             sum_KE = np.zeros((len(labels), text_ME.shape[1])) if sum_KE is None else sum_KE
             np.add.at(sum_KE, [index for index, _ in batch], text_ME)

@@ -23,6 +23,7 @@ from wordsight.cache import cache_directory
 from wordsight.errors import ConfigError, MissingExtraError
 from wordsight.files import atomic_directory
 from wordsight.model import ModifiedResNetConfig, ResidualConfig
+from wordsight.progress import phase
 from wordsight.weights.formats.onnx_check import check_graph
 from wordsight.weights.formats.onnx_directory import (
     IMAGE_NAME,
@@ -42,6 +43,7 @@ _MAX_VALUE = 127
 _ZERO_POINT = 128
 
 
+@phase("quantising to 8 bits")
 def int8_directory(directory: Path) -> Path:
     """Quantise the graphs of an ONNX directory to 8 bits, once; later calls return the cached result.
 

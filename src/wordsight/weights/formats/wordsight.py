@@ -21,6 +21,7 @@ from wordsight.errors import ConfigError, OutputError, WeightsError
 from wordsight.files import atomic_directory, sha256_file, write_atomic
 from wordsight.image import Preprocessing
 from wordsight.model import CLIP, ModelConfig, preset
+from wordsight.progress import tracked
 from wordsight.weights.card import CARD_NAME, Card, TokenizerConfig, read_card, read_tokenizer_file
 from wordsight.weights.certificate import CERTIFICATE_NAME
 from wordsight.weights.checkpoint import Checkpoint
@@ -189,7 +190,7 @@ def _require_averaged(card: Card, averaged: bool, directory: Path) -> None:
 def hash_weights(state_dict: Mapping[str, Tensor]) -> str:
     """SHA-256 in hexadecimal of the names, types, shapes and values of tensors, in the order of their names."""
     digest = hashlib.sha256()
-    for name in sorted(state_dict):
+    for name in tracked(sorted(state_dict), "hashing weights", "tensors"):
         tensor = state_dict[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
