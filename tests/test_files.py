@@ -16,7 +16,6 @@ from wordsight.errors import DataError, OutputError
 from wordsight.files import (
     atomic_directory,
     check_writable,
-    lock,
     matching_description,
     newest_complete,
     open_atomic,
@@ -28,6 +27,7 @@ from wordsight.files import (
     sha256_file,
     write_atomic,
 )
+from wordsight.locks import lock
 
 
 def fail_disk_full(descriptor: int) -> None:

@@ -1,4 +1,4 @@
-"""Atomic writes, files that are valid only together, locks, hashes and bounded reads.
+"""Atomic writes, files that are valid only together, hashes and bounded reads.
 
 A file or directory that is written with these functions appears complete or not at all: it is written under a temporary
 name (`.NAME.xxxxxxxx.partial`, see `temporary.py`), synced to disk, and renamed. The next write of the same path
@@ -374,47 +374,3 @@ def sha256_file(path: Path) -> str:
                 digest.update(block)
                 progress(file.tell() // _MB)
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def lock(path: Path, wait: bool = False) -> Iterator[None]:
-    """Hold an exclusive lock between processes while the block runs.
-
-    Args:
-        path: the lock file, which is used for nothing else; its directory is created if it is missing.
-        wait: whether to wait until another process releases the lock, instead of raising.
-
-    Raises:
-        OutputError: another process holds the lock and `wait` is false, or the file cannot be created.
-    """
-    import filelock  # takes 30 ms, which reading a card need not pay for
-
-    make_directory(path.parent)
-    file_lock = filelock.FileLock(path)
-    try:
-        file_lock.acquire(timeout=-1 if wait else 0)
-    except filelock.Timeout as error:
-        raise OutputError(
-            f"{path.parent}: another process is writing to this directory; wait until it has finished"
-        ) from error
-    except OSError as error:
-        raise as_output_error(error, path) from error
-    try:
-        yield
-    finally:
-        file_lock.release()
-
-
-def is_locked(path: Path) -> bool:
-    """Return whether another process holds a lock; the lock file is not created."""
-    import filelock
-
-    if not path.exists():
-        return False
-    try:
-        with filelock.FileLock(path).acquire(timeout=0):
-            return False
-    except filelock.Timeout:
-        return True
-    except OSError:  # no permission to open the file: nothing is known
-        return False

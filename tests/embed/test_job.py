@@ -16,7 +16,7 @@ from wordsight.data import PackOptions, open_source, pack
 from wordsight.data.inputs import count_images, file_image, iter_images
 from wordsight.embed import job, open_embeddings
 from wordsight.errors import ConfigError, DataError, OutputError, WeightsError
-from wordsight.files import lock
+from wordsight.locks import lock
 
 
 def embed_files(clip, paths, out, *more, **options):

@@ -11,7 +11,7 @@ import pytest
 
 from tests.training.conftest import RECIPE
 from wordsight.errors import ConfigError
-from wordsight.files import lock
+from wordsight.locks import lock
 from wordsight.training.runs import data_letters, differing, find_runs, read_run
 
 PREFIX = "image_to_text_recall@"

@@ -17,7 +17,7 @@ import pytest
 from tests.serving import serving_bytes
 
 from wordsight.errors import DownloadError
-from wordsight.files import lock
+from wordsight.locks import lock
 from wordsight.web import Patience, StatusError, ask, fetch_file, parse_address, without_credentials
 from wordsight.web.connection import MAX_REDIRECTS, MAX_RETRY_AFTER_S, MIN_BYTES_PER_S, Attempts, TransientError
 from wordsight.web.limits import MAX_FRAMING_BYTES, MAX_HEADER_BYTES

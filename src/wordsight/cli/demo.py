@@ -40,7 +40,8 @@ def demo(
     from wordsight.cli.terminal import print_json, print_lines, silence_notes
     from wordsight.demo.report import next_commands, summary_text
     from wordsight.demo.state import read_state, write_state
-    from wordsight.files import lock, make_directory
+    from wordsight.files import make_directory
+    from wordsight.locks import lock
 
     recipe = _recipe(steps)
     state = read_state(out, recipe)

@@ -385,8 +385,7 @@ def _check_sizes(image: int, *text_sizes: int) -> None:
 
 def _texts(json_content: bytes, txt_content: bytes, cls_content: bytes, labels: LabelNames | None) -> Texts:
     texts = texts_of_json(json_content, labels.names_of if labels else None) if json_content else None
-    if texts is None and txt_content:
-        texts = texts_of_txt(txt_content)
+    texts = texts_of_txt(txt_content) if texts is None and txt_content else texts
     if cls_content and (texts is None or not texts.names):
         try:
             (label,) = texts_of_txt(cls_content).captions

@@ -29,8 +29,9 @@ from wordsight.embed.writers import Write, open_output, write_parquet
 from wordsight.encoder.fingerprint import Fingerprint
 from wordsight.encoder.pipeline import embed_each
 from wordsight.errors import DataError, OutputError, WeightsError, counted, encodable
-from wordsight.files import lock, open_atomic
+from wordsight.files import open_atomic
 from wordsight.image import ImageRef
+from wordsight.locks import lock
 from wordsight.progress import phase
 
 if TYPE_CHECKING:

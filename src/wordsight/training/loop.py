@@ -29,16 +29,18 @@ from wordsight.encoder import DualEncoder, load
 from wordsight.encoder.devices import parse_device
 from wordsight.errors import ConfigError, OutputError
 from wordsight.evaluation import Classification, Evaluator, Retrieval
-from wordsight.files import lock, make_directory, recover_directory, remove_partial, write_atomic
+from wordsight.files import make_directory, recover_directory, remove_partial, write_atomic
+from wordsight.locks import lock
 from wordsight.metrics import Score
 from wordsight.model import build, build_empty
 from wordsight.text import build_tokenizer
 from wordsight.training.caption_tokens import CaptionTokens
 from wordsight.training.checkpoint import load_checkpoint, save_checkpoint
 from wordsight.training.checks import check_data, check_recipe, check_selection, notes, overlap_notes
-from wordsight.training.log import RunLog, read_rows
+from wordsight.training.log import RunLog
 from wordsight.training.optimizer import build_optimizer
 from wordsight.training.recipe import START, Recipe, load_recipe
+from wordsight.training.rows import read_rows
 from wordsight.training.run_directory import (
     CHECKPOINT,
     LAST,

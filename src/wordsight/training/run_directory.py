@@ -14,7 +14,8 @@ from wordsight.config import Config, load_toml, to_toml
 from wordsight.data.remote import is_remote
 from wordsight.encoder import DualEncoder, load
 from wordsight.errors import ConfigError, DataError, hide_credentials
-from wordsight.files import lock, recover_directory, write_atomic
+from wordsight.files import recover_directory, write_atomic
+from wordsight.locks import lock
 from wordsight.training.recipe import About, Recipe, load_recipe
 
 CHECKPOINT = "checkpoint.pt"

@@ -17,7 +17,8 @@ import msgspec
 
 from wordsight.config import plain
 from wordsight.errors import ConfigError, DataError, WordsightError, nearest
-from wordsight.files import is_locked, read_json
+from wordsight.files import read_json
+from wordsight.locks import is_locked
 from wordsight.metrics import Score
 from wordsight.training.recipe import Recipe, load_recipe
 from wordsight.training.rows import iter_rows

@@ -19,7 +19,8 @@ import msgspec
 from wordsight.cache import cache_directory, remembered_sha256
 from wordsight.config import Config
 from wordsight.errors import DownloadError, OutputError
-from wordsight.files import as_output_error, lock, make_directory, read_limited, remove_partial, write_atomic
+from wordsight.files import as_output_error, make_directory, read_limited, remove_partial, write_atomic
+from wordsight.locks import lock
 from wordsight.web import git_sha1_file
 from wordsight.weights.hub.listing import COMMIT, HASH, HubFile, hugging_face_home
 
