@@ -155,8 +155,13 @@ def _thumbnail(outcome: Outcome, policy: Any) -> bytes | None:
 def _values(column: Sequence[Any]) -> list[FieldValue]:
     """Return the values of a table's column as the page shows them: texts that are all numbers as numbers."""
     with suppress(TypeError, ValueError):
-        return [None if value in (None, "") else float(value) for value in column]
+        return [None if value in (None, "") else _number(value) for value in column]
     return [_value(value) for value in column]
+
+
+def _number(value: Any) -> int | float:
+    number = float(value)
+    return int(number) if number.is_integer() else number
 
 
 def _value(value: Any) -> FieldValue:
