@@ -116,7 +116,7 @@ def test_a_file_has_one_row_per_image_and_the_other_columns_of_the_table(workspa
     out = f"predictions.{suffix}"
     assert run("--out", out, "--label-column", "kind", "--top", "2", images="products.csv") == 0
     captured = capsys.readouterr()
-    assert captured.out.splitlines()[-1] == f"{out}: 5 images, 1 unreadable"
+    assert captured.out.splitlines()[0] == f"{out}: 5 images, 1 unreadable"
     assert captured.err.startswith("unreadable: photos/001.png: not an image")
     rows = rows_of(out)
     assert [row["image"] for row in rows] == [f"photos/{number:03d}.png" for number in range(5)]
@@ -286,6 +286,7 @@ def test_a_page_shows_labels_columns_and_unreadable_images(workspace, capsys):
     page = Path("x.html").read_text()
     assert page.count('class="card"') == page.count("data:image/jpeg") == 4
     assert "a title; 4" in page
+    assert "price at least" in page  # numbers, although CSV has only texts
     assert "Unreadable images" in page
     assert "photos/001.png: not an image" in page
     assert "Only the first" not in page

@@ -294,3 +294,18 @@ def test_only_fields_whose_texts_repeat_have_a_menu() -> None:
     grid = ImageGrid(["name", "label", "share", "long"], images)
     assert grid.menus == [(1, [("a", 2), ("b", 2)], 0)]
     assert grid.numeric_fields == [2]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (10017, "10017"),
+        (12.5, "12.5"),
+        (0.123456789, "0.123457"),
+        (1234567.891, "1234567.89"),
+        (float("nan"), "\u2013"),
+    ],
+)
+def test_numbers_of_a_grid_are_shown_in_full(number: float, text: str) -> None:
+    grid = ImageGrid(["id"], [GridImage("a", None, [number])])
+    assert f"<dd>{text}</dd>" in Page("a", "", [Section("b", blocks=[grid])]).render()

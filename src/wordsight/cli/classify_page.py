@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,12 +91,13 @@ class PredictionPage:
         has_targets = any(outcome.target is not None for outcome in shown)
         own = ["label", "probability", *(["true label"] if has_targets else [])]
         fields = [*own, *(f"input {name}" if name in own else name for name in columns)]
+        carried = [_values([outcome.image.columns.get(name) for outcome in shown]) for name in columns]
         images = []
-        for outcome, thumbnail in zip(shown, thumbnails, strict=True):
+        for row, (outcome, thumbnail) in enumerate(zip(shown, thumbnails, strict=True)):
             assert outcome.prediction is not None
             values: list[FieldValue] = [self._labels(outcome), round(outcome.shown[0][1], 4)]
             values += [outcome.target or ()] if has_targets else []
-            values += [_value(outcome.image.columns.get(name)) for name in columns]
+            values += [column[row] for column in carried]
             images.append(GridImage(outcome.image.name, thumbnail, values, outcome.is_correct, _note(outcome)))
         advice = "--page-limit N shows more."
         return ImageGrid(fields, images, self._num_images, advice)
@@ -150,8 +152,19 @@ def _thumbnail(outcome: Outcome, policy: Any) -> bytes | None:
         return None
 
 
+def _values(column: Sequence[Any]) -> list[FieldValue]:
+    """Return the values of a table's column as the page shows them: texts that are all numbers as numbers."""
+    with suppress(TypeError, ValueError):
+        return [None if value in (None, "") else _number(value) for value in column]
+    return [_value(value) for value in column]
+
+
+def _number(value: Any) -> int | float:
+    number = float(value)
+    return int(number) if number.is_integer() else number
+
+
 def _value(value: Any) -> FieldValue:
-    """Return the value of a table's column as the page shows it."""
     if value is None or isinstance(value, int | float):
         return value
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):

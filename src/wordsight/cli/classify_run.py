@@ -222,7 +222,7 @@ def _receivers(
     lines = choose_output(classifier.threshold, is_explicit_top, options.as_json) if has_lines else UnreadableOutput()
     print_summary = partial(print_note, quiet=options.quiet) if has_lines else print_lines
     summary = Summary(classifier, targets, is_explicit_top, print_summary, options.as_json)
-    receivers: list[Output] = [lines, summary]
+    receivers: list[Output] = [lines]
     if outputs.out is not None:
         from wordsight.cli.classify_output import FileOutput
         from wordsight.zeroshot.prediction_files import PredictionWriter
@@ -238,6 +238,7 @@ def _receivers(
         from wordsight.cli.explain_page import ExplanationPage
 
         receivers.append(ExplanationPage(classifier, outputs.model, outputs.why))
+    receivers.append(summary)  # after the files, which are then complete even if the reader of the summary stops
     if outputs.transfers.directory is not None:
         from wordsight.cli.classify_sorting import Sorting
 

@@ -97,6 +97,15 @@ class ImageGrid:
         return menus
 
     @staticmethod
+    def shown(number: int | float) -> str:
+        """A number as text: whole numbers, which may be identifiers, in full; others to six significant digits."""
+        if isinstance(number, int):
+            return str(number)
+        if not math.isfinite(number):
+            return "\u2013"
+        return f"{number:.6g}" if abs(number) < 1e6 else f"{number:.2f}"
+
+    @staticmethod
     def data(image: GridImage) -> str:
         """The values of an image as JSON for the script: a number, null, or a list of texts as the page shows them."""
         return json.dumps([_datum(value) for value in image.values])
