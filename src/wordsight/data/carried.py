@@ -22,18 +22,22 @@ def carried_values(values: Mapping[str, Any], names: Iterable[str]) -> dict[str,
 
     Lists and objects become JSON. Texts beyond `MAX_CARRIED_CHARACTERS` in all are cut, and end with `...`.
     """
-    carried = {}
+    carried: dict[str, Any] = {}
     left = MAX_CARRIED_CHARACTERS
     for name in islice(names, MAX_CARRIED_COLUMNS):
         value = _plain(values.get(name))
         if isinstance(value, str):
-            value = value if len(value) <= left else f"{value[:left]}..."
-            left = max(0, left - len(value))
-        carried[encodable(name)] = value
+            if len(value) > left:
+                value, left = f"{value[:left]}...", 0
+            else:
+                left -= len(value)
+        carried[name if name.isascii() else encodable(name)] = value
     return carried
 
 
 def _plain(value: Any) -> str | int | float | None:
+    if isinstance(value, str):
+        return value if value.isascii() else encodable(value)
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):
