@@ -57,6 +57,21 @@ def test_captions_and_label_have_columns_of_their_own(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("captions", "label", "columns", "kept"),
+    [
+        (("a",), "x", {"captions": " a ", "label": "x"}, {}),
+        (("a", "b"), "7", {"captions": '["a","b"]', "label": 7}, {}),
+        (("a",), "cat", {"captions": "b", "label": 0}, {"table_captions": "b", "table_label": 0}),
+        ((), "", {"captions": "a", "label": "x"}, {"table_captions": "a", "table_label": "x"}),
+    ],
+)
+def test_a_column_that_is_the_label_or_the_captions_is_not_repeated(captions, label, columns, kept):
+    image = ImageRef("a", bytes, captions=captions, names=(label,) if label else (), columns=columns)
+    own = {"captions": list(captions), "label": label} if label else {}
+    assert carried_columns(image) == own | kept
+
+
 def test_names_of_our_own_are_changed_and_stay_different():
     names = ["path", "table_path", "table_table_path", "sha256", "embedding", "error", "label", "captions", "table_x"]
     carried = carried_columns(ImageRef("a", bytes, columns={name: number for number, name in enumerate(names)}))

@@ -8,6 +8,7 @@ fit, from integers to floating-point numbers to text.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -38,20 +39,31 @@ def carried_columns(image: ImageRef) -> dict[str, Any]:
     """Return the captions, the label and the columns of an image, by the names that they have in the output.
 
     The captions are a list of texts, `captions`; the label is `label`. A column of the table that has one of our own
-    names gets another one: `table_path` instead of `path`, and so on.
+    names gets another one, `table_path` instead of `path` and so on; one that repeats the label or the captions is left
+    out.
     """
     carried: dict[str, Any] = {}
     if image.captions:
         carried[_CAPTIONS] = [encodable(caption) for caption in image.captions]
     if image.names:
         carried[_LABEL] = encodable(image.names[0])
+    own = dict(carried)
     for name, value in image.columns.items():
+        if name in own and _is_same(value, own[name]):
+            continue
         if value is not None and not isinstance(value, bytes | bytearray | list | tuple | Mapping):
             is_plain = isinstance(value, bool | float) or (
                 isinstance(value, int) and -_MAX_INTEGER <= value < _MAX_INTEGER
             )
             carried[_output_name(encodable(name))] = value if is_plain else encodable(value)
     return carried
+
+
+def _is_same(value: Any, own: str | list[str]) -> bool:
+    """Return whether the value of a column is the label or the captions; lists in columns are JSON."""
+    captions = [own] if isinstance(own, str) else own
+    text = str(value).strip()
+    return captions == [text] or text == msgspec.json.encode(captions).decode()
 
 
 def _output_name(name: str) -> str:
