@@ -9,8 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wordsight.cli.terminal import Progress, print_json, print_lines, show_progress
+from wordsight.cli.terminal import print_json, print_lines, show_progress
 from wordsight.errors import ConfigError, OutputError, encodable, printable
+from wordsight.progress import Progress
 
 if TYPE_CHECKING:
     from wordsight.evaluation import EvaluationResult

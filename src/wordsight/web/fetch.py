@@ -25,13 +25,13 @@ from wordsight.config import Config
 from wordsight.errors import DownloadError, OutputError, printable
 from wordsight.files import (
     as_output_error,
-    lock,
     make_directory,
     read_limited,
     sha256_file,
     sync_directory,
     write_atomic,
 )
+from wordsight.locks import lock
 from wordsight.web.address import Address, parse_address
 from wordsight.web.connection import Attempts, Patience, StatusError, TransientError, content_length, open_url
 
