@@ -154,7 +154,7 @@ def _thumbnail(outcome: Outcome, policy: Any) -> bytes | None:
 
 def _values(column: Sequence[Any]) -> list[FieldValue]:
     """Return the values of a table's column as the page shows them: texts that are all numbers as numbers."""
-    with suppress(TypeError, ValueError):
+    with suppress(TypeError, ValueError, OverflowError):
         return [None if value in (None, "") else _number(value) for value in column]
     return [_value(value) for value in column]
 
