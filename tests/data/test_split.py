@@ -1,5 +1,6 @@
 """Splits of shards: sizes, equal images, labels that occur once, manifests, errors."""
 
+import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wordsight.data import PackOptions, PackSummary, Sample, Split, open_shards, open_source, pack, parse_split
+from wordsight.data import PackOptions, PackSummary, Split, open_shards, open_source, pack, parse_split
 from wordsight.data.manifest import ManifestSplit, read_manifest
 from wordsight.data.split import Splitter
 from wordsight.errors import ConfigError, DataError, OutputError
@@ -15,13 +16,13 @@ from wordsight.errors import ConfigError, DataError, OutputError
 Images = Callable[..., bytes]
 
 
-def numbered(number: int, name: str = "") -> Sample:
-    return Sample(key=str(number), image=number.to_bytes(4, "little"), captions=("x",), names=(name,) if name else ())
+def numbered(number: int, label: str = "") -> tuple[bytes, str]:
+    return hashlib.sha256(number.to_bytes(4, "little")).digest(), label
 
 
-def parts_of(samples: list[Sample], split: Split) -> list[str]:
+def parts_of(images: list[tuple[bytes, str]], split: Split) -> list[str]:
     splitter = Splitter(split)
-    return [splitter.part_of(sample) for sample in samples]
+    return [splitter.part_of(*image) for image in images]
 
 
 @pytest.fixture
@@ -43,66 +44,63 @@ def packed(table: Path, out: Path, split: str = "0.7/0.3", seed: int = 0) -> Pac
 
 
 def test_shares_are_those_asked_for_within_chance() -> None:
-    samples = [numbered(number) for number in range(2000)]
+    images = [numbered(number) for number in range(2000)]
     shares = (0.8, 0.15, 0.05)
-    parts = parts_of(samples, Split(shares))
+    parts = parts_of(images, Split(shares))
     for name, share in zip(("train", "val", "test"), shares, strict=True):
-        deviation = math.sqrt(len(samples) * share * (1 - share))
-        assert abs(parts.count(name) - share * len(samples)) < 4 * deviation
+        deviation = math.sqrt(len(images) * share * (1 - share))
+        assert abs(parts.count(name) - share * len(images)) < 4 * deviation
 
 
 def test_draws_depend_on_the_seed_and_on_the_image_alone() -> None:
-    samples = [numbered(number) for number in range(300)]
-    parts = parts_of(samples, Split((0.5, 0.5)))
-    assert parts_of(samples[::-1], Split((0.5, 0.5)))[::-1] == parts
-    assert parts_of(samples[100:], Split((0.5, 0.5))) == parts[100:]
-    other = parts_of(samples, Split((0.5, 0.5), seed=1))
+    images = [numbered(number) for number in range(300)]
+    parts = parts_of(images, Split((0.5, 0.5)))
+    assert parts_of(images[::-1], Split((0.5, 0.5)))[::-1] == parts
+    assert parts_of(images[100:], Split((0.5, 0.5))) == parts[100:]
+    other = parts_of(images, Split((0.5, 0.5), seed=1))
     assert 100 < sum(one == two for one, two in zip(parts, other, strict=True)) < 200
 
 
 def test_a_larger_share_only_adds_images() -> None:
-    samples = [numbered(number) for number in range(500)]
-    small, large = (parts_of(samples, Split((share, 1 - share))) for share in (0.5, 0.6))
+    images = [numbered(number) for number in range(500)]
+    small, large = (parts_of(images, Split((share, 1 - share))) for share in (0.5, 0.6))
     assert all(two == "train" for one, two in zip(small, large, strict=True) if one == "train")
 
 
 def test_the_draw_is_one_of_philox() -> None:
     """Computed here from SHA-256 and NumPy's Philox, so that the split can be reproduced by other programs."""
-    import hashlib
-
-    samples = [numbered(number) for number in range(50)]
+    images = [numbered(number) for number in range(50)]
     expected = []
-    for sample in samples:
-        digest = hashlib.sha256(sample.image).digest()
+    for digest, _ in images:
         low, high = int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:16], "little")
         generator = np.random.Philox(key=np.array([7, 4], np.uint64), counter=np.array([0, 0, low, high], np.uint64))
         expected.append("train" if np.random.Generator(generator).random() < 0.7 else "val")
-    assert parts_of(samples, Split((0.7, 0.3), seed=7)) == expected
+    assert parts_of(images, Split((0.7, 0.3), seed=7)) == expected
 
 
 def test_the_first_image_of_each_label_is_in_train() -> None:
-    samples = [numbered(number, f"label {number // 3}") for number in range(600)]
+    images = [numbered(number, f"label {number // 3}") for number in range(600)]
     splitter = Splitter(Split((0.1, 0.9)))
-    parts = [splitter.part_of(sample) for sample in samples]
+    parts = [splitter.part_of(*image) for image in images]
     assert parts[::3] == ["train"] * 200
     assert parts.count("val") > 300
     assert splitter.notes() == []
 
 
 def test_labels_that_occur_once_are_in_train_and_stated() -> None:
-    samples = [numbered(number, "common") for number in range(20)]
-    samples += [numbered(100 + number, f"rare {number}") for number in range(4)]
+    images = [numbered(number, "common") for number in range(20)]
+    images += [numbered(100 + number, f"rare {number}") for number in range(4)]
     splitter = Splitter(Split((0.1, 0.9)))
-    assert [splitter.part_of(sample) for sample in samples][20:] == ["train"] * 4
+    assert [splitter.part_of(*image) for image in images][20:] == ["train"] * 4
     assert splitter.notes() == ["4 labels with a single image, in train: 'rare 0', 'rare 1', 'rare 2' and 1 more"]
 
 
 def test_equal_images_with_different_labels_stay_together_and_the_missing_label_is_stated() -> None:
     split = Split((0.1, 0.9))
-    samples = [numbered(number, "common") for number in range(20)]
-    number = next(number for number, part in enumerate(parts_of(samples, split)) if part == "val")
+    images = [numbered(number, "common") for number in range(20)]
+    number = next(number for number, part in enumerate(parts_of(images, split)) if part == "val")
     splitter = Splitter(split)
-    parts = [splitter.part_of(sample) for sample in [*samples, numbered(number, "other")]]
+    parts = [splitter.part_of(*image) for image in [*images, numbered(number, "other")]]
     assert parts[-1] == parts[number] == "val"
     assert splitter.notes() == ["1 label without an image in train: 'other'"]
 
@@ -118,6 +116,16 @@ def test_equal_images_are_on_one_side_and_nothing_is_lost(table: Path, tmp_path:
     assert len(keys) == len(set(keys)) == summary.samples == 50
     assert summary.notes == ("1 label with a single image, in train: 'lamp'",)
     assert len(images["val"]) > 5
+
+
+def test_the_size_of_the_packed_images_does_not_change_the_parts(table: Path, tmp_path: Path) -> None:
+    def keys(size_px: int | None) -> list[str]:
+        options = PackOptions(split=parse_split("0.5/0.5"), size_px=size_px)
+        pack(open_source(table), tmp_path / "out", options)
+        shards = open_shards(tmp_path / "out" / "val")
+        return [shards.sample(number).key for number in range(len(shards))]
+
+    assert keys(None) == keys(8)
 
 
 def test_each_part_is_complete_and_records_the_split(table: Path, tmp_path: Path) -> None:
@@ -171,9 +179,7 @@ def test_images_that_cannot_be_packed_are_listed_in_train(table: Path, tmp_path:
 def test_an_empty_part_is_refused_before_anything_is_written(table: Path, tmp_path: Path) -> None:
     packed(table, tmp_path / "out")
     before = (tmp_path / "out" / "train" / "manifest.json").read_bytes()
-    with pytest.raises(
-        DataError, match=r"a split into 0.999/0.001: val would be empty, with 50 samples in all; choose"
-    ):
+    with pytest.raises(DataError, match=r"a split into 0.999/0.001: val would be empty, with 50 samples in all"):
         packed(table, tmp_path / "out", "0.999/0.001")
     assert (tmp_path / "out" / "train" / "manifest.json").read_bytes() == before
     with pytest.raises(DataError, match="val would be empty"):

@@ -1,9 +1,11 @@
 """Packing of records into shards: every image is decoded once, keys are unique, and broken images are listed."""
 
+import hashlib
 import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from PIL import Image
@@ -155,9 +157,11 @@ class _Packing:
         first = next(iter(writers.values()))
         prepared = ordered_map(lambda task: _prepare(*task, self._size_px), self._selection.keyed(source.records))
         for number, result in enumerate(prepared, start=1):
-            if isinstance(result, Sample):
-                writers[self._splitter.part_of(result) if self._splitter else ""].add(result)
-                self._num_both += bool(result.captions and result.names)
+            if isinstance(result, _Prepared):
+                sample = result.sample
+                label = sample.names[0] if sample.names else ""
+                writers[self._splitter.part_of(result.digest, label) if self._splitter else ""].add(sample)
+                self._num_both += bool(sample.captions and sample.names)
             else:
                 first.skip(result)
                 self._skipped = [*self._skipped, result][:_NUM_SHOWN_SKIPPED]
@@ -234,7 +238,14 @@ def key_of(file: str) -> str:
     return "".join(letter if letter.isprintable() else "_" for letter in text) or "_"
 
 
-def _prepare(key: str, record: Record, size_px: int | None) -> Sample | BrokenSample:
+class _Prepared(NamedTuple):
+    """A sample that can be packed, and the SHA-256 of the image file in the source."""
+
+    sample: Sample
+    digest: bytes
+
+
+def _prepare(key: str, record: Record, size_px: int | None) -> _Prepared | BrokenSample:
     """Read and decode the image of one record; it is broken if either fails."""
     try:
         if record.problem:
@@ -242,6 +253,7 @@ def _prepare(key: str, record: Record, size_px: int | None) -> Sample | BrokenSa
         image = record.read()
         if not image:
             raise DataError("the image is empty: 0 bytes")
+        digest = hashlib.sha256(image).digest()
         pixels = decode(image, "viewer", name=encodable(record.file))
         if size_px is not None and min(pixels.shape[:2]) > size_px:
             image = _shrink(Image.fromarray(pixels), size_px)
@@ -249,7 +261,8 @@ def _prepare(key: str, record: Record, size_px: int | None) -> Sample | BrokenSa
         file = encodable(record.file)
         return BrokenSample(key, file, encodable(str(error)).removeprefix(f"{file}: "))
     texts = record.texts
-    return Sample(key=key, image=image, captions=texts.captions, names=texts.names, columns=texts.columns)
+    sample = Sample(key=key, image=image, captions=texts.captions, names=texts.names, columns=texts.columns)
+    return _Prepared(sample, digest)
 
 
 def _shrink(image: Image.Image, size_px: int) -> bytes:

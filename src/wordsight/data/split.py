@@ -1,14 +1,13 @@
 """The division of images into parts, such as train and val, by a hash of each image.
 
-The part of an image is a function of the seed and of its bytes. Therefore equal images are in the same part, the order
-of the source makes no difference to them, and adding images later moves none of the others. The price is that the size
-of a part is random: a share of 0.1 of 1,000 images gives 100 with a standard deviation of 9.5.
+The part of an image is a function of the seed and of the bytes of its file. Thus equal images are in the same part,
+the order of the source makes no difference to them, and adding images later moves none of the others. The price is that
+the size of a part is random: a share of 0.1 of 1,000 images gives 100 with a standard deviation of 9.5.
 
 There is one exception: the first image of each label goes to the first part, because a model cannot learn a label that
 it never sees. A label that occurs once is therefore always in `train`.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 
@@ -17,7 +16,6 @@ import numpy as np
 
 from wordsight.data.manifest import ManifestSplit
 from wordsight.data.order import Purpose, draws, stream_of
-from wordsight.data.sample import Sample
 from wordsight.errors import ConfigError, DataError, counted
 
 PART_NAMES = ("train", "val", "test")
@@ -67,7 +65,7 @@ def parse_split(text: str, seed: int = 0) -> Split:
 
 
 class Splitter:
-    """Chooses the part of each sample.
+    """Chooses the part of each image.
 
     Args:
         split: shares and seed.
@@ -83,10 +81,13 @@ class Splitter:
         self._images: dict[bytes, str] = {}  # those that are not where they were drawn, or not in the first part
         self.labels: dict[str, Counter[str]] = {name: Counter() for name in self._names}
 
-    def part_of(self, sample: Sample) -> str:
-        """Return the part of a sample; call it in the order of the source."""
-        digest = hashlib.sha256(sample.image).digest()
-        label = sample.names[0] if sample.names else ""
+    def part_of(self, digest: bytes, label: str = "") -> str:
+        """Return the part of an image; call it in the order of the source.
+
+        Args:
+            digest: SHA-256 of the image file in the source, which does not depend on how it is packed.
+            label: of the image, if it has one.
+        """
         part = self._images.get(digest) or self._draw(digest)
         is_new_label = label and not any(count[label] for count in self.labels.values())
         if is_new_label and digest not in self._images:
