@@ -83,6 +83,19 @@ def test_a_run_resumes_and_takes_its_last_step(golden: Path) -> None:
     assert ws.load("run/last", device="cpu").card.training["steps"] == 3
 
 
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="the checkpoint is one of a CPU")
+def test_a_run_that_does_not_remember_its_data_resumes_by_its_recipe(
+    golden: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert wordsight(["train", "--resume", "--out", "run"]) == 2
+    assert "run: the run does not say where its data is; pass it with --data DIR" in capsys.readouterr().err
+    shutil.rmtree("model")  # the start model is not needed
+    assert wordsight(["train", "--resume", "--out", "run", "--data", "shards"]) == 0
+    assert ws.load("run/last", device="cpu").card.training["steps"] == 3
+    assert wordsight(["train", "--resume", "--out", "run", "--set", "schedule.steps=4"]) == 0
+    assert ws.load("run/last", device="cpu").card.training["steps"] == 4
+
+
 @pytest.mark.parametrize("name", ["embeddings.parquet", "embeddings.npy"])
 def test_embeddings_are_reused(golden: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["embed", "images", "--model", "model", "--out", name, "--json"]

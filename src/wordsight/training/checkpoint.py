@@ -101,6 +101,16 @@ def load_checkpoint(path: Path, state: State) -> tuple[Change, ...]:
     return changes
 
 
+def saved_start(path: Path) -> str:
+    """Return the fingerprint of the start model of a checkpoint; empty if it has none.
+
+    Raises:
+        TrainingError: the file is not a checkpoint.
+    """
+    identity = _read(path)["identity"]
+    return str(identity.get("start", "")) if isinstance(identity, dict) else ""
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise TrainingError(f"{path}: not a file; remove it to start again")

@@ -10,7 +10,7 @@ from wordsight.config import to_toml
 from wordsight.data import ShardSet, open_shards
 from wordsight.data.remote import is_remote
 from wordsight.errors import DataError, counted, printable
-from wordsight.training.sources import Texts, texts_of
+from wordsight.training.sources import TextKinds, texts_of
 
 VALIDATION_NAMES = ("val", "validation", "valid", "dev", "held-out")
 """Directories of shards that are not trained on but measure the model."""
@@ -26,7 +26,7 @@ class ShardDirectory(NamedTuple):
 
     name: str
     shards: ShardSet
-    texts: Texts
+    texts: TextKinds
 
     @property
     def described(self) -> str:

@@ -16,6 +16,7 @@ from wordsight.encoder import DualEncoder, load
 from wordsight.errors import ConfigError, DataError, hide_credentials
 from wordsight.files import recover_directory, write_atomic
 from wordsight.locks import lock
+from wordsight.training.checkpoint import saved_start
 from wordsight.training.recipe import About, Recipe, load_recipe
 
 CHECKPOINT = "checkpoint.pt"
@@ -109,14 +110,16 @@ def remembered_start(directory: Path) -> Start | None:
     Raises:
         ConfigError: the run stopped before its first checkpoint and after changing its weights.
     """
-    fingerprint = _read(directory).start
+    checkpoint = directory / CHECKPOINT
+    is_older = checkpoint.exists() and not (directory / _RUN).exists()  # a run of a version that wrote no run.toml
+    fingerprint = saved_start(checkpoint) if is_older else _read(directory).start
     if not fingerprint:
         return None
     with lock(directory / ".lock"):
         recover_directory(directory / LAST)
         has_model = (directory / LAST).is_dir()
         model = load(directory / LAST, device="cpu") if has_model else None
-    if model is None or not ((directory / CHECKPOINT).exists() or model.card.training.get("steps") == 0):
+    if model is None or not (checkpoint.exists() or model.card.training.get("steps") == 0):
         raise ConfigError(
             f"{directory}: the run stopped before its first checkpoint, so it has to start again from its model; pass "
             "the model with --from, and what else the command had"

@@ -17,14 +17,14 @@ _PEEKED_SAMPLES = 100
 """Samples, evenly spaced, that are read to find out whether a set has captions, labels or both."""
 
 
-class Texts(NamedTuple):
+class TextKinds(NamedTuple):
     """Which kinds of texts a set of shards has."""
 
     captions: bool
     labels: bool
 
 
-def texts_of(shards: ShardSet) -> Texts:
+def texts_of(shards: ShardSet) -> TextKinds:
     """Return whether any of a hundred evenly spaced samples has captions, and whether any has a label."""
     total = len(shards) if shards.window is None else shards.counts[0]  # of remote shards only the first one
     has_captions = has_labels = False
@@ -35,7 +35,7 @@ def texts_of(shards: ShardSet) -> Texts:
             continue
         has_captions |= bool(sample.captions)
         has_labels |= bool(sample.names)
-    return Texts(has_captions, has_labels)
+    return TextKinds(has_captions, has_labels)
 
 
 def find_shards(names: str | Sequence[str], data: Sequence[str | Path]) -> ShardSet:
@@ -122,7 +122,7 @@ def open_evaluators(recipe: Recipe, data: Sequence[str | Path]) -> list[Retrieva
     return evaluators
 
 
-def _validation_sets(recipe: Recipe, data: Sequence[str | Path]) -> Iterator[tuple[LabelSet | RetrievalSet, Texts]]:
+def _validation_sets(recipe: Recipe, data: Sequence[str | Path]) -> Iterator[tuple[LabelSet | RetrievalSet, TextKinds]]:
     """Yield each validation set with the kinds of texts that are evaluated."""
     validation = recipe.validation
     for entry in validation.sets:
@@ -131,6 +131,6 @@ def _validation_sets(recipe: Recipe, data: Sequence[str | Path]) -> Iterator[tup
             raise DataError(f"{dataset_name(entry.shards)}: no captions and no labels, as validation.sets requires")
         yield entry, kinds
     for captioned in validation.retrieval:
-        yield captioned, Texts(captions=True, labels=False)
+        yield captioned, TextKinds(captions=True, labels=False)
     for labelled in validation.labels:
-        yield labelled, Texts(captions=False, labels=True)
+        yield labelled, TextKinds(captions=False, labels=True)
