@@ -1,6 +1,8 @@
 """A thumbnail is a small JPEG of the whole image, upright."""
 
 import io
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -38,3 +40,14 @@ def test_an_unreadable_image_is_an_error_with_its_name(tmp_path: Path):
     image = ImageRef("the name", partial(read_image, tmp_path / "x.jpg"))
     with pytest.raises(ImageError, match=r"the name: not an image"):
         thumbnail(image)
+
+
+def test_no_extra_is_needed(tmp_path: Path):
+    Image.new("RGB", (640, 320), "red").save(tmp_path / "x.jpg")
+    code = "import sys; sys.modules['simplejpeg'] = None; from wordsight.image import thumbnail"
+    process = subprocess.run(
+        [sys.executable, "-c", f"{code}; sys.stdout.buffer.write(thumbnail('x.jpg'))"],
+        cwd=tmp_path,
+        capture_output=True,
+    )
+    assert opened(process.stdout).size == (176, 88), process.stderr

@@ -4,7 +4,7 @@ import io
 
 from PIL import Image
 
-from wordsight.image.decode import MAX_PIXELS, as_pillow, decode_within
+from wordsight.image.decode import MAX_PIXELS, SUPPORTS_SCALING, as_pillow, decode_within
 from wordsight.image.memory import BUDGET, Reservation
 from wordsight.image.policies import Policy
 from wordsight.image.source import ImageRef, ImageSource
@@ -28,8 +28,9 @@ def thumbnail(image: ImageSource | ImageRef, policy: Policy = "viewer", side_px:
     """
     name = image.name if isinstance(image, ImageRef) else None
     source = image.read() if isinstance(image, ImageRef) else image
+    min_px = side_px if SUPPORTS_SCALING else None
     with Reservation(BUDGET) as memory:
-        small = as_pillow(decode_within(memory, source, policy, MAX_PIXELS, name, min_px=side_px, padded=False))
+        small = as_pillow(decode_within(memory, source, policy, MAX_PIXELS, name, min_px, padded=False))
         small.thumbnail((side_px, side_px), Image.Resampling.BICUBIC)
     file = io.BytesIO()
     small.save(file, "JPEG", quality=_JPEG_QUALITY)
