@@ -18,6 +18,7 @@ from wordsight.data.inputs import iter_labelled
 from wordsight.encoder import DualEncoder
 from wordsight.errors import ConfigError, DataError, TextError
 from wordsight.evaluation import Classification, EvaluationOptions, NamedModel, Retrieval, evaluate_models
+from wordsight.evaluation.validation_set import ValidationSet
 from wordsight.image import ImageRef, Preprocessing
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -85,6 +86,8 @@ def test_the_hash_of_the_data_depends_on_contents_only(captioned: Path, tmp_path
     first, packed = (ws.evaluate(tiny_clip(), data=path) for path in (captioned, tmp_path / "shards"))
     assert first.data_sha256 == packed.data_sha256
     assert len(first.data_sha256) == 64
+    in_training = ValidationSet(open_shards(tmp_path / "shards"), Preprocessing(size_px=8))
+    assert in_training.data_sha256 == first.data_sha256
     lines = (captioned / "captions.jsonl").read_text().replace("picture 3", "picture three")
     (captioned / "captions.jsonl").write_text(lines)
     assert ws.evaluate(tiny_clip(), data=captioned).data_sha256 != first.data_sha256

@@ -1,7 +1,5 @@
 """What is evaluated: the options, the captions and labels of a stream of images, and the tasks that they permit."""
 
-import hashlib
-import json
 import warnings
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ import numpy as np
 
 from wordsight.errors import ConfigError, DataError, counted, nearest, printable
 from wordsight.evaluation.classification import classes_of
+from wordsight.evaluation.validation_set import data_sha256, row_digest
 from wordsight.image import ImageRef
 from wordsight.zeroshot import resolve_templates
 
@@ -101,10 +100,7 @@ class LabelledData:
         Args:
             digests: position and SHA-256 of the file of each image.
         """
-        rows = (
-            json.dumps([digest, sorted(self.captions[index]), self.labels[index]]).encode() for index, digest in digests
-        )
-        return hashlib.sha256(b"".join(sorted(hashlib.sha256(row).digest() for row in rows))).hexdigest()
+        return data_sha256(row_digest(digest, self.captions[index], self.labels[index]) for index, digest in digests)
 
 
 def read_texts(images: Iterable[ImageRef], options: EvaluationOptions) -> LabelledData:

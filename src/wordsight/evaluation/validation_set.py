@@ -1,6 +1,8 @@
 """The images of a validation set, decoded and preprocessed once and then kept in memory."""
 
 import hashlib
+import json
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -36,7 +38,7 @@ class ValidationSet:
         self._dataset = dataset
         self._max_unreadable_share = max_unreadable_share
         self.digests: dict[bytes, int] = {}
-        self._content = hashlib.sha256()
+        self._rows: list[bytes] = []
 
     @cached_property
     def samples(self) -> list[tuple[Sample, NDArray[np.uint8]]]:
@@ -54,9 +56,9 @@ class ValidationSet:
             except (BrokenSampleError, ImageError) as error:
                 reason = reason or str(error)
                 continue
-            digest = hashlib.sha256(sample.image).digest()
-            self.digests[digest] = len(sample.image)
-            self._content.update(digest + msgspec.json.encode([sample.captions, sample.names]))
+            digest = hashlib.sha256(sample.image)
+            self.digests[digest.digest()] = len(sample.image)
+            self._rows.append(row_digest(digest.hexdigest(), sample.captions, sample.names))
             readable.append((msgspec.structs.replace(sample, image=b""), image))
         num_unreadable = len(self._shards) - len(readable)
         if num_unreadable > self._max_unreadable_share * len(self._shards):
@@ -68,15 +70,25 @@ class ValidationSet:
         return readable
 
     @property
-    def content_hash(self) -> str:
-        """Hash of the readable images with their captions and names, in their order: equal sets have equal hashes."""
+    def data_sha256(self) -> str:
+        """Hash of the readable images with their texts; see `data_sha256`."""
         _ = self.samples
-        return self._content.hexdigest()[:16]
+        return data_sha256(self._rows)
 
     @property
     def unreadable(self) -> int:
         """Number of images that could not be read."""
         return len(self._shards) - len(self.samples)
+
+
+def row_digest(image_sha256: str, captions: Sequence[str], names: Sequence[str]) -> bytes:
+    """Return the SHA-256 of one image, given that of its file, with its captions and the names of its label."""
+    return hashlib.sha256(json.dumps([image_sha256, sorted(captions), names]).encode()).digest()
+
+
+def data_sha256(rows: Iterable[bytes]) -> str:
+    """Return the hash of evaluated data from its `row_digest`s, whatever their order and the format of the data."""
+    return hashlib.sha256(b"".join(sorted(rows))).hexdigest()
 
 
 def dataset_name(path: str | Path) -> str:

@@ -228,7 +228,7 @@ def _validate(state: State, recipe: Recipe, evaluators: Sequence[Evaluator], dir
     encoder = DualEncoder(model, _card(state, recipe, ()), files=state.tokens.files)
     scores = tuple(score for evaluator in evaluators for score in evaluator(encoder, state.steps))
     sets = [each for each in evaluators if isinstance(each, Retrieval | Classification)]
-    log.scores(state.steps, scores, {each.dataset: each.images.content_hash for each in sets})
+    log.scores(state.steps, scores, {each.dataset: each.images.data_sha256 for each in sets})
     metric = recipe.validation.selection_metric
     value = None if metric is None else selection_value(scores, metric)
     names = [LAST]
