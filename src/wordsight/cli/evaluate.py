@@ -138,11 +138,9 @@ def _run(
     """Load and evaluate the models, one after the other."""
     from functools import partial
 
-    from wordsight.cli.evaluate_output import PhaseProgress
     from wordsight.cli.loading import load_model
     from wordsight.data.inputs import iter_labelled
     from wordsight.evaluation import NamedModel, evaluate_models
 
     named = [NamedModel(model.name, partial(load_model, model, quiet)) for model in models]
-    with PhaseProgress(quiet) as progress:
-        return evaluate_models(named, partial(iter_labelled, data, inputs), options, progress)
+    return evaluate_models(named, partial(iter_labelled, data, inputs), options)

@@ -1,17 +1,15 @@
-"""The checks, the progress and the output of `wordsight evaluate`."""
+"""The checks and the output of `wordsight evaluate`."""
 
 import csv
 import io
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wordsight.cli.terminal import print_json, print_lines, show_progress
+from wordsight.cli.terminal import print_json, print_lines
 from wordsight.errors import ConfigError, OutputError, encodable, printable
-from wordsight.progress import Progress
 
 if TYPE_CHECKING:
     from wordsight.evaluation import EvaluationResult
@@ -77,30 +75,6 @@ def _is_data(path: Path) -> bool:
         return False
     kind = detect_input(path)
     return contains_image_files(path) if kind == "directory" else kind != "file"
-
-
-class PhaseProgress:
-    """Shows the progress of each phase, images or captions of one model, on a line of its own."""
-
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
-        self._stack = ExitStack()
-        self._phase: tuple[str, str] | None = None
-        self._show: Progress | None = None
-
-    def __enter__(self) -> "PhaseProgress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def __call__(self, model: str, unit: str, done: int, total: int) -> None:
-        """Show that `done` of `total` images or captions of a model are embedded."""
-        if self._show is None or self._phase != (model, unit):
-            self._stack.close()
-            self._phase = model, unit
-            self._show = self._stack.enter_context(show_progress(total, unit, self._quiet))
-        self._show(done)
 
 
 def report(result: "EvaluationResult", out: Path | None, as_json: bool) -> None:

@@ -5,7 +5,7 @@ A test freezes its public methods. Everything that makes inference fast is hidde
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from wordsight.model import CLIP
 
 _NUM_QUOTED_CHARACTERS = 60
-_TEXTS_PER_PROGRESS = 512  # embedded together, in seconds on a CPU; shorter than batches that nothing waits for
 
 
 class DualEncoder:
@@ -106,9 +105,7 @@ class DualEncoder:
             rows.append(embedded.embedding[None])
         return self._concatenate(rows)
 
-    def embed_texts(
-        self, texts: str | Sequence[str], truncate: bool = True, progress: Callable[[int], None] | None = None
-    ) -> Embeddings:
+    def embed_texts(self, texts: str | Sequence[str], truncate: bool = True) -> Embeddings:
         """Embed texts.
 
         Args:
@@ -116,7 +113,6 @@ class DualEncoder:
             truncate: whether to truncate texts that are longer than the model's context, as published, with one warning
                 that states their number, instead of raising. Texts that differ only after the end of the context have
                 equal embeddings.
-            progress: called with the number of texts that are done, after every few hundred.
 
         Returns:
             (M, E) float32, unit length.
@@ -128,7 +124,7 @@ class DualEncoder:
         listed = as_list(texts)
         if not truncate:
             self.tokenizer(listed, truncate=False)
-        size = _TEXTS_PER_PROGRESS if progress else batch_sizes(self.runtime.device_type).tokenised_texts
+        size = batch_sizes(self.runtime.device_type).tokenised_texts
         rows: list[Embeddings] = []
         truncated: list[str] = []
         starts = range(0, len(listed), size)
@@ -136,8 +132,6 @@ class DualEncoder:
             batch, indices = listed[start : start + size], list[int]()
             rows.append(self.runtime.encode_ids(self.tokenizer(batch, on_truncated=indices.append)))
             truncated += [batch[index] for index in indices]
-            if progress is not None:
-                progress(start + len(batch))
         if truncated:
             warn_truncated(len(truncated), len(listed), truncated[0], self.card.tokenizer.context_length)
         return self._concatenate(rows)

@@ -5,8 +5,9 @@ is read, so that scores can state the data that they were computed from.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from wordsight.encoder.pipeline import EmbeddedImage, embed_each
 from wordsight.errors import DataError, ImageError
 from wordsight.image import ImageRef, decode
 from wordsight.parallel import ordered_map
+from wordsight.progress import tracked
 from wordsight.zeroshot import ZeroShotClassifier, embed_ensembles
 
 _BATCH_SIZE = 64
@@ -51,15 +53,13 @@ class EmbeddedImages:
     unreadable: dict[int, str] = field(default_factory=dict)
 
 
-def embed_image_stream(
-    encoder: Encoder, images: Iterable[ImageRef], progress: Callable[[int], None] = lambda done: None
-) -> EmbeddedImages:
+def embed_image_stream(encoder: Encoder, images: Iterable[ImageRef], total: int) -> EmbeddedImages:
     """Embed a stream of images, and list those that cannot be read.
 
     Args:
         encoder: the model.
         images: the stream.
-        progress: called with the number of images done.
+        total: number of images, for the display of progress.
 
     Raises:
         DataError: the object returns something other than one finite embedding per image.
@@ -68,8 +68,7 @@ def embed_image_stream(
     embed = embed_each(encoder, images, _find_none) if isinstance(encoder, DualEncoder) else _embed(encoder, images)
     rows, indices, digests = list[NDArray[np.float32]](), list[int](), list[str]()
     unreadable: dict[int, str] = {}
-    for index, embedded in enumerate(embed):
-        progress(index + 1)
+    for index, embedded in enumerate(tracked(embed, "embedding images", "images", total)):
         if embedded.embedding is None:
             unreadable[index] = embedded.error
             continue
@@ -80,17 +79,14 @@ def embed_image_stream(
     return EmbeddedImages(image_NE, np.array(indices, np.int64), digests, unreadable)
 
 
-def embed_text_list(
-    encoder: Encoder, texts: list[str], progress: Callable[[int], None] = lambda done: None
-) -> NDArray[np.float32]:
+def embed_text_list(encoder: Encoder, texts: list[str]) -> NDArray[np.float32]:
     """Embed texts: (M, E) float32; errors as for `embed_image_stream`, and TextError."""
     if isinstance(encoder, DualEncoder):
-        return encoder.embed_texts(texts, progress=progress)
+        return encoder.embed_texts(texts)
     rows = []
-    for start in range(0, len(texts), _BATCH_SIZE):
+    for start in tracked(range(0, len(texts), _BATCH_SIZE), "embedding texts", "batches"):
         batch = texts[start : start + _BATCH_SIZE]
         rows.append(_checked(encoder.embed_texts(batch), len(batch), "embed_texts"))
-        progress(start + len(batch))
     return np.concatenate(rows)
 
 
@@ -98,7 +94,7 @@ def embed_classes(encoder: Encoder, classes: Sequence[tuple[str, ...]], template
     """Embed the names of classes in templates: (K, E) float32, unit length, as `ZeroShotClassifier` does."""
     if isinstance(encoder, DualEncoder):
         return ZeroShotClassifier(encoder, classes, templates=templates, repeated_labels=True).weights
-    return embed_ensembles(lambda texts: embed_text_list(encoder, texts), classes, templates, _BATCH_SIZE)
+    return embed_ensembles(partial(embed_text_list, encoder), classes, templates, _BATCH_SIZE)
 
 
 def _find_none(name: str, sha256: str) -> None:

@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wordsight.data.inputs import iter_labelled
 from wordsight.encoder import DualEncoder
@@ -27,9 +26,6 @@ from wordsight.evaluation.scores import EvaluationResult, Scores
 from wordsight.evaluation.validation_set import dataset_name
 from wordsight.image import ImageRef
 from wordsight.zeroshot import resolve_templates
-
-Progress: TypeAlias = Callable[[str, str, int, int], None]
-"""Called with the name of a model, what is embedded (`images` or `captions`), how many are done, and their total."""
 
 
 class NamedModel(NamedTuple):
@@ -113,7 +109,6 @@ def evaluate_models(
     models: Sequence[NamedModel],
     images: Callable[[], Iterable[ImageRef]],
     options: EvaluationOptions,
-    progress: Progress = lambda model, unit, done, total: None,
 ) -> EvaluationResult:
     """Evaluate models on the same images, and compare every further one with the first.
 
@@ -122,7 +117,6 @@ def evaluate_models(
         images: returns the stream of images, always in the same order; called once for the texts and once for each
             model. What is wrong with the texts is reported before a model is loaded.
         options: what to measure.
-        progress: shows the progress of a model.
 
     Raises:
         DataError: see `evaluate`; or the data was changed during the evaluation.
@@ -135,7 +129,7 @@ def evaluate_models(
     while stale := [i for i, result in enumerate(results) if result is None or result.excluded != excluded]:
         # one round, and another one only if a model could not read an image that an earlier one could
         for i in stale:
-            result = _Evaluation(models[i], data, options, progress).run(images(), excluded)
+            result = _Evaluation(models[i], data, options).run(images(), excluded)
             results[i], excluded = result, result.excluded
     measured = [result for result in results if result is not None]
     if len({result.data_sha256 for result in measured}) > 1:
@@ -159,12 +153,11 @@ class _Evaluation:
     model: NamedModel
     data: LabelledData
     options: EvaluationOptions
-    progress: Progress
 
     def run(self, images: Iterable[ImageRef], excluded: frozenset[int]) -> _Measured:
         """Load the model, embed images and texts, and measure the tasks without the excluded and unreadable images."""
         encoder, total = self.model.load(), len(self.data.names)
-        embedded = embed_image_stream(encoder, images, lambda done: self._show("images", done, total))
+        embedded = embed_image_stream(encoder, images, total)
         if len(embedded.indices) + len(embedded.unreadable) != total:
             raise _changed(self.options)
         excluded = excluded | embedded.unreadable.keys()
@@ -195,19 +188,13 @@ class _Evaluation:
         texts = [self.data.texts_of(task)[index] for index in indices]
         image_NE = embedded.embeddings[np.searchsorted(embedded.indices, indices)]
         if task == "retrieval":
-            text_ME, owner_M = embed_captions(partial(self._embed_captions, encoder), texts)
+            text_ME, owner_M = embed_captions(partial(embed_text_list, encoder), texts)
             measured = measure_retrieval(image_NE, text_ME, owner_M)
         else:
             classes, target_N = classes_of(texts)
             weights_KE = embed_classes(encoder, classes, resolve_templates(self.options.templates))
             measured = measure_classification(image_NE, weights_KE, target_N)
         return [(task, each) for each in measured]
-
-    def _embed_captions(self, encoder: Encoder, captions: list[str]) -> NDArray[np.float32]:
-        return embed_text_list(encoder, captions, lambda done: self._show("captions", done, len(captions)))
-
-    def _show(self, unit: str, done: int, total: int) -> None:
-        self.progress(self.model.name, unit, done, total)
 
     def _check_unreadable(self, excluded: frozenset[int], unreadable: dict[int, str]) -> None:
         total, share = len(self.data.names), self.options.max_unreadable_share
