@@ -264,6 +264,9 @@ def test_examples_in_help_run(command, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("WORDSIGHT_CACHE", str(tmp_path / "cache"))
     for path in write_images(tmp_path / "photos", 2):
         path.with_suffix(".txt").write_text("a photo")
+    images = write_images(tmp_path / "products", 20)
+    rows = [f"products/{path.name},{'ab'[number % 2]}" for number, path in enumerate(images)]
+    (tmp_path / "products.csv").write_text("\n".join(["photo,category", *rows]))
     assert main([command, "--help"]) == 0
     _, examples = capsys.readouterr().out.split("Example:\n")
     assert examples.strip()

@@ -7,7 +7,7 @@ import pytest
 
 from wordsight.cli import main
 from wordsight.training import load_recipe, train
-from wordsight.training.log import read_rows
+from wordsight.training.rows import read_rows
 from wordsight.training.sources import open_sources
 
 

@@ -86,7 +86,7 @@ def test_a_run_from_a_model_of_another_family_keeps_its_tokenizer(world: Path, t
     DualEncoder(model, checkpoint.card, files=checkpoint.files).save(tmp_path / "siglip")
     changes = ("schedule.steps=2", "schedule.warmup_steps=0", "batch_size=8", "loss.caption_token_weight=0")
     train(load_recipe(world / "recipe.toml", changes), world, tmp_path / "run", start=tmp_path / "siglip")
-    tuned = ws.load(tmp_path / "run")
+    tuned = ws.load(tmp_path / "run" / "last")
     assert tuned.card.tokenizer == checkpoint.card.tokenizer
     assert tuned.card.preprocessing == checkpoint.card.preprocessing
     assert (tmp_path / "run" / "best" / "spiece.model").read_bytes() == checkpoint.files["spiece.model"]

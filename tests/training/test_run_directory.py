@@ -20,7 +20,7 @@ from wordsight.errors import ConfigError
 from wordsight.metrics import Score
 from wordsight.training import load_recipe, train
 from wordsight.training import loop as loop_module
-from wordsight.training.log import read_rows
+from wordsight.training.rows import read_rows
 from wordsight.training.run_directory import remembered_data, write_run_file
 from wordsight.training.sources import open_evaluators
 

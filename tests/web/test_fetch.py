@@ -90,11 +90,11 @@ class Handler(QuietHandler):
         time.sleep(server.stall_s)
 
     def send(self, content: bytes) -> None:
+        self.server.num_sent += len(content)  # before the client can see it
         try:
             self.wfile.write(content)
-            self.server.num_sent += len(content)
         except OSError:  # the client closed the connection
-            pass
+            self.server.num_sent -= len(content)
 
 
 @pytest.fixture
