@@ -26,7 +26,7 @@ Send = Callable[[bytes], None]
 
 CONTENT = bytes(range(256)) * 40
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-IMPATIENT = Patience(timeout_s=0.4, tries=2, pause_s=0.001, total_s=1.0)
+IMPATIENT = Patience(timeout_s=0.25, tries=2, pause_s=0.001, total_s=0.6)
 MAX_S = 5.0
 MAX_MEMORY_BYTES = 16_000_000
 OK = b"HTTP/1.1 200 OK\r\n"

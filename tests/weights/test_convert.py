@@ -73,8 +73,11 @@ def test_each_combination_is_read_back_bit_for_bit_or_refused(name: str, target:
         assert torch.equal(tensor, checkpoint.tensors[key]), key
 
 
+SLOW = ("vit-leftover", "siglip-leftover", "residual")
+
+
 @pytest.mark.parametrize(
-    "name", ["vit", "vit-leftover", "class-token", "siglip", "siglip-leftover", "resnet", "residual"]
+    "name", ["vit", "class-token", "siglip", "resnet", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 )
 def test_onnx_graphs_compute_the_same_as_the_model(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
