@@ -210,7 +210,7 @@ def wait_for(condition: object, process: "subprocess.Popen[bytes]", limit_s: flo
 def test_a_run_interrupted_by_ctrl_c_and_resumed_ends_with_the_same_weights(
     world: Path, tmp_path: Path, matrices: str
 ) -> None:
-    changes = ("schedule.steps=200", "checkpoint_every_steps=1000", "validation.every_steps=40")
+    changes = ("schedule.steps=120", "checkpoint_every_steps=1000", "validation.every_steps=40")
     long = [part for change in (*changes, f"optimizer.matrices={matrices}") for part in ("--set", change)]
     whole, interrupted = tmp_path / "whole", tmp_path / "it is interrupted"
     assert start(world, whole, *long).wait() == 0

@@ -124,7 +124,7 @@ def test_an_8_bit_model_is_similar_has_its_own_fingerprint_and_is_made_once(
 
 
 @pytest.mark.usefixtures("model")
-@pytest.mark.parametrize("name", ["vit-leftover", "siglip-leftover"])
+@pytest.mark.parametrize("name", ["vit-leftover", pytest.param("siglip-leftover", marks=pytest.mark.slow)])
 def test_pixels_beyond_the_last_whole_patch_are_ignored(tmp_path: Path, name: str) -> None:
     convert(checkpoint_of(name), tmp_path / "out", "onnx")
     clip, exact = load(tmp_path / "out", runtime="int8"), load(tmp_path / "out")
