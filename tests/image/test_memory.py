@@ -171,10 +171,10 @@ def test_enlarging_a_narrow_image_is_part_of_the_budget(monkeypatch) -> None:
 PEAK = """
 import re, sys
 from wordsight.image import Preprocessing, load_pixels
-from wordsight.image.memory import MemoryBudget
+from wordsight.image.memory import Reservation
 reserved = []
-reserve = MemoryBudget.reserve
-MemoryBudget.reserve = lambda self, num_bytes, name: reserved.append(num_bytes) or reserve(self, num_bytes, name)
+hold = Reservation.hold
+Reservation.hold = lambda self, num_bytes, name: reserved.append(num_bytes) or hold(self, num_bytes, name)
 small, content, policy = open(sys.argv[1], "rb").read(), open(sys.argv[2], "rb").read(), sys.argv[3]
 load_pixels(small, Preprocessing(size_px=32), policy)
 def peak():  # unlike ru_maxrss, not that of the parent process
