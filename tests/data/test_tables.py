@@ -417,6 +417,7 @@ def test_changed_bytes_in_a_parquet_file_raise_nothing_but_data_errors(tmp_path:
 
 @pytest.mark.slow
 def test_a_huge_line_of_json_is_one_bad_row(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")  # a table of which no path exists is an error
     with (tmp_path / "t.jsonl").open("wb") as table:
         table.write(b'{"path": "a.png", "text": "x"}\n{"path": "')
         table.seek(1_500_000_000)  # NULs that take no space on disk

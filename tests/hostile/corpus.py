@@ -41,7 +41,7 @@ from wordsight.cli import main
 MODEL = "golden/model"
 EMBED = ("embed", "photos", "--out", "out/v.npy", "--model", MODEL)
 PACK = ("shards", "data", "out/shards")
-CLASSIFY = ("classify", "photos/0.png", "--labels", "cat,dog", "--model", MODEL)
+CLASSIFY = ("classify", "photos/0.png", "--labels", "red,blue", "--model", MODEL)
 RESUME = ("train", "golden/recipe.toml", "--data", "golden/shards", "--out", "out/run", "--from", MODEL, "--resume")
 
 
@@ -126,11 +126,12 @@ def _tables() -> dict[str, Seed]:
 
 
 def _labels() -> dict[str, Seed]:
+    # words that the tokenizer of the model knows: it cannot tell others apart
     contents = {
-        "labels.txt": b"cat\ndog\nanimal\n  bird\n  fish\n",
-        "labels.json": _json({"animal": ["cat", "dog"], "thing": ["boat"]}),
-        "labels.csv": b"id,name\n0,dog\n1,cat\n",
-        "labels.yaml": b"names:\n  0: dog\n  1: cat\nnc: 2\n",
+        "labels.txt": b"red\nblue\nsquare\n  small\n  large\n",
+        "labels.json": _json({"red": ["small", "large"], "blue": ["dark"]}),
+        "labels.csv": b"id,name\n0,red\n1,blue\n",
+        "labels.yaml": b"names:\n  0: red\n  1: blue\nnc: 2\n",
     }
     classify = ("classify", "photos/0.png", "--model", MODEL, "--labels")
     return {name: Seed(name, content, (*classify, name)) for name, content in contents.items()}
