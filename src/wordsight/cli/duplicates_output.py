@@ -92,7 +92,7 @@ def _page(groups: Sequence[DuplicateGroup], num_images: int, threshold: float | 
     if groups:
         sections.append(Section("Groups", text, [Gallery([_card(group) for group in shown])]))
         sections.append(Section("Files", "", [_files_table(shown)]))
-    return Page("Duplicates", "Images of which one is enough. Nothing was deleted.", sections)
+    return Page("Duplicates", "Groups of images that are equal or look the same. Nothing was deleted.", sections)
 
 
 def _card(group: DuplicateGroup) -> ImageCard:

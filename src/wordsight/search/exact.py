@@ -7,7 +7,7 @@ faster product with a bounded error:
 - while a file is read, by a float32 product;
 - in further queries of one process, by a copy of the embeddings with 8 bits per component, a quarter of the size of the
   file. The distance of each embedding from its copy is stored, and no similarity can be wrong by more than that
-  distance (Cauchy-Schwarz); the rows that could be among the best are read again from the file.
+  distance (Cauchy-Schwarz); the rows that could be in the top k are read again from the file.
 """
 
 import threading
