@@ -60,7 +60,7 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """Images of which one is enough.
+    """A group of equal or similar images.
 
     Attributes:
         kept: the image to keep: the one with the most pixels, then the largest file, then the first name.
